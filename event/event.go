@@ -1,0 +1,89 @@
+// Package event is the vocabulary that everything else shares: what an event
+// is, where it stands in its log, and which names are acceptable.
+package event
+
+import (
+	"math"
+	"strconv"
+	"time"
+)
+
+// A Position says where an event stands in its log partition. Positions are
+// totally ordered inside one log partition and mean nothing outside it; they may
+// have gaps. The zero Position is before the first event.
+type Position int64
+
+const (
+	// Beginning is before the first event of every log.
+	Beginning Position = 0
+	// Unbounded is after every event. As the end of an exclusion it means
+	// "until further notice".
+	Unbounded Position = math.MaxInt64
+)
+
+// String returns p in decimal; [Unbounded] is "∞".
+func (p Position) String() string {
+	if p == Unbounded {
+		return "∞"
+	}
+	return strconv.FormatInt(int64(p), 10)
+}
+
+// Metadata are the headers of an event. Nil is an empty Metadata.
+type Metadata map[string]string
+
+// SchemaKey is the metadata key that holds the schema version of an event's
+// data. An event of type "Paid" with schema "2" is handled as type "Paid@2".
+const SchemaKey = "schema"
+
+// An Event is an immutable fact. Whoever receives one must not change Data or
+// Metadata: they are shared between all readers of a page.
+type Event struct {
+	Position   Position  // where it stands in its log partition
+	ID         string    // unique in its log; see [DerivedID]
+	Tenant     string    // the customer whose event it is
+	Stream     string    // the ordered unit; unique inside its tenant only
+	Version    int64     // 1, 2, 3, ... inside one (tenant, stream); 0 where the log has none
+	Type       string    // what happened
+	OccurredAt time.Time // when it happened, by its producer's clock
+	RecordedAt time.Time // when the log stored it, by the log's clock
+	Metadata   Metadata
+	Data       []byte // the payload, JSON unless the user chose another codec
+
+	// Withheld is the size in bytes of a payload that the log did not hand out
+	// because it is larger than the reader allows; Data is then nil. 0 otherwise.
+	Withheld int64
+}
+
+// Size returns about how many bytes of memory e holds.
+func (e *Event) Size() int {
+	n := 160 + len(e.ID) + len(e.Tenant) + len(e.Stream) + len(e.Type) + len(e.Data)
+	for k, v := range e.Metadata {
+		n += 48 + len(k) + len(v)
+	}
+	return n
+}
+
+// HandledType returns the type under which e is handled: Type, or Type@schema
+// where the metadata name a schema version.
+func (e *Event) HandledType() string {
+	if s, ok := e.Metadata[SchemaKey]; ok && s != "" {
+		return e.Type + "@" + s
+	}
+	return e.Type
+}
+
+// DerivedID returns the id of an event that was appended without one. It is
+// unique because (tenant, stream, version) is. The length prefixes keep two
+// different triples from having one id, whatever the names contain.
+func DerivedID(tenant, stream string, version int64) string {
+	b := make([]byte, 0, len(tenant)+len(stream)+32)
+	b = strconv.AppendInt(b, int64(len(tenant)), 10)
+	b = append(b, ':')
+	b = append(b, tenant...)
+	b = append(b, '/')
+	b = append(b, stream...)
+	b = append(b, '@')
+	b = strconv.AppendInt(b, version, 10)
+	return string(b)
+}

@@ -1,0 +1,159 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+)
+
+// An Appender is a log that can be written. Its methods may be called from many
+// goroutines at once.
+type Appender interface {
+	// Append stores all events of all appends, or none. The events of one call
+	// get ascending positions in the order given. Errors to branch on:
+	// [*ConflictError], [*DuplicateError], [event.NameError].
+	//
+	// It is idempotent by event id: where every event of one StreamAppend that
+	// has an id is already in that stream under that id, that StreamAppend
+	// changes nothing, conflicts with nothing, and the token covers the events
+	// that are there.
+	Append(ctx context.Context, appends ...StreamAppend) (Token, error)
+
+	// Versions returns the current version of each stream, 0 for a new one.
+	Versions(ctx context.Context, streams ...StreamRef) ([]int64, error)
+}
+
+// A StreamReader is a log that can read one stream.
+type StreamReader interface {
+	// ReadStream returns at most limit events of a stream with a version above
+	// after, in order.
+	ReadStream(ctx context.Context, stream StreamRef, after int64, limit int) ([]event.Event, error)
+}
+
+// A Counter is a log that can count cheaply what a lane has still to read.
+type Counter interface {
+	// Count returns how many events f selects with after < position <= until,
+	// counted to at most limit, and when the first of them was recorded.
+	Count(ctx context.Context, partition int, f Filter, after, until event.Position, limit int) (n int, oldest time.Time, err error)
+}
+
+// A StreamRef names a stream.
+type StreamRef struct{ Tenant, Stream string }
+
+// A StreamAppend is what to append to one stream.
+type StreamAppend struct {
+	Tenant   string
+	Stream   string
+	Expected Expected // default: any version
+	Events   []NewEvent
+}
+
+// A NewEvent is an event to append.
+type NewEvent struct {
+	ID         string // optional; default [event.DerivedID]
+	Type       string
+	OccurredAt time.Time // default: now
+	Metadata   event.Metadata
+	Data       []byte // in the codec of the handlers that will read it; JSON by default
+}
+
+// Expected is the version that a stream must have for an append to succeed. The
+// zero Expected accepts any version.
+type Expected struct {
+	kind    uint8
+	version int64
+}
+
+// AnyVersion accepts every version.
+func AnyVersion() Expected { return Expected{} }
+
+// NoStream accepts only a stream without events.
+func NoStream() Expected { return Expected{kind: 1} }
+
+// ExactVersion accepts only a stream whose last event has version v (0: none).
+func ExactVersion(v int64) Expected { return Expected{kind: 1, version: v} }
+
+// Accepts reports whether a stream at version v may be appended to.
+func (e Expected) Accepts(v int64) bool { return e.kind == 0 || e.version == v }
+
+func (e Expected) String() string {
+	switch {
+	case e.kind == 0:
+		return "any version"
+	case e.version == 0:
+		return "no stream"
+	}
+	return fmt.Sprintf("version %d", e.version)
+}
+
+// A Token stands for an append: whoever has applied everything up to it has
+// applied the append.
+type Token struct {
+	Partition int
+	Position  event.Position // of the last event appended
+	Tenants   []string       // of the events appended, without repeats
+}
+
+// ErrConflict is what a [*ConflictError] wraps.
+var ErrConflict = errors.New("eventlog: stream has another version")
+
+// A ConflictError says that a stream does not have the expected version.
+// Nothing was appended. Read the stream again, decide again, append again.
+type ConflictError struct {
+	Stream   StreamRef
+	Expected Expected
+	Actual   int64
+}
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("eventlog: append to stream %q of tenant %q: expected %v, found version %d",
+		e.Stream.Stream, e.Stream.Tenant, e.Expected, e.Actual)
+}
+
+func (e *ConflictError) Unwrap() error { return ErrConflict }
+
+// ErrDuplicate is what a [*DuplicateError] wraps.
+var ErrDuplicate = errors.New("eventlog: event id exists")
+
+// A DuplicateError says that an event id is taken: in another stream, or by
+// only a part of the events of one append. Nothing was appended.
+type DuplicateError struct {
+	Stream StreamRef
+	ID     string
+}
+
+func (e *DuplicateError) Error() string {
+	return fmt.Sprintf("eventlog: append to stream %q of tenant %q: event id %q is taken by another append",
+		e.Stream.Stream, e.Stream.Tenant, e.ID)
+}
+
+func (e *DuplicateError) Unwrap() error { return ErrDuplicate }
+
+// Check returns the first fault of a, if any: names, no events, a payload that
+// is not JSON is left to the adapter.
+func (a *StreamAppend) Check() error {
+	if err := event.CheckTenant(a.Tenant); err != nil {
+		return err
+	}
+	if err := event.CheckStream(a.Stream); err != nil {
+		return err
+	}
+	if len(a.Events) == 0 {
+		return fmt.Errorf("eventlog: append to stream %q of tenant %q: no events", a.Stream, a.Tenant)
+	}
+	for i := range a.Events {
+		e := &a.Events[i]
+		if err := event.CheckType(e.Type); err != nil {
+			return err
+		}
+		if e.ID != "" {
+			if err := event.CheckID(e.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,100 @@
+// Package eventlog is the seam to event logs: the interface that every log
+// adapter implements, and what goes over it. Package eventlogtest is its
+// conformance suite, package eventlog/memlog its in-memory implementation.
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+)
+
+// A Log is an ordered source of events, made of one or more log partitions,
+// numbered from 0. All methods may be called from many goroutines at once.
+type Log interface {
+	// Partitions returns the number of log partitions. It never shrinks.
+	Partitions(ctx context.Context) (int, error)
+
+	// Read returns the next page of a log partition. It never waits for events:
+	// at the end of the log the page is empty. A page never goes past the safe
+	// head: no event may appear later at a position below Page.Next.
+	//
+	// Where events after req.After are no longer there, the error is a
+	// [*TruncatedError].
+	Read(ctx context.Context, req ReadRequest) (Page, error)
+
+	// Head returns the safe head: the position of the last event that can be
+	// read, or a later one below which no event can appear any more.
+	Head(ctx context.Context, partition int) (event.Position, error)
+
+	// Wait returns nil as soon as Head may have passed after, at the latest when
+	// ctx ends (then with its error). It may return early.
+	Wait(ctx context.Context, partition int, after event.Position) error
+
+	// PositionAt returns the position before the first event recorded at or
+	// after t; the head where there is none.
+	PositionAt(ctx context.Context, partition int, t time.Time) (event.Position, error)
+}
+
+// A ReadRequest asks for a page of events.
+type ReadRequest struct {
+	Partition int
+	After     event.Position // exclusive
+	Until     event.Position // inclusive; 0 means to the head
+	Filter    Filter
+	MaxEvents int // at most so many events; default 1,000
+	MaxBytes  int // the page ends after the event that reaches so many bytes; default 4 MiB
+
+	// MaxEventBytes withholds the payload of larger events: such an event comes
+	// with Data nil and Withheld set. 0 means no limit.
+	MaxEventBytes int
+}
+
+// A Filter selects events by what stands in a log's index. The zero Filter
+// selects all. An adapter applies it before it hands out (and, where it can,
+// before it reads) an event.
+type Filter struct {
+	Tenants []string // only these tenants; nil: all
+	Exclude []string // not these tenants
+	Types   []string // only these types; nil: all
+}
+
+// All reports whether f selects every event.
+func (f *Filter) All() bool {
+	return f.Tenants == nil && f.Exclude == nil && f.Types == nil
+}
+
+// A Page is a run of a log partition.
+type Page struct {
+	// Events are the selected events with After < Position <= Next, in order.
+	// They are shared: nobody may change them.
+	Events []event.Event
+
+	// Next is the position up to which the log was examined: every selected
+	// event up to it is in Events. It is at least the request's After. A page
+	// without events but with a larger Next skips what is of no interest.
+	Next event.Position
+
+	// Head is the safe head as the page was read. Next == Head: end of the log.
+	Head event.Position
+}
+
+// ErrTruncated is what a [*TruncatedError] wraps.
+var ErrTruncated = errors.New("eventlog: events are gone")
+
+// A TruncatedError says that events which were still to be read are gone, by
+// retention or by hand. The lane stops: going on would skip them silently.
+type TruncatedError struct {
+	Partition    int
+	After, First event.Position // wanted what follows After; the log begins at First
+}
+
+func (e *TruncatedError) Error() string {
+	return fmt.Sprintf("eventlog: partition %d: events after position %v are gone, the log begins at %v: "+
+		"rebuild the read model from another source or move the lane by hand", e.Partition, e.After, e.First)
+}
+
+func (e *TruncatedError) Unwrap() error { return ErrTruncated }
