@@ -70,6 +70,10 @@ type Processor struct {
 	// Retired are builds whose documents are still to be deleted.
 	Retired []int64
 
+	// CrossTenant processors have documents that belong to no tenant, and so no
+	// tenant lanes.
+	CrossTenant bool
+
 	Version string // of the code that made it, as the user states it
 	Paused  bool
 }

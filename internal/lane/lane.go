@@ -1,0 +1,237 @@
+// Package lane holds the protocols on lanes: acquire and release, detach and
+// merge, pause and resume, rebuild and switch, and the operators' part of dead
+// letters. Each is one transaction on the rows of package store, so any process
+// may run it at any time; the owners of the lanes notice by their fence. None
+// of it looks at a clock but the store's, and no decision about safety hangs on
+// that one either: a clock only says when to try a take-over.
+package lane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// Errors to branch on.
+var (
+	// ErrOwned means that a live member holds the lane.
+	ErrOwned = errors.New("lane: owned by another process")
+	// ErrUnknown means that there is no such processor, tenant lane, key or rebuild.
+	ErrUnknown = errors.New("lane: unknown")
+	// ErrBehind means that a lane must catch up before it can do that.
+	ErrBehind = errors.New("lane: behind")
+	// ErrState means that the lane or processor is in no state to do that.
+	ErrState = errors.New("lane: not possible now")
+)
+
+// Setup makes the rows of a processor that is new, and checks those of one that
+// is not: start gives the position at which a new lane of a partition begins.
+func Setup(ctx context.Context, s store.Store, want store.Processor, start func(partition int) event.Position) (store.Processor, error) {
+	var got store.Processor
+	check := func(tx store.Tx) error {
+		var err error
+		got, err = tx.Processor(want.Name)
+		if err != nil {
+			return err
+		}
+		return compatible(got, want)
+	}
+	err := s.View(ctx, check) // the common case costs no write
+	if err == nil && got.Version == want.Version || err != nil && !errors.Is(err, store.ErrNotFound) {
+		return got, err
+	}
+	err = s.Update(ctx, func(tx store.Tx) error {
+		err := check(tx)
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, store.ErrNotFound):
+			return err
+		}
+		all, err := tx.Processors()
+		if err != nil {
+			return err
+		}
+		for _, p := range all {
+			if p.Collection != "" && p.Collection == want.Collection {
+				return fmt.Errorf("processor %q: collection %q belongs to processor %q: %w", want.Name, p.Collection, p.Name, ErrState)
+			}
+		}
+		got = want
+		got.Live, got.LastBuild = 1, 1
+		if err := tx.PutProcessor(got); err != nil {
+			return err
+		}
+		return putBase(tx, got, 1, start)
+	})
+	return got, err
+}
+
+func compatible(got, want store.Processor) error {
+	switch {
+	case got.Kind != want.Kind:
+		return fmt.Errorf("processor %q was a %s and is now a %s: give it a new name, or drop the old one: %w", want.Name, got.Kind, want.Kind, ErrState)
+	case got.Partitions != want.Partitions:
+		return fmt.Errorf("processor %q has %d partitions in the store and %d in the program: its lanes cannot be re-cut in place; use a new name: %w",
+			want.Name, got.Partitions, want.Partitions, ErrState)
+	}
+	return nil
+}
+
+func putBase(tx store.Tx, p store.Processor, build int64, start func(int) event.Position) error {
+	for i := range p.Partitions {
+		l := store.Lane{
+			LaneID:   store.LaneID{Build: store.Build{Processor: p.Name, Number: build}, Partition: i},
+			Position: start(i), State: store.Running,
+		}
+		if err := tx.PutLane(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Drop removes a processor with its lanes, letters and documents.
+func Drop(ctx context.Context, s store.Store, processor string) error {
+	return s.Update(ctx, func(tx store.Tx) error {
+		p, err := known(tx, processor)
+		if err != nil {
+			return err
+		}
+		lanes, err := tx.Lanes(processor)
+		if err != nil {
+			return err
+		}
+		builds := map[int64]bool{p.Live: true}
+		for _, l := range lanes {
+			builds[l.Number] = true
+			if err := tx.DeleteLane(l.LaneID); err != nil {
+				return err
+			}
+		}
+		for _, n := range p.Retired {
+			builds[n] = true
+		}
+		for _, n := range slices.Sorted(maps.Keys(builds)) {
+			b := store.Build{Processor: processor, Number: n}
+			if _, err := tx.DeleteDocuments(b, "", 0); err != nil {
+				return err
+			}
+			if err := deleteLetters(tx, store.LetterFilter{Build: b}); err != nil {
+				return err
+			}
+		}
+		return tx.DeleteProcessor(processor)
+	})
+}
+
+// Heartbeat extends the lease of a member, and so of all its lanes at once.
+func Heartbeat(ctx context.Context, s store.Store, m store.Member, ttl time.Duration) error {
+	return s.Update(ctx, func(tx store.Tx) error {
+		m.Until = tx.Now().Add(ttl)
+		return tx.PutMember(m)
+	})
+}
+
+// Acquire makes owner the owner of a lane that no live member holds, and raises
+// its epoch: from here on the owner before cannot commit.
+func Acquire(ctx context.Context, s store.Store, id store.LaneID, owner string) (store.Lane, error) {
+	var l store.Lane
+	err := s.Update(ctx, func(tx store.Tx) (err error) {
+		if l, err = tx.Lane(id); err != nil {
+			return err
+		}
+		if l.Owner != "" && l.Owner != owner {
+			alive, err := Alive(tx)
+			if err != nil {
+				return err
+			}
+			if alive[l.Owner] {
+				return fmt.Errorf("lane %v: %w: %s", id, ErrOwned, l.Owner)
+			}
+		}
+		l.Owner, l.Epoch = owner, l.Epoch+1
+		return tx.PutLane(l)
+	})
+	return l, err
+}
+
+// Alive returns the members whose lease has not ended.
+func Alive(tx store.Tx) (map[string]bool, error) {
+	members, err := tx.Members()
+	if err != nil {
+		return nil, err
+	}
+	now, alive := tx.Now(), map[string]bool{}
+	for _, m := range members {
+		if m.Until.After(now) {
+			alive[m.ID] = true
+		}
+	}
+	return alive, nil
+}
+
+// Release gives up a lane, if owner still has it under that epoch.
+func Release(ctx context.Context, s store.Store, id store.LaneID, owner string, epoch int64) error {
+	return s.Update(ctx, func(tx store.Tx) error {
+		l, err := tx.Lane(id)
+		if errors.Is(err, store.ErrNotFound) || err == nil && (l.Owner != owner || l.Epoch != epoch) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		l.Owner = ""
+		return tx.PutLane(l)
+	})
+}
+
+// Leave removes a member and releases all its lanes.
+func Leave(ctx context.Context, s store.Store, owner string) error {
+	return s.Update(ctx, func(tx store.Tx) error {
+		lanes, err := tx.Lanes("")
+		if err != nil {
+			return err
+		}
+		for _, l := range lanes {
+			if l.Owner == owner {
+				l.Owner = ""
+				if err := tx.PutLane(l); err != nil {
+					return err
+				}
+			}
+		}
+		return tx.DeleteMember(owner)
+	})
+}
+
+// setState changes a lane's state under a new revision, so that what its owner
+// has in flight cannot commit.
+func setState(tx store.Tx, l store.Lane, s store.State, reason string) error {
+	l.State, l.Reason = s, reason
+	l.Revision++
+	return tx.PutLane(l)
+}
+
+func known(tx store.Tx, processor string) (store.Processor, error) {
+	p, err := tx.Processor(processor)
+	if errors.Is(err, store.ErrNotFound) {
+		return p, fmt.Errorf("processor %q: %w", processor, ErrUnknown)
+	}
+	return p, err
+}
+
+// bases returns the base lanes of a processor's live build.
+func bases(tx store.Tx, p store.Processor) ([]store.Lane, error) {
+	lanes, err := tx.Lanes(p.Name)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(lanes, func(l store.Lane) bool { return l.Number != p.Live || l.Tenant != "" }), nil
+}

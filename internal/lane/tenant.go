@@ -1,0 +1,230 @@
+package lane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// Detachment returns the row of the lane that a tenant gets when it leaves base
+// at position p, up to which base had applied the tenant's events.
+func Detachment(base store.LaneID, tenant string, p event.Position, done []byte) store.Lane {
+	base.Tenant = tenant
+	return store.Lane{LaneID: base, Position: p, Done: done, State: store.Running}
+}
+
+// Detach gives a tenant lanes of its own in every partition of a processor, if
+// it has none, and pins them: only [Merge] by an operator takes them back. It
+// is safe beside a running owner, because it changes the base lanes' revision:
+// what the owner has in flight cannot commit.
+func Detach(ctx context.Context, s store.Store, processor, tenant string) error {
+	return eachTenantLane(ctx, s, processor, tenant, true, func(tx store.Tx, l store.Lane) error {
+		l.Pinned = true
+		l.Revision++
+		return tx.PutLane(l)
+	})
+}
+
+// Unpin lets a tenant's lanes merge by themselves as soon as they have caught up.
+func Unpin(ctx context.Context, s store.Store, processor, tenant string) error {
+	return eachTenantLane(ctx, s, processor, tenant, false, func(tx store.Tx, l store.Lane) error {
+		l.Pinned = false
+		return setState(tx, l, store.Running, "")
+	})
+}
+
+// Pause stops a tenant in a processor: its lanes keep their place.
+func Pause(ctx context.Context, s store.Store, processor, tenant, reason string) error {
+	return eachTenantLane(ctx, s, processor, tenant, true, func(tx store.Tx, l store.Lane) error {
+		return setState(tx, l, store.Paused, reason)
+	})
+}
+
+// Resume lets the paused lanes of a tenant run again. They merge by themselves
+// unless they are pinned.
+func Resume(ctx context.Context, s store.Store, processor, tenant string) error {
+	return eachTenantLane(ctx, s, processor, tenant, false, func(tx store.Tx, l store.Lane) error {
+		return setState(tx, l, store.Running, "")
+	})
+}
+
+// eachTenantLane runs f on the tenant's lane of every partition of the live
+// build and of the build in the making. Where there is none it makes one, or
+// else fails unless some partition has one.
+func eachTenantLane(ctx context.Context, s store.Store, processor, tenant string, create bool, f func(store.Tx, store.Lane) error) error {
+	if err := event.CheckTenant(tenant); err != nil {
+		return err
+	}
+	return s.Update(ctx, func(tx store.Tx) error {
+		p, err := known(tx, processor)
+		if err != nil {
+			return err
+		}
+		all, err := tx.Lanes(processor)
+		if err != nil {
+			return err
+		}
+		found := false
+		for _, base := range all {
+			if base.Tenant != "" {
+				continue
+			}
+			id := base.LaneID
+			id.Tenant = tenant
+			l, err := tx.Lane(id)
+			if errors.Is(err, store.ErrNotFound) {
+				if !create {
+					continue
+				}
+				l, err = cut(tx, p, base, tenant)
+			}
+			if err != nil {
+				return err
+			}
+			found = true
+			if err := f(tx, l); err != nil {
+				return err
+			}
+		}
+		if !found {
+			return fmt.Errorf("processor %q: tenant %q has no lane of its own: %w", processor, tenant, ErrUnknown)
+		}
+		return nil
+	})
+}
+
+// cut takes a tenant out of base, at base's checkpoint.
+func cut(tx store.Tx, p store.Processor, base store.Lane, tenant string) (store.Lane, error) {
+	if p.CrossTenant {
+		return store.Lane{}, fmt.Errorf("processor %q folds all tenants into shared documents, so a tenant cannot leave: %w", p.Name, ErrState)
+	}
+	l := Detachment(base.LaneID, tenant, base.Position, base.Done)
+	// An earlier stay outside may not be over: base is still to skip the
+	// tenant's events up to there.
+	if until, ok := base.Exclusions[tenant]; ok && until > l.Position {
+		l.Position, l.Done = until, nil
+	}
+	exclude(&base, tenant, event.Unbounded)
+	if err := tx.PutLane(base); err != nil {
+		return l, err
+	}
+	return l, tx.PutLane(l)
+}
+
+func exclude(base *store.Lane, tenant string, until event.Position) {
+	if base.Exclusions == nil {
+		base.Exclusions = map[string]event.Position{}
+	}
+	base.Exclusions[tenant] = until
+	base.Revision++
+}
+
+// TryMerge gives the tenant of lane id back to its base lane, in one
+// transaction: base skips the tenant's events up to the lane's checkpoint and
+// applies those after it. The caller owns the lane under the epoch given and
+// has nothing in flight. [ErrBehind] with base's position: catch up to there
+// first.
+func TryMerge(ctx context.Context, s store.Store, id store.LaneID, epoch int64) (base event.Position, err error) {
+	err = s.Update(ctx, func(tx store.Tx) error {
+		b, err := tx.Lane(id.Base())
+		if err != nil {
+			return err
+		}
+		base = b.Position
+		l, err := tx.Lane(id)
+		if err != nil {
+			return err
+		}
+		switch {
+		case l.Epoch != epoch:
+			return &store.FenceError{Lane: id, Expected: store.Fence{Epoch: epoch}, Found: store.Fence{Epoch: l.Epoch}}
+		case l.Pinned || l.State != store.Running:
+			return fmt.Errorf("lane %v is pinned or not running: %w", id, ErrState)
+		case len(l.Done) > 0:
+			return fmt.Errorf("lane %v has events in flight: %w", id, ErrBehind)
+		case l.Position < b.Position:
+			return fmt.Errorf("lane %v at %v, its base at %v: %w", id, l.Position, b.Position, ErrBehind)
+		}
+		exclude(&b, id.Tenant, l.Position)
+		if b.State == store.Held && b.Reason == holdReason(id.Tenant) {
+			b.State, b.Reason = store.Running, ""
+		}
+		if err := tx.PutLane(b); err != nil {
+			return err
+		}
+		return tx.DeleteLane(id)
+	})
+	return base, err
+}
+
+// Hold stops the base lane of a tenant lane that cannot catch up with it
+// otherwise. [TryMerge] ends it, and so does [Unhold], which base's owner calls
+// if that takes too long: no safety hangs on it.
+func Hold(ctx context.Context, s store.Store, id store.LaneID) error {
+	return s.Update(ctx, func(tx store.Tx) error {
+		b, err := tx.Lane(id.Base())
+		if err != nil || b.State != store.Running {
+			return err
+		}
+		return setState(tx, b, store.Held, holdReason(id.Tenant))
+	})
+}
+
+// Unhold lets a held lane run again.
+func Unhold(ctx context.Context, s store.Store, id store.LaneID) error {
+	return s.Update(ctx, func(tx store.Tx) error {
+		l, err := tx.Lane(id)
+		if err != nil || l.State != store.Held {
+			return err
+		}
+		return setState(tx, l, store.Running, "")
+	})
+}
+
+func holdReason(tenant string) string { return "merge of tenant " + strings.ToValidUTF8(tenant, "?") }
+
+// Stop pauses the lane that the caller owns, after a policy said so.
+func Stop(ctx context.Context, s store.Store, id store.LaneID, epoch int64, reason string) error {
+	return s.Update(ctx, func(tx store.Tx) error {
+		l, err := tx.Lane(id)
+		if err != nil {
+			return err
+		}
+		if l.Epoch != epoch {
+			return &store.FenceError{Lane: id, Expected: store.Fence{Epoch: epoch}, Found: store.Fence{Epoch: l.Epoch}}
+		}
+		return setState(tx, l, store.Paused, reason)
+	})
+}
+
+// PauseProcessor stops all lanes of a processor, or lets them run again.
+func PauseProcessor(ctx context.Context, s store.Store, processor string, paused bool) error {
+	return s.Update(ctx, func(tx store.Tx) error {
+		p, err := known(tx, processor)
+		if err != nil {
+			return err
+		}
+		p.Paused = paused
+		if err := tx.PutProcessor(p); err != nil {
+			return err
+		}
+		lanes, err := tx.Lanes(processor)
+		if err != nil {
+			return err
+		}
+		for _, l := range lanes {
+			l.Revision++ // what is in flight must not commit after the pause
+			if !paused && l.Tenant == "" && l.State == store.Paused {
+				l.State, l.Reason = store.Running, "" // stopped by the policy "stop"
+			}
+			if err := tx.PutLane(l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
