@@ -5,6 +5,7 @@ package event
 import (
 	"math"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -86,4 +87,28 @@ func DerivedID(tenant, stream string, version int64) string {
 	b = append(b, '@')
 	b = strconv.AppendInt(b, version, 10)
 	return string(b)
+}
+
+// ParseDerivedID returns the triple of which id is the [DerivedID], if it is one.
+// Such an id is reserved for that event: see eventlog.Appender.
+func ParseDerivedID(id string) (tenant, stream string, version int64, ok bool) {
+	head, rest, found := strings.Cut(id, ":")
+	if !found || len(head) > 4 {
+		return "", "", 0, false
+	}
+	n, err := strconv.Atoi(head)
+	if err != nil || n < 0 || n >= len(rest) || rest[n] != '/' {
+		return "", "", 0, false
+	}
+	tenant, rest = rest[:n], rest[n+1:]
+	at := strings.LastIndexByte(rest, '@')
+	if at < 0 {
+		return "", "", 0, false
+	}
+	stream = rest[:at]
+	version, err = strconv.ParseInt(rest[at+1:], 10, 64)
+	if err != nil || DerivedID(tenant, stream, version) != id {
+		return "", "", 0, false // "+1" and "01" are other spellings of a number
+	}
+	return tenant, stream, version, true
 }

@@ -70,6 +70,14 @@ func (e *Event) Check() error {
 	return CheckID(e.ID)
 }
 
+// unseen are the characters that count as printable but show nothing, such as
+// variation selectors and Hangul fillers; U+2800 is the blank Braille pattern.
+var unseen = []*unicode.RangeTable{
+	unicode.Other_Default_Ignorable_Code_Point,
+	unicode.Variation_Selector,
+	{R16: []unicode.Range16{{Lo: 0x2800, Hi: 0x2800, Stride: 1}}},
+}
+
 func check(field, s string, limit int) error {
 	switch {
 	case s == "":
@@ -92,7 +100,7 @@ func check(field, s string, limit int) error {
 		return &NameError{field, s, "is not valid UTF-8"}
 	}
 	for i, r := range s {
-		if !unicode.IsPrint(r) {
+		if !unicode.IsPrint(r) || unicode.In(r, unseen...) {
 			return &NameError{field, s, fmt.Sprintf("has the invisible character %U at byte %d", r, i)}
 		}
 	}

@@ -19,7 +19,16 @@ type Appender interface {
 	// It is idempotent by event id: where every event of one StreamAppend that
 	// has an id is already in that stream under that id, that StreamAppend
 	// changes nothing, conflicts with nothing, and the token covers the events
-	// that are there.
+	// that are there. A StreamAppend without any id is always new. Ids are
+	// judged before versions; an id twice in one call is a DuplicateError.
+	//
+	// A stream may be named more than once in a call: each StreamAppend is
+	// judged after those before it. A token has one partition, so streams of
+	// several log partitions in one call are an error, and so is no stream.
+	//
+	// An id that is an [event.DerivedID] is reserved for the event with that
+	// tenant, stream and version: no other may be given it (a NameError), so
+	// no stream can take the ids of another.
 	Append(ctx context.Context, appends ...StreamAppend) (Token, error)
 
 	// Versions returns the current version of each stream, 0 for a new one.
@@ -29,14 +38,17 @@ type Appender interface {
 // A StreamReader is a log that can read one stream.
 type StreamReader interface {
 	// ReadStream returns at most limit events of a stream with a version above
-	// after, in order.
+	// after, in order. Where the next of them is gone, the error is a
+	// [*TruncatedError].
 	ReadStream(ctx context.Context, stream StreamRef, after int64, limit int) ([]event.Event, error)
 }
 
 // A Counter is a log that can count cheaply what a lane has still to read.
 type Counter interface {
 	// Count returns how many events f selects with after < position <= until,
-	// counted to at most limit, and when the first of them was recorded.
+	// counted to at most limit, and when the first of them was recorded (the
+	// zero time where n is 0). Until is taken literally: [event.Unbounded] is
+	// to the head, 0 selects nothing.
 	Count(ctx context.Context, partition int, f Filter, after, until event.Position, limit int) (n int, oldest time.Time, err error)
 }
 
@@ -55,7 +67,7 @@ type StreamAppend struct {
 type NewEvent struct {
 	ID         string // optional; default [event.DerivedID]
 	Type       string
-	OccurredAt time.Time // default: now
+	OccurredAt time.Time // default: now; comes back in UTC, at least to the microsecond
 	Metadata   event.Metadata
 	Data       []byte // in the codec of the handlers that will read it; JSON by default
 }

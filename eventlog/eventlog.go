@@ -13,7 +13,9 @@ import (
 )
 
 // A Log is an ordered source of events, made of one or more log partitions,
-// numbered from 0. All methods may be called from many goroutines at once.
+// numbered from 0. All methods may be called from many goroutines at once. A
+// partition that does not exist is an error, and so is a context that has ended:
+// then nothing is stored.
 type Log interface {
 	// Partitions returns the number of log partitions. It never shrinks.
 	Partitions(ctx context.Context) (int, error)
@@ -31,7 +33,8 @@ type Log interface {
 	Head(ctx context.Context, partition int) (event.Position, error)
 
 	// Wait returns nil as soon as Head may have passed after, at the latest when
-	// ctx ends (then with its error). It may return early.
+	// ctx ends (then with its error). It may return early, but not so often that
+	// a loop around it is a busy one.
 	Wait(ctx context.Context, partition int, after event.Position) error
 
 	// PositionAt returns the position before the first event recorded at or
@@ -43,10 +46,10 @@ type Log interface {
 type ReadRequest struct {
 	Partition int
 	After     event.Position // exclusive
-	Until     event.Position // inclusive; 0 means to the head
+	Until     event.Position // inclusive; 0 and what is past the head mean to the head
 	Filter    Filter
 	MaxEvents int // at most so many events; default 1,000
-	MaxBytes  int // the page ends after the event that reaches so many bytes; default 4 MiB
+	MaxBytes  int // the page ends after the event that reaches so many bytes by [event.Event.Size]; default 4 MiB
 
 	// MaxEventBytes withholds the payload of larger events: such an event comes
 	// with Data nil and Withheld set. 0 means no limit.
@@ -55,7 +58,8 @@ type ReadRequest struct {
 
 // A Filter selects events by what stands in a log's index. The zero Filter
 // selects all. An adapter applies it before it hands out (and, where it can,
-// before it reads) an event.
+// before it reads) an event. Types are those of [event.Event.Type], without a
+// schema version. Tenants or Types that are empty but not nil select nothing.
 type Filter struct {
 	Tenants []string // only these tenants; nil: all
 	Exclude []string // not these tenants
@@ -74,11 +78,12 @@ type Page struct {
 	Events []event.Event
 
 	// Next is the position up to which the log was examined: every selected
-	// event up to it is in Events. It is at least the request's After. A page
-	// without events but with a larger Next skips what is of no interest.
+	// event up to it is in Events. It is at least the request's After, and above
+	// it unless After has reached Until or the safe head; it is never past both.
+	// A page without events but with a larger Next skips what is of no interest.
 	Next event.Position
 
-	// Head is the safe head as the page was read. Next == Head: end of the log.
+	// Head is the safe head as the page was read. Next >= Head: end of the log.
 	Head event.Position
 }
 

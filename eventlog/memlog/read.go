@@ -1,0 +1,156 @@
+package memlog
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+)
+
+// Read implements [eventlog.Log].
+func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
+	if err := ctx.Err(); err != nil {
+		return eventlog.Page{}, err
+	}
+	maxEvents := cmp.Or(max(req.MaxEvents, 0), 1000)
+	maxBytes := cmp.Or(max(req.MaxBytes, 0), 4<<20)
+
+	l.mu.Lock()
+	p, err := l.partition(req.Partition)
+	if err == nil {
+		err = p.truncated(req.Partition, req.After)
+	}
+	if err != nil {
+		l.mu.Unlock()
+		return eventlog.Page{}, err
+	}
+	// What is in this slice never changes, so it can be read without the lock.
+	events, head := p.events[p.after(req.After):], p.last
+	l.mu.Unlock()
+
+	end := head
+	if req.Until != 0 && req.Until < end {
+		end = req.Until
+	}
+	page := eventlog.Page{Next: max(req.After, end), Head: head}
+	sel := newSelector(req.Filter)
+	size := 0
+	for i := range events {
+		e := &events[i]
+		if e.Position > end {
+			break
+		}
+		if !sel.selects(e) {
+			continue
+		}
+		out := *e
+		if req.MaxEventBytes > 0 && len(e.Data) > req.MaxEventBytes {
+			out.Data, out.Withheld = nil, int64(len(e.Data))
+		}
+		page.Events = append(page.Events, out)
+		size += out.Size()
+		if len(page.Events) >= maxEvents || size >= maxBytes {
+			page.Next = e.Position
+			break
+		}
+	}
+	return page, nil
+}
+
+// ReadStream implements [eventlog.StreamReader].
+func (l *Log) ReadStream(ctx context.Context, ref eventlog.StreamRef, after int64, limit int) ([]event.Event, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.streams[ref]
+	after = max(after, 0)
+	if s == nil || after >= s.version() || limit <= 0 {
+		return nil, nil
+	}
+	p := l.parts[s.partition]
+	positions := s.positions[after:]
+	if err := p.truncated(s.partition, positions[0]-1); err != nil {
+		return nil, err
+	}
+	positions = positions[:min(len(positions), limit)]
+	out := make([]event.Event, len(positions))
+	for i, x := range positions {
+		out[i] = p.events[p.after(x-1)]
+	}
+	return out, nil
+}
+
+// Count implements [eventlog.Counter].
+func (l *Log) Count(ctx context.Context, partition int, f eventlog.Filter, after, until event.Position, limit int) (
+	n int, oldest time.Time, err error,
+) {
+	if err := ctx.Err(); err != nil {
+		return 0, time.Time{}, err
+	}
+	l.mu.Lock()
+	p, err := l.partition(partition)
+	if err != nil {
+		l.mu.Unlock()
+		return 0, time.Time{}, err
+	}
+	events := p.events[p.after(after):]
+	l.mu.Unlock()
+
+	sel := newSelector(f)
+	for i := range events {
+		e := &events[i]
+		if e.Position > until || n >= limit {
+			break
+		}
+		if !sel.selects(e) {
+			continue
+		}
+		if n == 0 {
+			oldest = e.RecordedAt
+		}
+		n++
+	}
+	return n, oldest, nil
+}
+
+// A selector is a filter in which names are quick to find.
+type selector struct {
+	tenants, exclude, types func(string) bool // nil: not filtered
+}
+
+func newSelector(f eventlog.Filter) selector {
+	var s selector
+	if f.Tenants != nil {
+		s.tenants = finder(f.Tenants)
+	}
+	if len(f.Exclude) > 0 {
+		s.exclude = finder(f.Exclude)
+	}
+	if f.Types != nil {
+		s.types = finder(f.Types)
+	}
+	return s
+}
+
+func (s *selector) selects(e *event.Event) bool {
+	return (s.tenants == nil || s.tenants(e.Tenant)) &&
+		(s.exclude == nil || !s.exclude(e.Tenant)) &&
+		(s.types == nil || s.types(e.Type))
+}
+
+// finder returns a function that tells whether a name is in names.
+func finder(names []string) func(string) bool {
+	if len(names) <= 8 {
+		return func(s string) bool { return slices.Contains(names, s) }
+	}
+	set := make(map[string]bool, len(names))
+	for _, n := range names {
+		set[n] = true
+	}
+	return func(s string) bool { return set[s] }
+}
