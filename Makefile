@@ -1,0 +1,110 @@
+# Every command of the project. docs/development.md explains them.
+#
+#   make test            what CI runs
+#   make bench NAME=dispatch ARGS=-quick
+#   make test-short PKG=./store/...
+
+GO    ?= go
+PKG   ?= ./...
+NAME  ?=
+ARGS  ?=
+# How long each fuzz target runs; how many package tests run at once.
+FUZZTIME ?= 5s
+PROCS    ?= 2
+
+GOFMT = "$$($(GO) env GOROOT)/bin/gofmt"
+# The linter lives in a module file of its own, so that its 200 requirements
+# never enter the module graph of those who import Fairlead.
+LINT = GOWORK=off $(GO) tool -modfile=tools/lint.mod golangci-lint
+
+.DEFAULT_GOAL := help
+# The order of the steps of test is part of it.
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The race run comes last: its lines close the log.
+.PHONY: test
+test: cgo lint services-up fuzz examples sim race ## everything that CI runs
+
+.PHONY: test-short
+test-short: fmt-check vet ## tests without servers, race detector or long runs: under a minute
+	$(GO) test -short -p $(PROCS) -timeout 2m $(PKG)
+
+.PHONY: race
+race: cgo ## all tests under the race detector
+	$(GO) test -race -p $(PROCS) -timeout 15m $(PKG)
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (5s)
+	@GO="$(GO)" FUZZTIME="$(FUZZTIME)" PKG="$(PKG)" scripts/fuzz.sh
+
+# The simulation and the examples are tests of their packages. Here they run
+# without the race detector, so with more seeds and all of the data.
+.PHONY: sim
+sim: ## the deterministic simulation: SIM_SEEDS seeds
+ifneq ($(wildcard internal/sim/*_test.go),)
+	FAIRLEAD_SIM_SEEDS="$(SIM_SEEDS)" $(GO) test -count=1 -timeout 10m ./internal/sim/...
+else
+	@echo "sim: the tree has no internal/sim yet"
+endif
+
+.PHONY: examples
+examples: ## the examples against their known answers
+ifneq ($(wildcard examples/*/*_test.go),)
+	$(GO) test -count=1 -timeout 10m ./examples/...
+else
+	@echo "examples: the tree has none yet"
+endif
+
+.PHONY: bench
+bench: ## one benchmark: make bench NAME=dispatch ARGS='-quick -json'
+	$(GO) run ./bench $(NAME) $(ARGS)
+
+.PHONY: demo
+demo: ## the main job on the embedded database
+	$(GO) run ./cmd/fairlead demo $(ARGS)
+
+.PHONY: lint
+lint: fmt-check vet ## gofmt, go vet, newer idioms, golangci-lint (the first run compiles it: minutes)
+	$(GO) mod verify
+	$(GO) mod tidy -diff
+	$(GO) fix -diff $(PKG)
+	$(LINT) run $(PKG)
+
+.PHONY: vet
+vet: ## go vet
+	$(GO) vet $(PKG)
+
+.PHONY: fmt
+fmt: ## format all Go files
+	$(GOFMT) -w .
+
+.PHONY: fmt-check
+fmt-check: ## fail if a Go file is not formatted
+	@files=$$($(GOFMT) -l .) || exit 1; \
+	if [ -n "$$files" ]; then echo "not formatted (make fmt):"; echo "$$files"; exit 1; fi
+
+.PHONY: services-up
+services-up: ## start the servers that tests need
+	@echo "services: nothing to start; all tests run on embedded SQLite and in memory"
+
+.PHONY: services-down
+services-down: ## stop them
+	@echo "services: nothing to stop"
+
+# go test -race is built with cgo.
+.PHONY: cgo
+cgo:
+	@cc=$$($(GO) env CC); \
+	if ! command -v "$${cc%% *}" >/dev/null; then \
+		echo "the race detector needs a C compiler, and '$$cc' is not there" >&2; \
+		echo "  Debian, Ubuntu: apt-get install gcc libc6-dev    Fedora: dnf install gcc    macOS: xcode-select --install" >&2; \
+		exit 1; \
+	fi; \
+	if [ "$$($(GO) env CGO_ENABLED)" != 1 ]; then \
+		echo "the race detector needs cgo: unset CGO_ENABLED or set it to 1 (go env CGO_ENABLED says 0)" >&2; \
+		exit 1; \
+	fi
