@@ -39,7 +39,7 @@ while read -r pkg target; do
 		fi
 	fi
 	execs=$(grep -o 'execs: [0-9]*' "$log" | tail -n 1 || true)
-	printf 'fuzz: %-4s %s %s (%ds, %s)\n' "$status" "$pkg" "$target" $((SECONDS - start)) "${execs:-seeds only}"
+	printf 'fuzz: %-4s %s %s (%ds, %s)\n' "$status" "$pkg" "$target" $((SECONDS - start)) "${execs:-no count of execs}"
 	if [ "$status" = FAIL ]; then
 		cat "$log"
 		failed=1
