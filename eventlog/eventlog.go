@@ -79,7 +79,7 @@ type Page struct {
 
 	// Next is the position up to which the log was examined: every selected
 	// event up to it is in Events. It is at least the request's After, and above
-	// it unless After has reached Until or the safe head; it is never past both.
+	// it unless After has reached Until or the safe head, which it never passes.
 	// A page without events but with a larger Next skips what is of no interest.
 	Next event.Position
 
