@@ -1,0 +1,239 @@
+package fairlead
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// Errors of [Admin] to branch on.
+var (
+	// ErrUnknown: there is no such processor, lane, dead letter or rebuild.
+	ErrUnknown = lane.ErrUnknown
+	// ErrState: not possible in the state that the processor or lane is in.
+	ErrState = lane.ErrState
+)
+
+// An Admin operates on lanes: from the process that runs them, or from any
+// other. Each method is one transaction on the store; the owners of the lanes
+// notice by their fence, and within a fraction of a second by looking.
+type Admin struct {
+	Log   eventlog.Log
+	Store store.Store
+}
+
+// A Lane is a lane as operators see it.
+type Lane struct {
+	store.Lane
+	Live  bool // of the build that readers see, not of one in the making
+	Alive bool // its owner's lease has not ended
+	// Behind is how many events it has still to look at, counted to at most
+	// [BehindLimit]; Lag is the age of the oldest of them.
+	Behind int64
+	Lag    time.Duration
+	Parked int // ordering keys in the dead letters
+}
+
+// BehindLimit is to where [Lane.Behind] counts.
+const BehindLimit = 1_000_000
+
+// Processors returns the rows of all processors, by name.
+func (a Admin) Processors(ctx context.Context) (ps []store.Processor, err error) {
+	err = a.Store.View(ctx, func(tx store.Tx) (err error) { ps, err = tx.Processors(); return err })
+	return ps, err
+}
+
+// Lanes returns the lanes of a processor, of all with processor "".
+func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
+	var lanes []Lane
+	procs := map[string]store.Processor{}
+	err := a.Store.View(ctx, func(tx store.Tx) error {
+		lanes = nil
+		ps, err := tx.Processors()
+		if err != nil {
+			return err
+		}
+		for _, p := range ps {
+			procs[p.Name] = p
+		}
+		if _, ok := procs[processor]; processor != "" && !ok {
+			return fmt.Errorf("processor %q: %w", processor, ErrUnknown)
+		}
+		alive, err := lane.Alive(tx)
+		if err != nil {
+			return err
+		}
+		rows, err := tx.Lanes(processor)
+		if err != nil {
+			return err
+		}
+		for _, l := range rows {
+			live := procs[l.Processor].Live == l.Number
+			lanes = append(lanes, Lane{Lane: l, Live: live, Alive: alive[l.Owner]})
+		}
+		return countParked(tx, lanes)
+	})
+	if err != nil {
+		return nil, err
+	}
+	parts, err := a.Log.Partitions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range lanes {
+		if err := a.behind(ctx, &lanes[i], parts); err != nil {
+			return nil, fmt.Errorf("lane %v: %w", lanes[i].LaneID, err)
+		}
+	}
+	return lanes, nil
+}
+
+// countParked counts each parked key with the lane that would drain it.
+func countParked(tx store.Tx, lanes []Lane) error {
+	byID := map[store.LaneID]*Lane{}
+	for i := range lanes {
+		byID[lanes[i].LaneID] = &lanes[i]
+	}
+	for i := range lanes {
+		if lanes[i].Tenant != "" {
+			continue
+		}
+		keys, err := tx.Parked(lanes[i].Build, "")
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			id := lanes[i].LaneID
+			if k.Partition != id.Partition {
+				continue
+			}
+			if id.Tenant = k.Tenant; byID[id] == nil {
+				id.Tenant = ""
+			}
+			byID[id].Parked++
+		}
+	}
+	return nil
+}
+
+// behind fills in how far a lane is behind the log.
+func (a Admin) behind(ctx context.Context, l *Lane, parts int) error {
+	part := 0
+	if parts > 1 {
+		part = l.Partition
+	}
+	head, err := a.Log.Head(ctx, part)
+	if err != nil || head <= l.Position {
+		return err
+	}
+	counter, ok := a.Log.(eventlog.Counter)
+	if !ok {
+		l.Behind = int64(head - l.Position)
+		return nil
+	}
+	var f eventlog.Filter
+	if l.Tenant != "" {
+		f.Tenants = []string{l.Tenant}
+	}
+	for t, until := range l.Exclusions {
+		if until == event.Unbounded {
+			f.Exclude = append(f.Exclude, t)
+		}
+	}
+	n, oldest, err := counter.Count(ctx, part, f, l.Position, head, BehindLimit)
+	if err != nil {
+		return err
+	}
+	if l.Behind = int64(n); n > 0 {
+		l.Lag = max(0, time.Since(oldest))
+	}
+	return nil
+}
+
+// Detach gives a tenant a lane of its own in a processor until [Admin.Merge].
+func (a Admin) Detach(ctx context.Context, processor, tenant string) error {
+	return lane.Detach(ctx, a.Store, processor, tenant)
+}
+
+// Merge lets a tenant go back to its base lane as soon as it has caught up.
+func (a Admin) Merge(ctx context.Context, processor, tenant string) error {
+	return lane.Unpin(ctx, a.Store, processor, tenant)
+}
+
+// Pause stops a tenant in a processor; tenant "" stops the whole processor.
+func (a Admin) Pause(ctx context.Context, processor, tenant, reason string) error {
+	if tenant == "" {
+		return lane.PauseProcessor(ctx, a.Store, processor, true)
+	}
+	return lane.Pause(ctx, a.Store, processor, tenant, reason)
+}
+
+// Resume undoes [Admin.Pause], and a stop by a poison policy.
+func (a Admin) Resume(ctx context.Context, processor, tenant string) error {
+	if tenant == "" {
+		return lane.PauseProcessor(ctx, a.Store, processor, false)
+	}
+	return lane.Resume(ctx, a.Store, processor, tenant)
+}
+
+// SetWeight sets a tenant's share of worker time against others, whose weight
+// is 1; from 0.01 to 100. It counts at once.
+func (a Admin) SetWeight(ctx context.Context, tenant string, weight float64) error {
+	if err := event.CheckTenant(tenant); err != nil {
+		return err
+	}
+	if !(weight >= 0.01 && weight <= 100) {
+		return fmt.Errorf("weight %v of tenant %q: must be from 0.01 to 100", weight, tenant)
+	}
+	return a.Store.Update(ctx, func(tx store.Tx) error { return tx.PutWeight(tenant, weight) })
+}
+
+// Weights returns the weights that were set.
+func (a Admin) Weights(ctx context.Context) (w map[string]float64, err error) {
+	err = a.Store.View(ctx, func(tx store.Tx) (err error) { w, err = tx.Weights(); return err })
+	return w, err
+}
+
+// Rebuild starts to fold a projection anew from the first event, of one tenant
+// or ("") of all. The old documents go on being served and kept fresh; when the
+// new ones have caught up they take their place in one transaction.
+func (a Admin) Rebuild(ctx context.Context, processor, tenant string) error {
+	return lane.StartRebuild(ctx, a.Store, processor, tenant)
+}
+
+// CancelRebuild gives up a rebuild; the old documents stay.
+func (a Admin) CancelRebuild(ctx context.Context, processor string) error {
+	return lane.CancelRebuild(ctx, a.Store, processor)
+}
+
+// Drop deletes a processor with all its documents, lanes and dead letters. No
+// process should have it.
+func (a Admin) Drop(ctx context.Context, processor string) error {
+	return lane.Drop(ctx, a.Store, processor)
+}
+
+// A LetterFilter selects dead letters; zero fields select all.
+type LetterFilter = store.LetterFilter
+
+// DeadLetters returns dead letters by ascending id.
+func (a Admin) DeadLetters(ctx context.Context, f LetterFilter) (letters []store.DeadLetter, err error) {
+	err = a.Store.View(ctx, func(tx store.Tx) (err error) { letters, err = tx.Letters(f); return err })
+	return letters, err
+}
+
+// Retry asks for the dead letters of an ordering key to be applied, in order;
+// key "" stands for all keys of the tenant, tenant "" for all tenants. It
+// returns how many letters that are. The owner of the lane does it; a letter
+// that fails again parks its key again.
+func (a Admin) Retry(ctx context.Context, processor, tenant, key string) (int, error) {
+	return lane.RetryKey(ctx, a.Store, processor, tenant, key)
+}
+
+// Skip gives up one dead letter, which stays recorded, and retries those that
+// waited behind it.
+func (a Admin) Skip(ctx context.Context, id int64) error { return lane.SkipLetter(ctx, a.Store, id) }

@@ -1,0 +1,286 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/projection"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// A batchLane is a lane of a projection or of a batch projector: a state
+// machine whose steps are prepare, run, commit and committed, in that order for
+// each batch. A batch may be prepared and run while the one before it is being
+// committed; batches commit in order. When any step fails, restart throws away
+// all that is not committed.
+//
+// It has no goroutine and no clock. Its methods are called by one goroutine at
+// a time, but for commit, which touches nothing but the batch.
+//
+// Invariants: the row's position <= sent.Position <= at. Every event up to at
+// that is the lane's is in a batch up to the current one. What the cache holds
+// is what the rows will be once every batch that was run is committed.
+type batchLane struct {
+	p       *Processor
+	id      store.LaneID
+	st      store.Store
+	pages   *pages
+	streams eventlog.StreamReader // to tell gaps from what was passed over; nil: no such check
+	logPart int                   // the log partition
+	workers func(estimated time.Duration) int
+	cache   *docCache
+	logger  *slog.Logger
+
+	row    store.Lane
+	at     event.Position // prepared up to here
+	sent   store.Fence    // what the next commit will find
+	seq    int64          // the last batch made
+	done   int64          // the last batch committed
+	parked map[store.Key]bool
+	retry  []store.ParkedKey
+	paused bool // the processor is
+
+	// What is known from batches that failed. It outlives a restart, because it
+	// is why the batch is prepared again.
+	poison      map[mark]*projection.HandlerError
+	leave       map[string]departure
+	stopAt      *stop
+	careful     bool           // find out which event leaves a state that cannot be encoded
+	singleUntil event.Position // one event a batch up to here
+	attempts    int            // of the batch in hand
+	undone      *batch         // to be thrown away by restart
+	cost        float64        // of running one event, seconds, moving average
+	skipShare   float64        // of the events read that were excluded, in the last shared page
+	tenants     int            // in the last page
+	counts      counts
+}
+
+// A mark names an event in an ordering key.
+type mark struct {
+	at  event.Position
+	key store.Key
+}
+
+// A departure is a tenant's leaving for a lane of its own.
+type departure struct {
+	after  event.Position // the base lane applies the tenant's events up to here
+	state  store.State
+	reason string
+	pinned bool
+}
+
+// A stop is where a lane is to be stopped, by its poison policy.
+type stop struct {
+	after  event.Position
+	reason string
+}
+
+// counts are a lane's totals since it was started.
+type counts struct {
+	applied, duplicates, passed, excluded, lettered, batches, writes int64
+}
+
+// errAgain means that the batch must be thrown away and prepared again, with
+// what is known now.
+var errAgain = errors.New("engine: prepare again")
+
+// parkedUnknown is the ordering key under which an event is parked whose
+// documents cannot be told, because it does not decode. No document of the
+// user's begins like this, so it holds up nothing.
+const parkedUnknown = "?stream/"
+
+// restart begins anew from what the store holds.
+func (l *batchLane) restart(ctx context.Context) error {
+	var parked []store.ParkedKey
+	var row store.Lane
+	err := l.st.View(ctx, func(tx store.Tx) (err error) {
+		if row, err = tx.Lane(l.id); err != nil {
+			return err
+		}
+		p, err := tx.Processor(l.id.Processor)
+		if err != nil {
+			return err
+		}
+		l.paused = p.Paused
+		parked, err = tx.Parked(l.id.Build, l.id.Tenant)
+		return err
+	})
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return &store.FenceError{Lane: l.id, Expected: store.Fence{Epoch: l.row.Epoch}}
+	case err != nil:
+		return fmt.Errorf("lane %v: load: %w", l.id, err)
+	case row.Epoch != l.row.Epoch:
+		return &store.FenceError{Lane: l.id, Expected: store.Fence{Epoch: l.row.Epoch}, Found: store.Fence{Epoch: row.Epoch}}
+	}
+	l.forget(row)
+	l.row = row
+	l.at = row.Position
+	l.sent = store.Fence{Epoch: row.Epoch, Position: row.Position, Revision: row.Revision}
+	l.parked, l.retry = map[store.Key]bool{}, nil
+	for _, k := range parked {
+		if k.Partition != l.id.Partition || l.id.Tenant == "" && row.Exclusions[k.Tenant] == event.Unbounded {
+			continue
+		}
+		l.parked[store.Key{Tenant: k.Tenant, ID: k.Key}] = true
+		if k.Retry {
+			l.retry = append(l.retry, k)
+		}
+	}
+	if l.leave == nil {
+		l.leave, l.poison = map[string]departure{}, map[mark]*projection.HandlerError{}
+	}
+	maps.DeleteFunc(l.leave, func(t string, d departure) bool {
+		return row.Exclusions[t] == event.Unbounded || d.after < row.Position
+	})
+	maps.DeleteFunc(l.poison, func(m mark, _ *projection.HandlerError) bool { return m.at <= row.Position })
+	return nil
+}
+
+// forget drops cached documents that may not be what the rows are: those that
+// uncommitted batches changed, and those of tenants that have changed lanes.
+func (l *batchLane) forget(row store.Lane) {
+	if l.seq != l.done || l.undone != nil || row.Position != l.sent.Position {
+		for _, d := range l.cache.docs {
+			if d.batch > l.done || d.dirty {
+				l.cache.drop(d)
+			}
+		}
+	}
+	l.seq, l.undone = l.done, nil
+	if row.Revision == l.row.Revision {
+		return
+	}
+	for t, until := range l.row.Exclusions {
+		if now, ok := row.Exclusions[t]; !ok || now != until {
+			l.cache.dropTenant(t)
+		}
+	}
+	for t := range row.Exclusions {
+		if _, ok := l.row.Exclusions[t]; !ok {
+			l.cache.dropTenant(t)
+		}
+	}
+}
+
+// runnable reports whether the lane may work, and why not.
+func (l *batchLane) runnable() (bool, string) {
+	switch {
+	case l.paused:
+		return false, "processor paused"
+	case l.row.State != store.Running:
+		return false, l.row.Reason
+	}
+	return true, ""
+}
+
+// request is what the lane wants to read next.
+func (l *batchLane) request() eventlog.ReadRequest {
+	req := eventlog.ReadRequest{Partition: l.logPart, After: l.at}
+	switch {
+	case l.id.Tenant != "":
+		req.Filter.Tenants = []string{l.id.Tenant}
+	case l.p.Tenants != nil:
+		req.Filter.Tenants = l.p.Tenants
+	}
+	// A filter by type is left to prepare where pages are shared: to read and
+	// drop a page that another lane has read costs less than to read it again.
+	if req.Filter.Tenants != nil && l.p.Types != nil {
+		req.Filter.Types = storedTypes(l.p.Types)
+	}
+	if req.Filter.Tenants == nil && l.id.Tenant == "" {
+		// Tenants that are out for good are skipped by the log, in bulk, as
+		// soon as they are most of what there is.
+		req.Filter.Exclude = l.skipping()
+	}
+	if l.stopAt != nil {
+		req.Until = l.stopAt.after
+	}
+	return req
+}
+
+// storedTypes returns the types as they stand in the log: without the schema.
+func storedTypes(types []string) []string {
+	stored := make([]string, len(types))
+	for i, t := range types {
+		stored[i], _, _ = strings.Cut(t, "@")
+	}
+	return stored
+}
+
+// skipping returns the tenants that the log is to leave out: those that have
+// left for good, while the lane is far behind and they are most of what it
+// reads. Otherwise a shared page is cheaper.
+func (l *batchLane) skipping() []string {
+	if l.skipShare < 0.5 || l.pages.head(l.logPart)-l.at < 2*pageEvents {
+		return nil
+	}
+	var out []string
+	for t, until := range l.row.Exclusions {
+		if until == event.Unbounded {
+			out = append(out, t)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// tenantSpace returns the tenant of the documents made from e.
+func (l *batchLane) tenantSpace(e *event.Event) string {
+	if l.p.crossTenant() {
+		return ""
+	}
+	return e.Tenant
+}
+
+// committed notes that b has taken effect.
+func (l *batchLane) committed(b *batch) {
+	c := &b.commit
+	l.done, l.attempts = b.seq, 0
+	l.row.Position = c.Position
+	if len(c.Detach)+len(c.Forget) > 0 {
+		l.row.Revision++
+		if l.row.Exclusions == nil {
+			l.row.Exclusions = map[string]event.Position{}
+		}
+		for _, d := range c.Detach {
+			l.row.Exclusions[d.Tenant] = event.Unbounded
+		}
+		for _, t := range c.Forget {
+			delete(l.row.Exclusions, t)
+		}
+	}
+	maps.DeleteFunc(l.poison, func(m mark, _ *projection.HandlerError) bool { return m.at <= c.Position })
+	if c.Position >= l.singleUntil {
+		l.singleUntil = 0
+	}
+	l.careful = false
+	l.counts.batches++
+	l.counts.writes += int64(len(c.Writes))
+	l.counts.lettered += int64(len(c.Letters))
+	l.counts.add(&b.counts)
+	l.cache.trim(l.done)
+}
+
+func (c *counts) add(o *counts) {
+	c.applied += o.applied
+	c.duplicates += o.duplicates
+	c.passed += o.passed
+	c.excluded += o.excluded
+}
+
+// commit writes b. It may run beside prepare and run of the next batch.
+func (l *batchLane) commit(ctx context.Context, b *batch) error {
+	if err := l.st.Commit(ctx, &b.commit); err != nil {
+		return fmt.Errorf("lane %v: commit of (%v, %v]: %w", l.id, b.from, b.to, err)
+	}
+	return nil
+}

@@ -1,0 +1,90 @@
+package engine
+
+import (
+	"container/list"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// A doc is a document in memory. Because its lane is its only writer, it is as
+// good as the row until the lane loses its fence.
+type doc struct {
+	key      store.Key
+	state    any // nil: there is no document
+	version  int64
+	position event.Position
+	seen     int64 // the last stream version that went by, handled or not
+	size     int
+	batch    int64 // the last batch that changed it
+	dirty    bool  // changed by the batch in hand
+	elem     *list.Element
+}
+
+// A docCache holds the documents of one lane, to a limit in bytes. What an
+// uncommitted batch has changed stays: the row would be older.
+type docCache struct {
+	limit int
+	size  int
+	docs  map[store.Key]*doc
+	lru   list.List // of *doc; front: used last
+}
+
+const docOverhead = 256 // bytes of a doc, its key, map slot and list element
+
+func newDocCache(limit int) *docCache {
+	return &docCache{limit: limit, docs: map[store.Key]*doc{}}
+}
+
+func (c *docCache) get(k store.Key) *doc {
+	d := c.docs[k]
+	if d != nil {
+		c.lru.MoveToFront(d.elem)
+	}
+	return d
+}
+
+func (c *docCache) put(d *doc) {
+	c.docs[d.key] = d
+	d.elem = c.lru.PushFront(d)
+	c.size += d.size + docOverhead
+}
+
+// resize notes how large a document has become.
+func (c *docCache) resize(d *doc, size int) {
+	c.size += size - d.size
+	d.size = size
+}
+
+func (c *docCache) drop(d *doc) {
+	delete(c.docs, d.key)
+	c.lru.Remove(d.elem)
+	c.size -= d.size + docOverhead
+}
+
+// trim evicts what was not used for longest until the limit is kept, but
+// nothing that a batch after committed has changed.
+func (c *docCache) trim(committed int64) {
+	for e := c.lru.Back(); e != nil && c.size > c.limit; {
+		d, before := e.Value.(*doc), e.Prev()
+		if d.batch <= committed {
+			c.drop(d)
+		}
+		e = before
+	}
+}
+
+func (c *docCache) clear() {
+	clear(c.docs)
+	c.lru.Init()
+	c.size = 0
+}
+
+// dropTenant forgets the documents of a tenant that changes lanes.
+func (c *docCache) dropTenant(tenant string) {
+	for k, d := range c.docs {
+		if k.Tenant == tenant {
+			c.drop(d)
+		}
+	}
+}

@@ -1,0 +1,200 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/projection"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+const drainLimit = 500 // letters of one commit
+
+// drain applies dead letters of a parked key, in order, as an operator asked.
+// The lane has nothing in flight. When the last letter is gone, the key flows
+// again from the next batch on. An error other than the store's is recorded
+// with the letter, and the key stays parked.
+func (l *batchLane) drain(ctx context.Context, k store.ParkedKey) error {
+	var letters []store.DeadLetter
+	err := l.st.View(ctx, func(tx store.Tx) (err error) {
+		letters, err = tx.Letters(store.LetterFilter{Build: l.id.Build, Partition: &k.Partition, Tenant: k.Tenant, Key: &k.Key})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("lane %v: load dead letters of key %q: %w", l.id, k.Key, err)
+	}
+	n := 0
+	for _, d := range letters {
+		if d.State != store.Skipped && d.Tenant == k.Tenant && n < drainLimit {
+			letters[n] = d
+			n++
+		}
+	}
+	letters = letters[:n]
+	if l.p.Batch != nil {
+		return l.drainSQL(ctx, letters)
+	}
+	b := &batch{seq: l.seq + 1, from: l.at, to: l.at, byKey: map[store.Key]int32{}}
+	b.items = make([]item, len(letters))
+	for i := range letters {
+		b.items[i].e = &letters[i].Event
+		l.enterLetter(b, int32(i), k)
+	}
+	if err := l.load(ctx, b); err != nil {
+		return err
+	}
+	l.undone = b
+	var failed *store.DeadLetter
+	for i := range letters {
+		if herr := l.applyLetter(b, int32(i)); herr != nil {
+			failed = &letters[i]
+			failed.Reason, failed.Error = herr.Reason, herr.Error()
+			letters = letters[:i]
+			break
+		}
+	}
+	if failed != nil && len(b.items) > len(letters) {
+		// The failed one may have changed its document: begin again without it.
+		if len(letters) == 0 {
+			return l.drainFailed(ctx, *failed)
+		}
+		return l.drainSome(ctx, k, letters, *failed)
+	}
+	return l.drainCommit(ctx, b, letters)
+}
+
+// enterLetter puts a letter into the groups of the documents that it is for:
+// the parked one, or all where they could not be told before.
+func (l *batchLane) enterLetter(b *batch, i int32, k store.ParkedKey) {
+	it := &b.items[i]
+	if err := l.p.Projection.Touch(it.e, &it.touched); err != nil {
+		it.touched.Handled = false
+		b.enter(store.Key{Tenant: k.Tenant, ID: k.Key}, i).failed = &failure{i, asHandlerError(err)}
+		return
+	}
+	if !strings.HasPrefix(k.Key, parkedUnknown) {
+		b.enter(store.Key{Tenant: k.Tenant, ID: k.Key}, i)
+		return
+	}
+	for _, id := range append([]string{it.touched.Document}, it.touched.More...) {
+		if key := (store.Key{Tenant: k.Tenant, ID: id}); id != "" {
+			g := b.enter(key, i)
+			if l.parked[key] {
+				g.letters = append(g.letters, letter{i, store.Waiting, nil})
+			}
+		}
+	}
+}
+
+func (l *batchLane) applyLetter(b *batch, i int32) *projection.HandlerError {
+	for n := range b.groups {
+		g := &b.groups[n]
+		if g.failed != nil && g.failed.item == i {
+			return g.failed.err
+		}
+		if g.doc == nil || len(g.letters) > 0 {
+			continue
+		}
+		for x := g.first; x >= 0; x = b.entries[x].next {
+			if b.entries[x].item != i {
+				continue
+			}
+			d, it := g.doc, &b.items[i]
+			if !it.touched.Handled {
+				continue // the projection has no handler for it any more
+			}
+			if d.state == nil {
+				d.state = l.p.Projection.Init(d.key.Tenant, d.key.ID)
+			} else {
+				g.existed = true
+			}
+			// A document that went on without this event keeps its position.
+			at, version := d.position, d.version
+			if !l.apply(g, d, i, it.e, &it.touched) {
+				return g.failed.err
+			}
+			d.position, d.version = max(d.position, at), max(d.version, version)
+			if d.state == nil {
+				continue
+			}
+			data, err := l.p.Projection.Encode(d.state)
+			if err != nil {
+				return asHandlerError(err)
+			}
+			g.data = data
+		}
+	}
+	return nil
+}
+
+// drainSome drains the letters before one that failed.
+func (l *batchLane) drainSome(ctx context.Context, k store.ParkedKey, letters []store.DeadLetter, failed store.DeadLetter) error {
+	if err := l.restart(ctx); err != nil {
+		return err
+	}
+	b := &batch{seq: l.seq + 1, from: l.at, to: l.at, byKey: map[store.Key]int32{}}
+	b.items = make([]item, len(letters))
+	for i := range letters {
+		b.items[i].e = &letters[i].Event
+		l.enterLetter(b, int32(i), k)
+	}
+	if err := l.load(ctx, b); err != nil {
+		return err
+	}
+	l.undone = b
+	for i := range letters {
+		if herr := l.applyLetter(b, int32(i)); herr != nil {
+			return l.drainFailed(ctx, failed) // not the same as before: leave it for another retry
+		}
+	}
+	if err := l.drainCommit(ctx, b, letters); err != nil {
+		return err
+	}
+	return l.drainFailed(ctx, failed)
+}
+
+func (l *batchLane) drainFailed(ctx context.Context, failed store.DeadLetter) error {
+	l.logger.Warn("dead letter failed again", "lane", l.id.String(), "tenant", failed.Tenant, "key", failed.Key,
+		"position", int64(failed.Event.Position), "error", failed.Error)
+	return lane.RetryFailed(ctx, l.st, failed)
+}
+
+func (l *batchLane) drainCommit(ctx context.Context, b *batch, letters []store.DeadLetter) error {
+	for i := range letters {
+		b.commit.Remove = append(b.commit.Remove, letters[i].ID)
+	}
+	at := l.at
+	b.to = l.sent.Position // a drain does not move the checkpoint
+	l.finish(b)
+	l.at = at
+	b.commit.AppliedAt = l.row.AppliedAt
+	l.undone = nil
+	if err := l.commit(ctx, b); err != nil {
+		return err
+	}
+	l.committed(b)
+	return nil
+}
+
+// drainSQL hands letters to a batch projector, one a commit: which of several
+// fails could not be told.
+func (l *batchLane) drainSQL(ctx context.Context, letters []store.DeadLetter) error {
+	for _, d := range letters {
+		b := &batch{seq: l.seq + 1, from: l.at, to: l.at}
+		b.commit.SQL = func(ctx context.Context, tx any) error { return call(ctx, l.p, tx, []event.Event{d.Event}) }
+		err := l.drainCommit(ctx, b, []store.DeadLetter{d})
+		if uerr := userError(err); uerr != nil {
+			herr := asHandlerError(uerr.Err)
+			d.Reason, d.Error = herr.Reason, herr.Error()
+			l.seq, l.sent.Position = l.done, l.row.Position
+			return l.drainFailed(ctx, d)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,316 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/slo"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// Errors to branch on.
+var (
+	ErrUnknownProcessor = errors.New("engine: no such processor in this consumer")
+	ErrExists           = errors.New("engine: the consumer has a processor of that name")
+	ErrRunning          = errors.New("engine: the consumer is running already")
+)
+
+// Config says what an engine works on. Log and Store are needed; everything
+// else has a default.
+type Config struct {
+	Log    eventlog.Log
+	Store  store.Store
+	Name   string // of the process, for people; default: the host name
+	Logger *slog.Logger
+	Memory int           // bytes of events and documents kept; default 64 MiB
+	Slots  int           // batches run at once; default: the number of CPUs, at least 4
+	Lease  time.Duration // after which another process takes over a dead one's lanes; default 10 s
+}
+
+// An Engine runs the lanes of its processors that no other process has.
+type Engine struct {
+	cfg      Config
+	log      eventlog.Log
+	store    store.Store
+	logger   *slog.Logger
+	pages    *pages
+	turns    *turns
+	progress broadcaster
+	id       string
+	wakes    chan struct{}
+
+	mu      sync.Mutex
+	procs   map[string]*active
+	running bool
+	wg      sync.WaitGroup // the lanes' goroutines
+}
+
+// An active is a processor that was added.
+type active struct {
+	p     *Processor
+	lanes map[store.LaneID]*owned
+	gone  bool // being removed
+	stats procStats
+}
+
+// An owned is a lane that this process works.
+type owned struct {
+	runner runner
+	cancel context.CancelFunc
+	ended  chan struct{}
+}
+
+// A runner is the shell around a lane.
+type runner interface {
+	run(ctx context.Context) error
+	nudge()              // look whether there is something to do
+	reread(rev int64)    // the row has another revision: read it again if you do not know it
+	flush()              // somebody waits for the checkpoint
+	budget(bytes int)    // memory that it may keep
+	report() *laneStatus // what to tell operators
+}
+
+// New returns an engine. It starts nothing.
+func New(cfg Config) (*Engine, error) {
+	if cfg.Log == nil || cfg.Store == nil {
+		return nil, errors.New("engine: a log and a store are needed")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Memory == 0 {
+		cfg.Memory = 64 << 20
+	}
+	if cfg.Slots == 0 {
+		cfg.Slots = max(4, runtime.GOMAXPROCS(0))
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = 10 * time.Second
+	}
+	if cfg.Name == "" {
+		cfg.Name, _ = os.Hostname()
+	}
+	if cfg.Memory < 1<<20 || cfg.Slots < 1 || cfg.Lease < 100*time.Millisecond {
+		return nil, fmt.Errorf("engine: memory %d (at least 1 MiB), slots %d (at least 1), lease %v (at least 100 ms)", cfg.Memory, cfg.Slots, cfg.Lease)
+	}
+	return &Engine{
+		cfg: cfg, log: cfg.Log, store: cfg.Store, logger: cfg.Logger,
+		pages: newPages(cfg.Log, cfg.Memory/4), turns: newTurns(cfg.Slots),
+		id: cfg.Name + "/" + rand.Text()[:10], wakes: make(chan struct{}, 1),
+		procs: map[string]*active{},
+	}, nil
+}
+
+// ID returns the name under which the engine holds leases.
+func (e *Engine) ID() string { return e.id }
+
+// Add adds a processor, and makes its rows in the store if it is new. A running
+// engine starts to work on it at once.
+func (e *Engine) Add(ctx context.Context, p Processor) error {
+	p, err := p.WithDefaults()
+	if err != nil {
+		return err
+	}
+	logParts, err := e.log.Partitions(ctx)
+	if err != nil {
+		return fmt.Errorf("processor %q: partitions of the log: %w", p.Name, err)
+	}
+	if logParts > 1 {
+		if p.Partitions > 1 && p.Partitions != logParts {
+			return fmt.Errorf("processor %q: %d partitions, but the log has %d of its own: leave Partitions out", p.Name, p.Partitions, logParts)
+		}
+		p.Partitions = logParts
+	}
+	starts := make([]event.Position, p.Partitions)
+	for i := range starts {
+		if starts[i], err = p.Start.resolve(ctx, e.log, e.logPartition(&p, i, logParts)); err != nil {
+			return fmt.Errorf("processor %q: start position: %w", p.Name, err)
+		}
+	}
+	row := store.Processor{Name: p.Name, Kind: p.Kind(), Partitions: p.Partitions, CrossTenant: p.crossTenant()}
+	if p.Projection != nil {
+		row.Collection, row.Version = p.Projection.Name(), p.Projection.Version()
+	}
+	got, err := lane.Setup(ctx, e.store, row, func(i int) event.Position { return starts[i] })
+	if err != nil {
+		return err
+	}
+	if got.Version != row.Version {
+		e.logger.Warn("the read model was made by another version of the projection; rebuild it when it suits",
+			"processor", p.Name, "stored", got.Version, "program", row.Version)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, ok := e.procs[p.Name]; ok {
+		return fmt.Errorf("processor %q: %w", p.Name, ErrExists)
+	}
+	e.procs[p.Name] = &active{p: &p, lanes: map[store.LaneID]*owned{}, stats: procStats{window: slo.NewWindow(p.Freshness, 0, 0)}}
+	e.wake()
+	return nil
+}
+
+func (e *Engine) logPartition(p *Processor, i, logParts int) int {
+	if logParts > 1 {
+		return i
+	}
+	return 0
+}
+
+// Remove stops a processor in this process and gives its lanes up. Its rows and
+// documents stay.
+func (e *Engine) Remove(ctx context.Context, name string) error {
+	e.mu.Lock()
+	a, ok := e.procs[name]
+	if !ok || a.gone {
+		e.mu.Unlock()
+		return fmt.Errorf("processor %q: %w", name, ErrUnknownProcessor)
+	}
+	a.gone = true
+	var ended []chan struct{}
+	for _, o := range a.lanes {
+		o.cancel()
+		ended = append(ended, o.ended)
+	}
+	e.mu.Unlock()
+	for _, c := range ended {
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	e.mu.Lock()
+	delete(e.procs, name)
+	e.mu.Unlock()
+	return nil
+}
+
+// Run works until ctx ends. When it returns, every goroutine that it started
+// has returned, and its leases are given up. An engine runs once at a time.
+func (e *Engine) Run(ctx context.Context) error {
+	e.mu.Lock()
+	if e.running {
+		e.mu.Unlock()
+		return ErrRunning
+	}
+	e.running = true
+	e.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer func() {
+		cancel()
+		e.wg.Wait()
+		wg.Wait()
+		e.leave(ctx)
+		e.mu.Lock()
+		e.running = false
+		e.mu.Unlock()
+	}()
+	logParts, err := e.log.Partitions(ctx)
+	if err != nil {
+		return fmt.Errorf("engine: partitions of the log: %w", err)
+	}
+	if err := e.beat(ctx); err != nil {
+		return fmt.Errorf("engine: first heartbeat: %w", err)
+	}
+	for i := range logParts {
+		wg.Go(func() {
+			e.pages.watch(ctx, i, func(err error) {
+				e.logger.Error("the log does not answer", "partition", i, "error", err)
+				pause(ctx, time.Second)
+			})
+		})
+	}
+	wg.Go(func() { e.heartbeats(ctx) })
+	e.supervise(ctx, logParts)
+	return ctx.Err()
+}
+
+func (e *Engine) member() store.Member { return store.Member{ID: e.id, Host: e.cfg.Name} }
+
+func (e *Engine) beat(ctx context.Context) error {
+	return lane.Heartbeat(ctx, e.store, e.member(), e.cfg.Lease)
+}
+
+// heartbeats keeps the process's lease, whatever its lanes are doing.
+func (e *Engine) heartbeats(ctx context.Context) {
+	for pause(ctx, e.cfg.Lease/3) {
+		if err := e.beat(ctx); err != nil && ctx.Err() == nil {
+			e.logger.Error("heartbeat failed: another process may take over", "error", err)
+		}
+	}
+}
+
+// leave gives up all leases, so that others need not wait for their end.
+func (e *Engine) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := lane.Leave(ctx, e.store, e.id); err != nil {
+		e.logger.Warn("leases were not given up; they end by themselves", "error", err)
+	}
+}
+
+// wake makes the supervisor look at the rows now.
+func (e *Engine) wake() {
+	select {
+	case e.wakes <- struct{}{}:
+	default:
+	}
+}
+
+// processor returns an added processor.
+func (e *Engine) processor(name string) (*active, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a, ok := e.procs[name]
+	if !ok {
+		return nil, fmt.Errorf("processor %q: %w", name, ErrUnknownProcessor)
+	}
+	return a, nil
+}
+
+// pause waits for d; false if ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// A broadcaster wakes all who wait.
+type broadcaster struct {
+	mu sync.Mutex
+	c  chan struct{}
+}
+
+func (b *broadcaster) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.c == nil {
+		b.c = make(chan struct{})
+	}
+	return b.c
+}
+
+func (b *broadcaster) broadcast() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.c != nil {
+		close(b.c)
+		b.c = nil
+	}
+}

@@ -1,0 +1,61 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+const (
+	isolateShare = 0.5 // of the work in sight, above which a tenant leaves
+	isolateMost  = 16  // tenants that are out of a base lane at once by this rule
+)
+
+// isolate looks at the page that a base lane is to work on, and lets the tenant
+// leave that has most of it, if the lane is so far behind that the others'
+// objective is at risk. The tenant catches up at its fair share in a lane of
+// its own and comes back by itself.
+func (l *batchLane) isolate(page eventlog.Page) {
+	if l.id.Tenant != "" || l.p.NoIsolation || l.p.crossTenant() || len(page.Events) == 0 {
+		return
+	}
+	shares, total := map[string]int{}, 0
+	excluded := 0
+	for i := range page.Events {
+		e := &page.Events[i]
+		if e.Position <= l.at {
+			continue
+		}
+		if l.row.Excluded(e.Tenant, e.Position) {
+			excluded++
+			continue
+		}
+		shares[e.Tenant]++
+		total++
+	}
+	if req := l.request(); req.Filter.All() {
+		l.skipShare = float64(excluded) / float64(total+excluded+1)
+	}
+	l.tenants = len(shares)
+	behind := time.Duration(float64(page.Head-l.at) * l.cost * float64(time.Second))
+	if behind < l.p.Freshness.P99/2 || len(shares) < 2 {
+		return
+	}
+	out := 0
+	for _, until := range l.row.Exclusions {
+		if until == event.Unbounded {
+			out++
+		}
+	}
+	if out+len(l.leave) >= isolateMost {
+		return
+	}
+	for t, n := range shares {
+		if float64(n) > isolateShare*float64(total) {
+			l.leave[t] = departure{after: l.at, state: store.Running, reason: "backlog"}
+			l.logger.Info("tenant leaves its base lane", "lane", l.id.String(), "tenant", t, "behind", behind, "share", float64(n)/float64(total))
+		}
+	}
+}

@@ -1,0 +1,193 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+)
+
+// pages is a process's view of a log: pages that several lanes want are read
+// once and kept, to a limit in bytes, and one watcher per log partition tells
+// all lanes of new events.
+type pages struct {
+	log        eventlog.Log
+	limit      int
+	eventLimit int
+	reads      atomic.Int64 // pages read from the log
+
+	mu      sync.Mutex
+	size    int
+	kept    []*keptPage // least recently used first
+	tails   map[int]*tail
+	loading map[pageKey]chan struct{}
+}
+
+type pageKey struct {
+	partition int
+	after     event.Position
+}
+
+type keptPage struct {
+	pageKey
+	page eventlog.Page
+	size int
+}
+
+// A tail is what is known of the end of a log partition.
+type tail struct {
+	head event.Position
+	more chan struct{} // closed as head grows
+}
+
+const (
+	pageEvents = 5000
+	pageBytes  = 4 << 20
+	maxPages   = 128 // at the tail pages are small: bounds the search for one
+)
+
+func newPages(log eventlog.Log, limit int) *pages {
+	return &pages{log: log, limit: limit, eventLimit: max(limit/2, 1<<20), tails: map[int]*tail{}, loading: map[pageKey]chan struct{}{}}
+}
+
+// read returns a page. One without a filter may be shared, and then begins with
+// the event after `after`, whatever the kept page begins with.
+func (p *pages) read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
+	req.MaxEvents, req.MaxBytes, req.MaxEventBytes = pageEvents, min(pageBytes, p.eventLimit), p.eventLimit
+	if !req.Filter.All() || req.Until != 0 {
+		p.reads.Add(1)
+		return p.log.Read(ctx, req)
+	}
+	key := pageKey{req.Partition, req.After}
+	for {
+		p.mu.Lock()
+		if page, ok := p.find(key); ok {
+			p.mu.Unlock()
+			return page, nil
+		}
+		wait, busy := p.loading[key]
+		if !busy {
+			wait = make(chan struct{})
+			p.loading[key] = wait
+		}
+		p.mu.Unlock()
+		if !busy {
+			return p.load(ctx, req, key, wait)
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return eventlog.Page{}, ctx.Err()
+		}
+	}
+}
+
+func (p *pages) load(ctx context.Context, req eventlog.ReadRequest, key pageKey, done chan struct{}) (eventlog.Page, error) {
+	p.reads.Add(1)
+	page, err := p.log.Read(ctx, req)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.loading, key)
+	close(done)
+	if err != nil {
+		return page, err
+	}
+	if len(page.Events) > 0 {
+		k := &keptPage{pageKey: key, page: page}
+		for i := range page.Events {
+			k.size += page.Events[i].Size()
+		}
+		p.kept = append(p.kept, k)
+		p.size += k.size
+		for len(p.kept) > 0 && (p.size > p.limit || len(p.kept) > maxPages) {
+			p.size -= p.kept[0].size
+			p.kept[0] = nil
+			p.kept = p.kept[1:]
+		}
+	}
+	return page, nil
+}
+
+// find looks for a kept page that has what follows key.after.
+func (p *pages) find(key pageKey) (eventlog.Page, bool) {
+	for i := len(p.kept) - 1; i >= 0; i-- {
+		k := p.kept[i]
+		if k.partition != key.partition || key.after < k.after || key.after >= k.page.Next {
+			continue
+		}
+		page := k.page
+		from := 0
+		for lo, hi := 0, len(page.Events); ; {
+			if lo >= hi {
+				from = lo
+				break
+			}
+			if mid := (lo + hi) / 2; page.Events[mid].Position <= key.after {
+				lo = mid + 1
+			} else {
+				hi = mid
+			}
+		}
+		page.Events = page.Events[from:]
+		if t := p.tails[key.partition]; t != nil {
+			page.Head = max(page.Head, t.head)
+		}
+		return page, true
+	}
+	return eventlog.Page{}, false
+}
+
+// watch tells the lanes of a partition of new events until ctx ends.
+func (p *pages) watch(ctx context.Context, partition int, failed func(error)) {
+	t := p.tail(partition)
+	for ctx.Err() == nil {
+		head, err := p.log.Head(ctx, partition)
+		if err == nil {
+			p.mu.Lock()
+			if head > t.head {
+				t.head = head
+				close(t.more)
+				t.more = make(chan struct{})
+			}
+			p.mu.Unlock()
+			err = p.log.Wait(ctx, partition, head)
+		}
+		if err != nil && ctx.Err() == nil && !errors.Is(err, context.Canceled) {
+			failed(err)
+		}
+	}
+}
+
+func (p *pages) tail(partition int) *tail {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := p.tails[partition]
+	if t == nil {
+		t = &tail{more: make(chan struct{})}
+		p.tails[partition] = t
+	}
+	return t
+}
+
+// more returns a channel that is closed once the partition has events after
+// `after`; nil if it has them already.
+func (p *pages) more(partition int, after event.Position) <-chan struct{} {
+	t := p.tail(partition)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t.head > after {
+		return nil
+	}
+	return t.more
+}
+
+// head returns the last known head of a partition.
+func (p *pages) head(partition int) event.Position {
+	t := p.tail(partition)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return t.head
+}

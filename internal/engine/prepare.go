@@ -1,0 +1,209 @@
+package engine
+
+import (
+	"slices"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/projection"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// A batch is a run of the log on its way to one commit.
+type batch struct {
+	seq      int64
+	from, to event.Position // events in (from, to]
+	items    []item
+	entries  []entry // of groups
+	groups   []group
+	byKey    map[store.Key]int32
+	commit   store.Commit
+	counts   counts
+}
+
+// An item is an event that the lane is to apply.
+type item struct {
+	e       *event.Event
+	touched projection.Touched
+}
+
+// An entry is an item's place in a group.
+type entry struct{ item, next int32 }
+
+// A group is the part of a batch with one ordering key; its entries are a list
+// in log order.
+type group struct {
+	key         store.Key
+	first, last int32
+	size        int32
+	doc         *doc
+	letters     []letter // in order
+	failed      *failure
+	parks       bool // it ends parked
+	duplicates  int32
+	data        []byte
+	existed     bool
+}
+
+type letter struct {
+	item   int32
+	state  store.LetterState
+	reason *projection.HandlerError // nil: waiting behind another
+}
+
+// A failure is an event that its handler refuses.
+type failure struct {
+	item int32
+	err  *projection.HandlerError
+}
+
+// empty reports whether committing b would change nothing but the position.
+func (b *batch) empty() bool {
+	c := &b.commit
+	return len(c.Writes)+len(c.Letters)+len(c.Remove)+len(c.Detach)+len(c.Forget) == 0 && c.SQL == nil
+}
+
+// prepare makes a batch of the beginning of a page: of at most limit events
+// that the lane has to apply. It moves on over events of no interest in bulk.
+func (l *batchLane) prepare(page eventlog.Page, limit int) *batch {
+	b := &batch{seq: l.seq + 1, from: l.at, to: page.Next, byKey: make(map[store.Key]int32, min(limit, len(page.Events)))}
+	if l.singleUntil > l.at {
+		limit = 1
+	}
+	if l.stopAt != nil {
+		b.to = min(b.to, l.stopAt.after)
+	}
+	b.items = make([]item, 0, min(limit, len(page.Events)))
+	for i := range page.Events {
+		e := &page.Events[i]
+		if e.Position <= l.at {
+			continue
+		}
+		if e.Position > b.to {
+			break
+		}
+		if !l.mine(e, b) {
+			continue
+		}
+		if len(b.items) >= limit {
+			b.to = e.Position - 1
+			break
+		}
+		l.add(b, e)
+	}
+	for t, d := range l.leave {
+		if d.after > b.to {
+			continue
+		}
+		row := store.Lane{LaneID: l.id, Position: d.after, State: d.state, Reason: d.reason, Pinned: d.pinned}
+		row.Tenant = t
+		b.commit.Detach = append(b.commit.Detach, row)
+	}
+	slices.SortFunc(b.commit.Detach, func(a, b store.Lane) int { return compareStrings(a.Tenant, b.Tenant) })
+	for t, until := range l.row.Exclusions {
+		if until <= b.to && until != event.Unbounded {
+			b.commit.Forget = append(b.commit.Forget, t)
+		}
+	}
+	slices.Sort(b.commit.Forget)
+	return b
+}
+
+// mine reports whether the lane is to apply e. It decides by what stands in the
+// log's index, and decodes nothing.
+func (l *batchLane) mine(e *event.Event, b *batch) bool {
+	p := l.p
+	switch {
+	case l.id.Tenant != "" && e.Tenant != l.id.Tenant:
+		return false
+	case p.Tenants != nil && !slices.Contains(p.Tenants, e.Tenant),
+		p.Types != nil && !slices.Contains(p.Types, e.HandledType()):
+		b.counts.passed++
+		return false
+	case !p.bucket(e, l.id.Partition):
+		return false
+	case l.id.Tenant == "" && l.row.Excluded(e.Tenant, e.Position):
+		b.counts.excluded++
+		return false
+	}
+	if d, ok := l.leave[e.Tenant]; ok && e.Position > d.after {
+		b.counts.excluded++
+		return false
+	}
+	return true
+}
+
+// add puts an event into its groups.
+func (l *batchLane) add(b *batch, e *event.Event) {
+	b.items = append(b.items, item{e: e})
+	n := int32(len(b.items) - 1)
+	it := &b.items[n]
+	tenant := l.tenantSpace(e)
+	if l.p.Batch != nil {
+		it.touched.Handled = true
+		b.enter(store.Key{Tenant: tenant, ID: l.p.orderKey(e)}, n)
+		return
+	}
+	var herr *projection.HandlerError
+	if err := e.Check(); err != nil {
+		herr = &projection.HandlerError{Reason: "name", Err: err}
+	} else if err := l.p.Projection.Touch(e, &it.touched); err != nil {
+		herr = asHandlerError(err)
+	}
+	switch {
+	case herr != nil:
+		g := b.enter(store.Key{Tenant: tenant, ID: parkedUnknown + e.Stream}, n)
+		g.letters = append(g.letters, letter{n, store.Poison, herr})
+	case !it.touched.Handled && !l.p.Projection.ByStream():
+		b.counts.passed++
+	case !it.touched.Handled:
+		b.counts.passed++
+		b.enter(store.Key{Tenant: tenant, ID: e.Stream}, n)
+	default:
+		if it.touched.Document != "" {
+			b.enter(store.Key{Tenant: tenant, ID: it.touched.Document}, n)
+		}
+		for _, id := range it.touched.More {
+			b.enter(store.Key{Tenant: tenant, ID: id}, n)
+		}
+	}
+}
+
+func (b *batch) enter(k store.Key, item int32) *group {
+	i, ok := b.byKey[k]
+	if !ok {
+		i = int32(len(b.groups))
+		b.byKey[k] = i
+		b.groups = append(b.groups, group{key: k, first: -1, last: -1})
+	}
+	g := &b.groups[i]
+	b.entries = append(b.entries, entry{item, -1})
+	n := int32(len(b.entries) - 1)
+	if g.last >= 0 {
+		b.entries[g.last].next = n
+	} else {
+		g.first = n
+	}
+	g.last = n
+	g.size++
+	return g
+}
+
+// recorded returns when the log stored e, as far as it says so.
+func recorded(e *event.Event) time.Time {
+	if e.RecordedAt.IsZero() {
+		return e.OccurredAt
+	}
+	return e.RecordedAt
+}
+
+func compareStrings(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}

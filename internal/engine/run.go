@@ -1,0 +1,397 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/dispatch"
+	"github.com/fairlead-dev/fairlead/projection"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// run applies b to the documents in memory and makes its commit. [errAgain]
+// means that b must be thrown away, and prepared again after a restart.
+func (l *batchLane) run(ctx context.Context, b *batch) error {
+	l.undone = b
+	l.note(b)
+	if l.p.Batch != nil {
+		l.hand(b)
+	} else {
+		if err := l.load(ctx, b); err != nil {
+			return err
+		}
+		order := b.order()
+		estimate := time.Duration(l.cost * float64(len(b.items)) * float64(time.Second))
+		dispatch.Run(ctx, l.workers(estimate), order, func(_, g int) { l.fold(ctx, b, &b.groups[g]) })
+		if ctx.Err() != nil {
+			return ctx.Err() // some groups may not have run
+		}
+	}
+	if l.failures(b) {
+		return errAgain
+	}
+	l.finish(b)
+	l.undone = nil
+	return nil
+}
+
+// order returns the groups, largest first, those of equal size in the order in
+// which they came.
+func (b *batch) order() []int32 {
+	order := make([]int32, len(b.groups))
+	for i := range order {
+		order[i] = int32(i)
+	}
+	slices.SortStableFunc(order, func(x, y int32) int { return int(b.groups[y].size - b.groups[x].size) })
+	return order
+}
+
+// note marks what is known beforehand: events that are poison, and keys that
+// are parked.
+func (l *batchLane) note(b *batch) {
+	if len(l.parked)+len(l.poison) == 0 {
+		return
+	}
+	for i := range b.groups {
+		g := &b.groups[i]
+		if len(g.letters) > 0 {
+			continue // parked as unknown
+		}
+		parked := l.parked[g.key]
+		for n := g.first; n >= 0; n = b.entries[n].next {
+			it := b.entries[n].item
+			if !b.items[it].touched.Handled {
+				continue
+			}
+			err, bad := l.poison[mark{b.items[it].e.Position, g.key}]
+			switch {
+			case parked:
+				g.letters = append(g.letters, letter{it, store.Waiting, nil})
+			case bad && l.p.Poison == SkipAndRecord:
+				g.letters = append(g.letters, letter{it, store.Skipped, err})
+			case bad:
+				g.letters = append(g.letters, letter{it, store.Poison, err})
+				parked, g.parks = true, true
+			}
+		}
+	}
+}
+
+// load finds the documents of a batch in the cache, or else in the store.
+func (l *batchLane) load(ctx context.Context, b *batch) error {
+	var missing []store.Key
+	for i := range b.groups {
+		g := &b.groups[i]
+		if g.doc = l.cache.get(g.key); g.doc == nil && b.handled(g) {
+			missing = append(missing, g.key)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	found, err := l.st.Load(ctx, l.id.Build, missing)
+	if err != nil {
+		return fmt.Errorf("lane %v: load %d documents: %w", l.id, len(missing), err)
+	}
+	for i := range found {
+		f := &found[i]
+		d := &doc{key: f.Key, version: f.Version, seen: f.Version, position: f.Position, size: len(f.Data)}
+		if d.state, err = l.p.Projection.Decode(f.Data); err != nil {
+			return fmt.Errorf("lane %v: document %q of tenant %q: %w: rebuild the projection or mend its type", l.id, f.ID, f.Tenant, err)
+		}
+		l.cache.put(d)
+	}
+	for _, k := range missing {
+		d := l.cache.docs[k]
+		if d == nil {
+			d = &doc{key: k}
+			l.cache.put(d)
+		}
+		b.groups[b.byKey[k]].doc = d
+	}
+	return nil
+}
+
+// handled reports whether g has an event to apply.
+func (b *batch) handled(g *group) bool {
+	for n := g.first; n >= 0; n = b.entries[n].next {
+		if b.items[b.entries[n].item].touched.Handled {
+			return true
+		}
+	}
+	return false
+}
+
+// fold applies a group to its document. It runs beside the folds of other
+// groups and touches only its own.
+func (l *batchLane) fold(ctx context.Context, b *batch, g *group) {
+	d, def, next := g.doc, l.p.Projection, 0
+	if d == nil {
+		return
+	}
+	g.existed = d.state != nil
+	byStream := def.ByStream()
+	for n := g.first; n >= 0; n = b.entries[n].next {
+		i := b.entries[n].item
+		it := &b.items[i]
+		if next < len(g.letters) && g.letters[next].item == i {
+			next++
+			continue
+		}
+		if !it.touched.Handled {
+			d.seen = max(d.seen, it.e.Version)
+			continue
+		}
+		if d.state != nil && (it.e.Position <= d.position || byStream && it.e.Version > 0 && it.e.Version <= d.version) {
+			g.duplicates++
+			continue
+		}
+		if byStream && d.state != nil && it.e.Version > max(d.seen, d.version)+1 {
+			if err := l.gap(ctx, it.e, max(d.seen, d.version)); err != nil {
+				g.failed = &failure{i, err}
+				return
+			}
+		}
+		if d.state == nil {
+			d.state = def.Init(g.key.Tenant, g.key.ID)
+		}
+		if !l.apply(g, d, i, it.e, &it.touched) {
+			return
+		}
+	}
+	if d.dirty && d.state != nil {
+		data, err := def.Encode(d.state)
+		if err != nil {
+			if !l.careful { // the next run finds out which event it is
+				g.failed = &failure{-1, asHandlerError(err)}
+				return
+			}
+			g.failed = &failure{b.entries[g.last].item, asHandlerError(err)}
+			return
+		}
+		g.data = data
+	}
+}
+
+// apply applies one event to a document.
+func (l *batchLane) apply(g *group, d *doc, i int32, e *event.Event, t *projection.Touched) bool {
+	deleted, err := l.p.Projection.Apply(d.state, e, t)
+	d.dirty = true
+	if err == nil && l.careful && !deleted {
+		_, err = l.p.Projection.Encode(d.state)
+	}
+	if err != nil {
+		g.failed = &failure{i, asHandlerError(err)}
+		return false
+	}
+	d.position = e.Position
+	if l.p.Projection.ByStream() {
+		d.version, d.seen = e.Version, e.Version
+	}
+	if deleted {
+		d.state, d.version, d.seen = nil, 0, 0
+	}
+	return true
+}
+
+// gap returns an error if e does not follow version `after` of its stream. What
+// lies between may be events that the projection does not handle, so the log is
+// asked.
+func (l *batchLane) gap(ctx context.Context, e *event.Event, after int64) *projection.HandlerError {
+	if l.streams == nil || l.p.Types != nil {
+		return nil
+	}
+	const most = 100
+	from := max(after, e.Version-most)
+	between, err := l.streams.ReadStream(ctx, eventlog.StreamRef{Tenant: e.Tenant, Stream: e.Stream}, from, most)
+	if err != nil {
+		return nil // not known: the position still vouches for the order
+	}
+	for i := range between {
+		v := &between[i]
+		if v.Version >= e.Version {
+			break
+		}
+		if v.Version != from+1 {
+			break
+		}
+		from++
+	}
+	if from+1 == e.Version {
+		return nil
+	}
+	return &projection.HandlerError{Reason: "gap", Err: fmt.Errorf(
+		"stream %q of tenant %q jumps from version %d to %d at position %v: events are missing; mend the log, or retry the key to accept the jump",
+		e.Stream, e.Tenant, from, e.Version, e.Position)}
+}
+
+// failures turns what failed in b into what is known for the next try.
+func (l *batchLane) failures(b *batch) (any bool) {
+	for i := range b.groups {
+		g := &b.groups[i]
+		if g.failed == nil {
+			continue
+		}
+		any = true
+		if g.failed.item < 0 {
+			l.careful = true
+			continue
+		}
+		l.condemn(b.items[g.failed.item].e, g.key, g.failed.err)
+	}
+	return any
+}
+
+// condemn decides by the poison policy what becomes of an event.
+func (l *batchLane) condemn(e *event.Event, key store.Key, err *projection.HandlerError) {
+	l.logger.Warn("poison event", "lane", l.id.String(), "tenant", e.Tenant, "stream", e.Stream, "version", e.Version,
+		"position", int64(e.Position), "type", e.Type, "key", key.ID, "policy", l.p.Poison.String(), "error", err)
+	reason := fmt.Sprintf("poison event %s (type %s) at position %v: %v", e.ID, e.Type, e.Position, err)
+	switch {
+	case l.p.Poison == ParkTenant && l.id.Tenant == "":
+		d := departure{after: e.Position - 1, state: store.Paused, reason: reason, pinned: true}
+		if known, ok := l.leave[e.Tenant]; !ok || d.after < known.after {
+			l.leave[e.Tenant] = d
+		}
+	case l.p.Poison == ParkTenant, l.p.Poison == StopLane:
+		if l.stopAt == nil || e.Position-1 < l.stopAt.after {
+			l.stopAt = &stop{e.Position - 1, reason}
+		}
+	default:
+		l.poison[mark{e.Position, key}] = err
+	}
+}
+
+// finish makes the commit of a batch that has been run.
+func (l *batchLane) finish(b *batch) {
+	c := &b.commit
+	c.Lane, c.Fence, c.Position = l.id, l.sent, b.to
+	for i := range b.groups {
+		g := &b.groups[i]
+		b.counts.duplicates += int64(g.duplicates)
+		for _, x := range g.letters {
+			c.Letters = append(c.Letters, l.deadLetter(b.items[x.item].e, g.key, x))
+		}
+		if g.parks {
+			l.parked[g.key] = true
+		}
+		if g.doc == nil || !g.doc.dirty {
+			continue
+		}
+		d := g.doc
+		d.dirty, d.batch = false, b.seq
+		switch {
+		case d.state != nil:
+			l.cache.resize(d, len(g.data))
+			c.Writes = append(c.Writes, store.Write{Document: store.Document{Key: d.key, Version: d.version, Position: d.position, Data: g.data}})
+		case g.existed:
+			c.Writes = append(c.Writes, store.Write{Document: store.Document{Key: d.key}, Delete: true})
+		}
+	}
+	slices.SortStableFunc(c.Letters, func(x, y store.DeadLetter) int { return int(x.Event.Position - y.Event.Position) })
+	if n := len(b.items); n > 0 {
+		c.AppliedAt = recorded(b.items[n-1].e)
+		b.counts.applied += int64(n - len(c.Letters))
+	}
+	for i := range c.Detach {
+		t := c.Detach[i].Tenant
+		if l.row.Exclusions == nil {
+			l.row.Exclusions = map[string]event.Position{}
+		}
+		l.row.Exclusions[t] = event.Unbounded
+		delete(l.leave, t)
+		l.cache.dropTenant(t)
+	}
+	for _, t := range c.Forget {
+		delete(l.row.Exclusions, t)
+	}
+	l.seq, l.at = b.seq, b.to
+	if !b.empty() {
+		l.submit(b)
+	}
+}
+
+// submit makes b the next to be committed.
+func (l *batchLane) submit(b *batch) {
+	l.sent.Position = b.to
+	if len(b.commit.Detach)+len(b.commit.Forget) > 0 {
+		l.sent.Revision++
+	}
+}
+
+func (l *batchLane) deadLetter(e *event.Event, key store.Key, x letter) store.DeadLetter {
+	d := store.DeadLetter{
+		Build: l.id.Build, Partition: l.id.Partition, Tenant: key.Tenant, Key: key.ID,
+		State: x.state, Event: *e, Attempts: 1,
+	}
+	d.Reason, d.Error = "waiting", "waits behind an earlier event of its key"
+	if x.reason != nil {
+		d.Reason, d.Error = x.reason.Reason, x.reason.Error()
+	}
+	return d
+}
+
+// hand gives a batch projector's batch to its function, inside the commit.
+func (l *batchLane) hand(b *batch) {
+	skip := map[int32]bool{}
+	for i := range b.groups {
+		for _, x := range b.groups[i].letters {
+			skip[x.item] = true
+		}
+	}
+	events := make([]event.Event, 0, len(b.items))
+	for i := range b.items {
+		if !skip[int32(i)] {
+			events = append(events, *b.items[i].e)
+		}
+	}
+	if len(events) == 0 {
+		return
+	}
+	b.commit.SQL = func(ctx context.Context, tx any) error { return call(ctx, l.p, tx, events) }
+}
+
+// call runs a batch projector's function, and turns its panic into an error.
+func call(ctx context.Context, p *Processor, tx any, events []event.Event) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = Permanent(&projection.HandlerError{Reason: "panic", Err: fmt.Errorf("%v", v), Stack: debug.Stack()})
+		}
+	}()
+	return p.Batch(ctx, tx, events)
+}
+
+// refused handles an error of the user's function in a commit. It returns how
+// long to wait before the batch is tried again.
+func (l *batchLane) refused(b *batch, err error) time.Duration {
+	l.attempts++
+	if !l.p.Retry.gaveUp(err, l.attempts) {
+		return l.p.Retry.pause(l.attempts)
+	}
+	l.attempts = 0
+	first := -1
+	for i := range b.groups {
+		if len(b.groups[i].letters) == 0 && (first < 0 || b.groups[i].first < b.groups[first].first) {
+			first = i
+		}
+	}
+	if len(b.items) > 1 || first < 0 {
+		l.singleUntil = b.to // find out which event it is
+		return 0
+	}
+	l.condemn(b.items[0].e, b.groups[first].key, asHandlerError(err))
+	return 0
+}
+
+func asHandlerError(err error) *projection.HandlerError {
+	if h, ok := errors.AsType[*projection.HandlerError](err); ok {
+		return h
+	}
+	return &projection.HandlerError{Reason: "handler", Err: err}
+}

@@ -1,0 +1,464 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// A batchRunner is the shell around a batchLane: it waits, reads ahead, keeps
+// one commit in flight beside the batch being run, and starts again after
+// errors. All its goroutines have ended when run returns.
+type batchRunner struct {
+	l      *batchLane
+	e      *Engine
+	id     store.LaneID
+	kick   chan struct{}
+	look   atomic.Bool // rows were changed by another hand: restart
+	flushs atomic.Bool // somebody waits for the checkpoint
+	status laneStatus
+
+	revision   atomic.Int64 // of the row that the lane works by
+	cacheLimit atomic.Int64 // bytes
+
+	pending *batch // being committed
+	ended   chan error
+	ahead   chan fetched // the next page, being read
+}
+
+type fetched struct {
+	page  eventlog.Page
+	after event.Position
+	err   error
+}
+
+var (
+	errLaneGone = errors.New("engine: the lane has another owner or is gone")
+	errMerged   = errors.New("engine: the tenant is back in its base lane")
+	errHalted   = errors.New("engine: the lane is paused")
+)
+
+const (
+	flushAfter   = time.Second            // the most that a checkpoint lags behind events of no interest
+	quantum      = 50 * time.Millisecond  // the most estimated work of one batch
+	heldAtMost   = 2 * time.Second        // then a lane stops waiting for who holds it
+	maxBackOff   = 5 * time.Second        // between tries of a store or log that fails
+	minBackOff   = 20 * time.Millisecond  // the first of them
+	mergeEvery   = 100 * time.Millisecond // between tries to merge
+	chaseAtMost  = 5                      // tries before the base lane is held
+	commitAtMost = 30 * time.Second
+)
+
+// run works the lane until ctx ends, or the lane is lost, merged or stopped.
+func (r *batchRunner) run(ctx context.Context) error {
+	backOff := minBackOff
+	for ctx.Err() == nil {
+		err := r.l.restart(ctx)
+		if err == nil {
+			r.revision.Store(r.l.row.Revision)
+			progress := r.l.done
+			err = r.work(ctx)
+			r.settle(ctx)
+			if r.l.done > progress {
+				backOff = minBackOff
+			}
+		}
+		r.drop()
+		switch fence, fenced := errors.AsType[*store.FenceError](err); {
+		case errors.Is(err, errMerged), errors.Is(err, errHalted):
+			return err
+		case fenced && fence.Lost():
+			return errLaneGone
+		case fenced, errors.Is(err, errAgain):
+			continue // another hand changed the row, or a batch is known better now
+		case err == nil, ctx.Err() != nil:
+			continue
+		case errors.Is(err, eventlog.ErrTruncated):
+			r.status.set(err)
+			return err
+		}
+		r.status.set(err)
+		r.e.logger.Error("lane waits and tries again", "lane", r.l.id.String(), "in", backOff, "error", err)
+		if !r.sleep(ctx, backOff) {
+			break
+		}
+		backOff = min(2*backOff, maxBackOff)
+	}
+	return ctx.Err()
+}
+
+// work runs batches until something demands a restart.
+func (r *batchRunner) work(ctx context.Context) error {
+	l := r.l
+	flushed := time.Now()
+	for ctx.Err() == nil {
+		if r.look.Swap(false) {
+			return r.join(ctx, errAgain)
+		}
+		if ok, _ := l.runnable(); !ok {
+			return r.halted(ctx)
+		}
+		if len(l.retry) > 0 {
+			if err := r.join(ctx, nil); err != nil {
+				return err
+			}
+			if err := l.drain(ctx, l.retry[0]); err != nil {
+				return err
+			}
+			return errAgain
+		}
+		page, err := r.fetch(ctx)
+		if err != nil {
+			return r.join(ctx, err)
+		}
+		if page.Next <= l.at {
+			if err := r.idle(ctx, &flushed); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := r.step(ctx, page); err != nil {
+			return err
+		}
+		if l.at > l.sent.Position && (r.flushs.Load() || time.Since(flushed) > flushAfter) {
+			if err := r.checkpoint(ctx); err != nil {
+				return err
+			}
+			flushed = time.Now()
+		}
+	}
+	return r.join(ctx, ctx.Err())
+}
+
+// step runs one batch of a page and starts its commit.
+func (r *batchRunner) step(ctx context.Context, page eventlog.Page) error {
+	l := r.l
+	l.cache.limit = int(r.cacheLimit.Load())
+	done, err := r.e.turns.take(ctx, l.p, r.id.Tenant, oldest(page))
+	if err != nil {
+		return r.join(ctx, err)
+	}
+	l.isolate(page)
+	b := l.prepare(page, r.limit())
+	if b.to < page.Next && !l.sharedPage(page) {
+		r.keep(page, b.to)
+	} else if b.to == page.Next && page.Next < page.Head {
+		r.readAhead(ctx, page.Next)
+	}
+	started := time.Now()
+	err = l.run(ctx, b)
+	done(len(b.items))
+	if err != nil {
+		return r.join(ctx, err)
+	}
+	if n := len(b.items); n > 0 && l.p.Batch == nil {
+		l.learn(time.Since(started).Seconds() / float64(n))
+	}
+	if err := r.join(ctx, nil); err != nil {
+		return err
+	}
+	if b.empty() {
+		r.noteApplied(b)
+		return r.stopIfDue(ctx)
+	}
+	r.pending, r.ended = b, make(chan error, 1)
+	go func(ended chan<- error) {
+		// A commit that has begun may end after ctx: it was paid for.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitAtMost)
+		defer cancel()
+		ended <- l.commit(ctx, b)
+	}(r.ended)
+	if l.p.Batch != nil || l.stopAt != nil || len(b.commit.Detach) > 0 {
+		if err := r.join(ctx, nil); err != nil {
+			return err
+		}
+	}
+	return r.stopIfDue(ctx)
+}
+
+// join waits for the commit in flight, if there is one. It returns its error,
+// or else err.
+func (r *batchRunner) join(ctx context.Context, err error) error {
+	if r.pending == nil {
+		return err
+	}
+	b := r.pending
+	cerr := <-r.ended
+	r.pending = nil
+	if cerr == nil {
+		r.l.committed(b)
+		r.revision.Store(r.l.row.Revision)
+		r.noteApplied(b)
+		r.e.progress.broadcast()
+		if len(b.commit.Detach) > 0 {
+			r.e.wake()
+		}
+		return err
+	}
+	if herr := userError(cerr); herr != nil {
+		if wait := r.l.refused(b, herr.Err); wait > 0 {
+			r.status.set(cerr)
+			r.sleep(ctx, wait)
+		}
+		return errAgain
+	}
+	return cerr
+}
+
+// settle waits for what is still going on, whatever comes of it.
+func (r *batchRunner) settle(ctx context.Context) { _ = r.join(ctx, nil) }
+
+// drop throws away what was read ahead.
+func (r *batchRunner) drop() {
+	if r.ahead != nil {
+		<-r.ahead
+		r.ahead = nil
+	}
+}
+
+// fetch returns the next page, which may have been read ahead.
+func (r *batchRunner) fetch(ctx context.Context) (eventlog.Page, error) {
+	l := r.l
+	if r.ahead != nil {
+		f := <-r.ahead
+		r.ahead = nil
+		if f.after == l.at && f.err == nil {
+			return f.page, nil
+		}
+	}
+	if l.stopAt != nil && l.at >= l.stopAt.after {
+		return eventlog.Page{Next: l.at}, nil
+	}
+	if r.e.pages.more(l.logPart, l.at) != nil {
+		return eventlog.Page{Next: l.at, Head: l.at}, nil // nothing new: do not ask the log
+	}
+	page, err := r.e.pages.read(ctx, l.request())
+	if err != nil {
+		return page, fmt.Errorf("lane %v: read after %v: %w", l.id, l.at, err)
+	}
+	return page, nil
+}
+
+// keep saves the rest of a page that only this lane can use.
+func (r *batchRunner) keep(page eventlog.Page, after event.Position) {
+	r.drop()
+	r.ahead = make(chan fetched, 1)
+	r.ahead <- fetched{page: page, after: after}
+}
+
+func (r *batchRunner) readAhead(ctx context.Context, after event.Position) {
+	r.drop()
+	req := r.l.request()
+	req.After = after
+	ahead := make(chan fetched, 1)
+	r.ahead = ahead
+	go func() {
+		page, err := r.e.pages.read(ctx, req)
+		ahead <- fetched{page, after, err}
+	}()
+}
+
+// idle waits for new events or a reason to look again.
+func (r *batchRunner) idle(ctx context.Context, flushed *time.Time) error {
+	l := r.l
+	var wait <-chan time.Time
+	tenantLane := l.id.Tenant != "" && !l.row.Pinned
+	switch {
+	case r.pending != nil:
+	case tenantLane:
+		if err := r.merge(ctx); err != nil {
+			return err
+		}
+		wait = time.After(mergeEvery)
+	case l.at > l.sent.Position && r.flushs.Load():
+		*flushed = time.Now()
+		return r.checkpoint(ctx)
+	case l.at > l.sent.Position:
+		wait = time.After(flushAfter - time.Since(*flushed))
+	}
+	more := r.e.pages.more(l.logPart, l.at)
+	if more == nil {
+		return nil
+	}
+	select {
+	case <-more:
+	case <-r.kick:
+	case err := <-r.ended:
+		r.ended <- err
+		return r.join(ctx, nil)
+	case <-wait:
+		if l.at > l.sent.Position && r.pending == nil {
+			*flushed = time.Now()
+			return r.checkpoint(ctx)
+		}
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// checkpoint moves the stored position over events of no interest.
+func (r *batchRunner) checkpoint(ctx context.Context) error {
+	l := r.l
+	r.flushs.Store(false)
+	if err := r.join(ctx, nil); err != nil || l.at == l.sent.Position {
+		return err
+	}
+	b := &batch{seq: l.seq + 1, from: l.sent.Position, to: l.at}
+	l.finish(b)
+	l.submit(b)
+	if err := l.commit(ctx, b); err != nil {
+		return err
+	}
+	l.committed(b)
+	r.e.progress.broadcast()
+	return nil
+}
+
+// merge tries to give the tenant back to its base lane.
+func (r *batchRunner) merge(ctx context.Context) error {
+	l := r.l
+	if err := r.checkpoint(ctx); err != nil {
+		return err
+	}
+	base, err := lane.TryMerge(ctx, r.e.store, l.id, l.row.Epoch)
+	switch {
+	case err == nil:
+		r.e.wake()
+		return errMerged
+	case errors.Is(err, lane.ErrBehind) && base > l.at:
+		if r.status.chase++; r.status.chase > chaseAtMost {
+			r.status.chase = 0
+			if err := lane.Hold(ctx, r.e.store, l.id); err != nil {
+				return err
+			}
+			r.e.wake()
+		}
+		return nil
+	case errors.Is(err, lane.ErrState):
+		return errAgain // pinned or paused meanwhile
+	}
+	return err
+}
+
+// halted waits while the lane is paused or held.
+func (r *batchRunner) halted(ctx context.Context) error {
+	if err := r.join(ctx, nil); err != nil {
+		return err
+	}
+	if r.l.row.State != store.Held {
+		return errHalted
+	}
+	select {
+	case <-r.kick:
+	case <-time.After(heldAtMost):
+		if err := lane.Unhold(ctx, r.e.store, r.l.id); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+	case <-ctx.Done():
+	}
+	return errAgain
+}
+
+// stopIfDue stops the lane when it has come to where its policy stops it.
+func (r *batchRunner) stopIfDue(ctx context.Context) error {
+	l := r.l
+	if l.stopAt == nil || l.at < l.stopAt.after {
+		return nil
+	}
+	if err := r.checkpoint(ctx); err != nil {
+		return err
+	}
+	reason := l.stopAt.reason
+	if err := lane.Stop(ctx, r.e.store, l.id, l.row.Epoch, reason); err != nil {
+		return err
+	}
+	l.stopAt = nil
+	return errAgain
+}
+
+// limit returns how many events the next batch may have: what is estimated to
+// take one quantum.
+func (r *batchRunner) limit() int {
+	if r.l.cost <= 0 {
+		return pageEvents
+	}
+	workers := float64(r.l.workers(time.Hour))
+	return max(1, min(pageEvents, int(workers*quantum.Seconds()/r.l.cost)))
+}
+
+// learn updates the estimate of what an event costs.
+func (l *batchLane) learn(seconds float64) {
+	if l.cost == 0 {
+		l.cost = seconds
+		return
+	}
+	l.cost += 0.2 * (seconds - l.cost)
+}
+
+// sharedPage reports whether a page is in the process's cache, so that its rest
+// need not be kept by the lane.
+func (l *batchLane) sharedPage(eventlog.Page) bool {
+	req := l.request()
+	return req.Filter.All() && req.Until == 0
+}
+
+func (r *batchRunner) sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (r *batchRunner) nudge() {
+	select {
+	case r.kick <- struct{}{}:
+	default:
+	}
+}
+
+// noteApplied records how fresh the events of a batch are, now that they count.
+func (r *batchRunner) noteApplied(b *batch) {
+	now := time.Now()
+	r.status.position.Store(int64(b.to))
+	r.status.applied.Add(b.counts.applied)
+	r.e.fresh(r.l.p, b.items, now)
+	r.status.clear()
+}
+
+func oldest(page eventlog.Page) time.Time {
+	if len(page.Events) == 0 {
+		return time.Time{}
+	}
+	return recorded(&page.Events[0])
+}
+
+func userError(err error) *store.UserError {
+	u, _ := errors.AsType[*store.UserError](err)
+	return u
+}
+
+func (r *batchRunner) reread(rev int64) {
+	if r.revision.Load() != rev {
+		r.look.Store(true)
+		r.nudge()
+	}
+}
+
+func (r *batchRunner) flush() {
+	r.flushs.Store(true)
+	r.nudge()
+}
+
+func (r *batchRunner) budget(bytes int)    { r.cacheLimit.Store(int64(bytes)) }
+func (r *batchRunner) report() *laneStatus { return &r.status }

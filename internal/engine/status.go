@@ -1,0 +1,163 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/slo"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// A laneStatus is what a running lane tells of itself. Safe for concurrent use,
+// but for chase.
+type laneStatus struct {
+	position atomic.Int64
+	applied  atomic.Int64
+	chase    int // failed tries to merge
+
+	mu  sync.Mutex
+	err error
+}
+
+func (s *laneStatus) set(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
+}
+
+func (s *laneStatus) clear() { s.set(nil) }
+
+func (s *laneStatus) last() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// procStats are a processor's figures in this process.
+type procStats struct {
+	mu     sync.Mutex
+	window *slo.Window
+	events int64
+	errs   map[store.LaneID]error
+}
+
+func (s *procStats) failed(id store.LaneID, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.errs == nil {
+		s.errs = map[store.LaneID]error{}
+	}
+	s.errs[id] = err
+}
+
+// fresh records how long events took from the log to their commit.
+func (e *Engine) fresh(p *Processor, items []item, now time.Time) {
+	a, err := e.processor(p.Name)
+	if err != nil {
+		return
+	}
+	a.stats.mu.Lock()
+	defer a.stats.mu.Unlock()
+	a.stats.events += int64(len(items))
+	for i := range items {
+		a.stats.window.Record(now, now.Sub(recorded(items[i].e)))
+	}
+}
+
+// Stats are the figures of a processor in this process.
+type Stats struct {
+	Events    int64       // applied since it was added
+	Freshness slo.Summary // from the log to the commit, over the last five minutes
+	Lanes     int         // worked here
+	Errors    map[store.LaneID]error
+}
+
+// Stats returns the figures of a processor.
+func (e *Engine) Stats(name string) (Stats, error) {
+	a, err := e.processor(name)
+	if err != nil {
+		return Stats{}, err
+	}
+	st := Stats{Errors: map[store.LaneID]error{}}
+	e.mu.Lock()
+	for id, o := range a.lanes {
+		st.Lanes++
+		if err := o.runner.report().last(); err != nil {
+			st.Errors[id] = err
+		}
+	}
+	e.mu.Unlock()
+	a.stats.mu.Lock()
+	defer a.stats.mu.Unlock()
+	for id, err := range a.stats.errs {
+		st.Errors[id] = err
+	}
+	st.Events, st.Freshness = a.stats.events, a.stats.window.Summary(time.Now())
+	return st, nil
+}
+
+// WaitFor returns when a processor's read model has everything up to token, or
+// ctx ends. It works from any process on the same store.
+func (e *Engine) WaitFor(ctx context.Context, processor string, token eventlog.Token) error {
+	for {
+		progress := e.progress.wait()
+		ok, err := Reached(ctx, e.store, processor, token)
+		if ok || err != nil {
+			return err
+		}
+		if a, err := e.processor(processor); err == nil {
+			for _, o := range e.lanesOf(a) {
+				o.runner.flush()
+			}
+		}
+		select {
+		case <-progress:
+		case <-time.After(5 * time.Millisecond): // another process may have it
+		case <-ctx.Done():
+			return fmt.Errorf("wait for processor %q to reach position %v: %w", processor, token.Position, ctx.Err())
+		}
+	}
+}
+
+// Reached reports whether a processor has applied everything up to token.
+func Reached(ctx context.Context, s store.Store, processor string, token eventlog.Token) (ok bool, err error) {
+	err = s.View(ctx, func(tx store.Tx) error {
+		p, err := tx.Processor(processor)
+		if err != nil {
+			return fmt.Errorf("processor %q: %w", processor, err)
+		}
+		lanes, err := tx.Lanes(processor)
+		if err != nil {
+			return err
+		}
+		at := map[int]map[string]event.Position{}
+		for _, l := range lanes {
+			if l.Number == p.Live {
+				if at[l.Partition] == nil {
+					at[l.Partition] = map[string]event.Position{}
+				}
+				at[l.Partition][l.Tenant] = l.Position
+			}
+		}
+		ok = true
+		for part, tenants := range at {
+			if p.Partitions > 1 && len(at) == p.Partitions && part != token.Partition && token.Partition > 0 {
+				continue
+			}
+			for _, t := range token.Tenants {
+				pos, own := tenants[t]
+				if !own {
+					pos = tenants[""]
+				}
+				ok = ok && pos >= token.Position
+			}
+		}
+		return nil
+	})
+	return ok, err
+}

@@ -1,0 +1,150 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/fair"
+)
+
+// turns hands out the process's worker slots to batches: the processor with the
+// least slack to its freshness objective first, and inside a processor by fair
+// shares of worker time between its lanes, so between tenants.
+type turns struct {
+	mu    sync.Mutex
+	slots int
+	free  int
+	procs map[string]*procTurns
+	pick  *fair.Picker
+}
+
+type procTurns struct {
+	queue   *fair.Queue[*waiter]
+	waiting map[*waiter]bool
+}
+
+type waiter struct {
+	p      *Processor
+	oldest time.Time
+	grant  fair.Grant[*waiter]
+	since  time.Time
+	ready  chan struct{}
+}
+
+func newTurns(slots int) *turns {
+	return &turns{slots: slots, free: slots, procs: map[string]*procTurns{}, pick: fair.NewPicker()}
+}
+
+// take waits for a slot for a batch of a lane, whose oldest event was recorded
+// at oldest. The caller ends its turn with done, and says how many events the
+// batch had.
+func (t *turns) take(ctx context.Context, p *Processor, tenant string, oldest time.Time) (done func(events int), err error) {
+	w := &waiter{p: p, oldest: oldest, ready: make(chan struct{})}
+	t.mu.Lock()
+	q := t.of(p)
+	q.queue.Push(tenant, 1, w)
+	q.waiting[w] = true
+	t.dispatch()
+	t.mu.Unlock()
+	select {
+	case <-w.ready:
+	case <-ctx.Done():
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if q.waiting[w] { // still queued: whoever pops it hands it on
+			delete(q.waiting, w)
+			t.mark(p.Name, q)
+		} else {
+			t.end(w, q)
+		}
+		return nil, ctx.Err()
+	}
+	return func(int) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.end(w, q)
+	}, nil
+}
+
+func (t *turns) of(p *Processor) *procTurns {
+	q := t.procs[p.Name]
+	if q == nil {
+		q = &procTurns{queue: fair.New[*waiter](t.slots), waiting: map[*waiter]bool{}}
+		t.procs[p.Name] = q
+	}
+	return q
+}
+
+// dispatch gives free slots to those whose turn it is.
+func (t *turns) dispatch() {
+	now := time.Now()
+	for name, q := range t.procs {
+		t.mark(name, q)
+	}
+	for t.free > 0 {
+		name, ok := t.pick.Pick(now)
+		if !ok {
+			return
+		}
+		q := t.procs[name]
+		g, ok := q.queue.Pop(now)
+		if !ok {
+			t.pick.Unready(name) // all its lanes are at their caps
+			continue
+		}
+		w := g.Item
+		if !q.waiting[w] { // gave up
+			q.queue.Done(g, 0, now)
+			t.mark(name, q)
+			continue
+		}
+		delete(q.waiting, w)
+		w.grant, w.since = g, now
+		t.free--
+		close(w.ready)
+		t.mark(name, q)
+	}
+}
+
+// mark tells the picker whether a processor waits, and for how old an event.
+func (t *turns) mark(name string, q *procTurns) {
+	var oldest time.Time
+	var p *Processor
+	for w := range q.waiting {
+		if p == nil || w.oldest.Before(oldest) {
+			oldest, p = w.oldest, w.p
+		}
+	}
+	if p == nil {
+		t.pick.Unready(name)
+		return
+	}
+	t.pick.Ready(name, oldest, p.Freshness)
+}
+
+func (t *turns) end(w *waiter, q *procTurns) {
+	t.free++
+	now := time.Now()
+	q.queue.Done(w.grant, now.Sub(w.since), now)
+	t.dispatch()
+}
+
+// setWeights sets the tenants' weights; the base lane stands for all tenants in
+// it, so its weight is their number.
+func (t *turns) setWeights(w map[string]float64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, q := range t.procs {
+		for tenant, weight := range w {
+			_ = q.queue.SetWeight(tenant, weight) // was checked as it was set
+		}
+	}
+}
+
+// setBase says how many tenants a processor's base lane stands for.
+func (t *turns) setBase(p *Processor, tenants int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_ = t.of(p).queue.SetWeight("", float64(max(tenants, 1)))
+}
