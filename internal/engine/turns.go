@@ -16,7 +16,7 @@ type turns struct {
 	slots int
 	free  int
 	procs map[string]*procTurns
-	pick  *fair.Picker
+	pick  *fair.Picker[string]
 }
 
 type procTurns struct {
@@ -33,7 +33,7 @@ type waiter struct {
 }
 
 func newTurns(slots int) *turns {
-	return &turns{slots: slots, free: slots, procs: map[string]*procTurns{}, pick: fair.NewPicker()}
+	return &turns{slots: slots, free: slots, procs: map[string]*procTurns{}, pick: fair.NewPicker[string](0)}
 }
 
 // take waits for a slot for a batch of a lane, whose oldest event was recorded
@@ -90,7 +90,7 @@ func (t *turns) dispatch() {
 		q := t.procs[name]
 		g, ok := q.queue.Pop(now)
 		if !ok {
-			t.pick.Unready(name) // all its lanes are at their caps
+			t.pick.Idle(name) // all its lanes are at their caps
 			continue
 		}
 		w := g.Item
@@ -117,7 +117,7 @@ func (t *turns) mark(name string, q *procTurns) {
 		}
 	}
 	if p == nil {
-		t.pick.Unready(name)
+		t.pick.Idle(name)
 		return
 	}
 	t.pick.Ready(name, oldest, p.Freshness)
