@@ -12,6 +12,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -124,13 +125,16 @@ func (l *batchLane) restart(ctx context.Context) error {
 	l.forget(row)
 	l.row = row
 	l.at = row.Position
+	if mutant.Is(mutant.ResumeEarly) && l.at > 0 {
+		l.at--
+	}
 	l.sent = store.Fence{Epoch: row.Epoch, Position: row.Position, Revision: row.Revision}
 	l.parked, l.retry = map[store.Key]bool{}, nil
 	for _, k := range parked {
 		if k.Partition != l.id.Partition || l.id.Tenant == "" && row.Exclusions[k.Tenant] == event.Unbounded {
 			continue
 		}
-		l.parked[store.Key{Tenant: k.Tenant, ID: k.Key}] = true
+		l.parked[store.Key{Tenant: k.Tenant, ID: k.Key}] = !mutant.Is(mutant.ParkedForgotten)
 		if k.Retry {
 			l.retry = append(l.retry, k)
 		}
@@ -150,7 +154,7 @@ func (l *batchLane) restart(ctx context.Context) error {
 func (l *batchLane) forget(row store.Lane) {
 	if l.seq != l.done || l.undone != nil || row.Position != l.sent.Position {
 		for _, d := range l.cache.docs {
-			if d.batch > l.done || d.dirty {
+			if (d.batch > l.done || d.dirty) && !mutant.Is(mutant.DirtyKept) {
 				l.cache.drop(d)
 			}
 		}
@@ -279,7 +283,7 @@ func (c *counts) add(o *counts) {
 
 // commit writes b. It may run beside prepare and run of the next batch.
 func (l *batchLane) commit(ctx context.Context, b *batch) error {
-	if err := l.st.Commit(ctx, &b.commit); err != nil {
+	if err := l.st.Commit(ctx, &b.commit); err != nil && !mutant.Is(mutant.AnswerAssumed) {
 		return fmt.Errorf("lane %v: commit of (%v, %v]: %w", l.id, b.from, b.to, err)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -164,7 +165,9 @@ func (l *batchLane) drainFailed(ctx context.Context, failed store.DeadLetter) er
 
 func (l *batchLane) drainCommit(ctx context.Context, b *batch, letters []store.DeadLetter) error {
 	for i := range letters {
-		b.commit.Remove = append(b.commit.Remove, letters[i].ID)
+		if !mutant.Is(mutant.DrainUnfenced) {
+			b.commit.Remove = append(b.commit.Remove, letters[i].ID)
+		}
 	}
 	at := l.at
 	b.to = l.sent.Position // a drain does not move the checkpoint

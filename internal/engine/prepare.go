@@ -6,6 +6,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -100,9 +101,14 @@ func (l *batchLane) prepare(page eventlog.Page, limit int) *batch {
 		row.Tenant = t
 		b.commit.Detach = append(b.commit.Detach, row)
 	}
+	if mutant.Is(mutant.DetachPosition) {
+		for i := range b.commit.Detach {
+			b.commit.Detach[i].Position = b.to
+		}
+	}
 	slices.SortFunc(b.commit.Detach, func(a, b store.Lane) int { return compareStrings(a.Tenant, b.Tenant) })
 	for t, until := range l.row.Exclusions {
-		if until <= b.to && until != event.Unbounded {
+		if (until <= b.to || mutant.Is(mutant.ForgetEarly)) && until != event.Unbounded {
 			b.commit.Forget = append(b.commit.Forget, t)
 		}
 	}
@@ -180,6 +186,10 @@ func (b *batch) enter(k store.Key, item int32) *group {
 	g := &b.groups[i]
 	b.entries = append(b.entries, entry{item, -1})
 	n := int32(len(b.entries) - 1)
+	if mutant.Is(mutant.GroupsReordered) && g.first >= 0 {
+		b.entries[n].next, g.first, g.size = g.first, n, g.size+1
+		return g
+	}
 	if g.last >= 0 {
 		b.entries[g.last].next = n
 	} else {

@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/internal/dispatch"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -148,7 +149,7 @@ func (l *batchLane) fold(ctx context.Context, b *batch, g *group) {
 			d.seen = max(d.seen, it.e.Version)
 			continue
 		}
-		if d.state != nil && (it.e.Position <= d.position || byStream && it.e.Version > 0 && it.e.Version <= d.version) {
+		if d.state != nil && !mutant.Is(mutant.ResumeEarly) && (it.e.Position <= d.position || byStream && it.e.Version > 0 && it.e.Version <= d.version) {
 			g.duplicates++
 			continue
 		}

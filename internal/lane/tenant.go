@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
@@ -149,7 +150,11 @@ func TryMerge(ctx context.Context, s store.Store, id store.LaneID, epoch int64) 
 		case l.Position < b.Position:
 			return fmt.Errorf("lane %v at %v, its base at %v: %w", id, l.Position, b.Position, ErrBehind)
 		}
-		exclude(&b, id.Tenant, l.Position)
+		until := l.Position
+		if mutant.Is(mutant.MergePosition) {
+			until = b.Position
+		}
+		exclude(&b, id.Tenant, until)
 		if b.State == store.Held && b.Reason == holdReason(id.Tenant) {
 			b.State, b.Reason = store.Running, ""
 		}

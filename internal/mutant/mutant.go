@@ -1,0 +1,26 @@
+// Package mutant plants bugs on purpose, so that the simulation's checker is
+// itself tested: built with the tag "mutants", a test turns one on and must see
+// the checker find it. Without the tag nothing of it is left in the program.
+package mutant
+
+// The bugs that can be planted in the engine. Those of a store are planted by
+// the simulation's wrapper around it.
+const (
+	MergePosition   = "merge at the base lane's position"
+	CacheKept       = "cache kept after the tenant moved"
+	GroupsReordered = "events of a group reordered"
+	ResumeEarly     = "resume one event early, without the second proof"
+	ParkedForgotten = "parked keys forgotten on restart"
+	DetachPosition  = "detached lane begins after the batch"
+	DirtyKept       = "documents of a failed batch kept"
+	ForgetEarly     = "exclusion dropped before its end"
+	SwitchBehind    = "switch to a build that is behind"
+	AnswerAssumed   = "a failed commit taken for done"
+	DrainUnfenced   = "dead letters drained and left in their queue"
+)
+
+// All lists them.
+var All = []string{
+	MergePosition, CacheKept, GroupsReordered, ResumeEarly, ParkedForgotten, DetachPosition,
+	DirtyKept, ForgetEarly, SwitchBehind, AnswerAssumed, DrainUnfenced,
+}
