@@ -15,7 +15,9 @@ import (
 )
 
 // A Store keeps read models with the checkpoints, leases and dead letters that
-// belong to them. All methods may be called from many goroutines at once.
+// belong to them. All methods may be called from many goroutines at once. Where
+// ctx has ended before a call, it returns ctx's error and changes nothing. Times
+// come back in UTC, at least to the microsecond; the zero time stays zero.
 //
 // Errors that are none of this package's mean that the store could not do it
 // now (locked, full, unreachable): nothing has changed, and the caller may try
@@ -23,7 +25,7 @@ import (
 type Store interface {
 	// Commit applies c whole or not at all. Its first act is the fence: unless
 	// lane c.Lane has exactly the epoch, position and revision of c.Fence, it
-	// changes nothing and returns a [*FenceError].
+	// changes nothing and returns a [*FenceError]. It need not raise Revision.
 	Commit(ctx context.Context, c *Commit) error
 
 	// Load returns the documents of a build that exist, in any order. The keys
@@ -31,8 +33,10 @@ type Store interface {
 	Load(ctx context.Context, b Build, keys []Key) ([]Document, error)
 
 	// Update runs f in one serialisable write transaction. An error of f rolls
-	// back and comes back as it is. f may be run again after a lost race, so it
-	// must have no other effects. Each Update that writes raises Revision.
+	// back and comes back as it is; a panic of f rolls back too. f may be run
+	// again after a lost race, so it must have no other effects. Each Update that
+	// writes raises Revision; one that fails or only reads does not. f must not
+	// call the Store.
 	Update(ctx context.Context, f func(Tx) error) error
 
 	// View runs f in one read-only snapshot; its writes fail.
@@ -46,8 +50,10 @@ type Store interface {
 	Reader
 }
 
-// A Reader reads the documents that are being served. Every method needs the
-// tenant; documents of a projection across tenants have the tenant "".
+// A Reader reads the documents that are being served: those of the live build of
+// the one processor that has the collection; none where no processor has it.
+// Every method needs the tenant; documents of a projection across tenants have
+// the tenant "". Names are compared by their bytes.
 type Reader interface {
 	// Get returns one document, or [ErrNotFound].
 	Get(ctx context.Context, collection, tenant, id string) (Document, error)
@@ -57,7 +63,8 @@ type Reader interface {
 	List(ctx context.Context, collection, tenant, after string, limit int) ([]Document, error)
 
 	// Tenants returns the tenants that have documents in a collection, above
-	// after, in byte order, at most limit. It is for operators and exports.
+	// after, in byte order, at most limit. It is for operators and exports. The
+	// tenant "" is above nothing, so it is never among them.
 	Tenants(ctx context.Context, collection, after string, limit int) ([]string, error)
 }
 
@@ -165,17 +172,21 @@ type Commit struct {
 	Lane  LaneID
 	Fence Fence
 
-	Position  event.Position // the new checkpoint, at least Fence.Position
+	Position  event.Position // the new checkpoint, at least Fence.Position, or it is an error
 	Done      []byte         // the new Lane.Done, replacing the old
 	AppliedAt time.Time      // the new Lane.AppliedAt; zero: as before
 
-	Writes  []Write      // keys are distinct
-	Letters []DeadLetter // to add; ids are assigned by the store, ascending in this order
-	Remove  []int64      // ids of dead letters of this lane's tenant to remove; all must exist
+	Writes  []Write      // keys are distinct; to delete what is not there is no error
+	Letters []DeadLetter // to add; ids are assigned by the store, ascending in this order, never twice
+
+	// Remove are ids of dead letters to remove. Each must be one of this lane's
+	// build and partition, and of its tenant if it has one; else the error wraps
+	// [ErrNotFound].
+	Remove []int64
 
 	// Detach: for each, add the exclusion Tenant -> Unbounded and insert the
-	// lane. Forget: drop these exclusions. If either is not empty the store
-	// raises the lane's Revision by one.
+	// lane; it is an error where there is one. Forget: drop these exclusions. If
+	// either is not empty the store raises the lane's Revision by one.
 	Detach []Lane
 	Forget []string
 

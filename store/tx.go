@@ -8,6 +8,7 @@ import (
 
 // A Tx is a transaction on everything but the documents' contents. It is what
 // the protocols need, and no more. What a Tx returns is the caller's to change.
+// It sees its own writes. To delete what is not there is no error.
 type Tx interface {
 	// Now returns the store's time, the same through the transaction. Leases
 	// are judged by it, so members need no equal clocks.
@@ -22,8 +23,8 @@ type Tx interface {
 	// Lane returns a lane and locks it until the transaction ends, or
 	// [ErrNotFound].
 	Lane(id LaneID) (Lane, error)
-	// Lanes returns the lanes of a processor ("": of all), by LaneID, and locks
-	// them in an Update.
+	// Lanes returns the lanes of a processor ("": of all), by processor, number,
+	// partition and tenant, and locks them in an Update.
 	Lanes(processor string) ([]Lane, error)
 	PutLane(Lane) error // inserts or replaces, with all fields but UpdatedAt
 	DeleteLane(id LaneID) error
@@ -31,9 +32,9 @@ type Tx interface {
 	// Letters returns dead letters by ascending id.
 	Letters(f LetterFilter) ([]DeadLetter, error)
 	// Parked returns the ordering keys of a build that have letters which are
-	// not Skipped; tenant "" stands for all tenants.
+	// not Skipped, by partition, tenant and key; tenant "" stands for all tenants.
 	Parked(b Build, tenant string) ([]ParkedKey, error)
-	PutLetter(DeadLetter) error // replaces the letter with its ID
+	PutLetter(DeadLetter) error // replaces the letter with its ID, or [ErrNotFound]
 	DeleteLetters(ids []int64) error
 
 	Members() ([]Member, error) // by id
@@ -50,7 +51,7 @@ type Tx interface {
 	// of all) and returns how many; limit 0 means all.
 	DeleteDocuments(b Build, tenant string, limit int) (int64, error)
 	// MoveDocuments moves all documents of a tenant from one build to another
-	// build of the same processor, which must have none of that tenant.
+	// build of the same processor. It is an error where that has any of the tenant.
 	MoveDocuments(from Build, to int64, tenant string) error
 }
 
@@ -128,6 +129,6 @@ type ParkedKey struct {
 	Partition int
 	Tenant    string
 	Key       string
-	Retry     bool // one of its letters has Retry
-	Letters   int
+	Retry     bool // one of these letters has Retry
+	Letters   int  // that are not Skipped
 }
