@@ -276,6 +276,7 @@ func adopt(tx store.Tx, p store.Processor, tenant string, partition int) error {
 			return err
 		}
 		exclude(&base, tenant, event.Unbounded)
+		l.Epoch = max(l.Epoch, base.Revision)
 		if err := tx.PutLane(base); err != nil {
 			return err
 		}

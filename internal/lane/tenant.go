@@ -12,7 +12,8 @@ import (
 )
 
 // Detachment returns the row of the lane that a tenant gets when it leaves base
-// at position p, up to which base had applied the tenant's events.
+// at position p, up to which base had applied the tenant's events. Whoever
+// inserts it sets its epoch to base's new revision.
 func Detachment(base store.LaneID, tenant string, p event.Position, done []byte) store.Lane {
 	base.Tenant = tenant
 	return store.Lane{LaneID: base, Position: p, Done: done, State: store.Running}
@@ -23,7 +24,7 @@ func Detachment(base store.LaneID, tenant string, p event.Position, done []byte)
 // is safe beside a running owner, because it changes the base lanes' revision:
 // what the owner has in flight cannot commit.
 func Detach(ctx context.Context, s store.Store, processor, tenant string) error {
-	return eachTenantLane(ctx, s, processor, tenant, true, func(tx store.Tx, l store.Lane) error {
+	return eachTenantLane(ctx, s, processor, tenant, true, func(tx store.Tx, _ store.Processor, l store.Lane) error {
 		l.Pinned = true
 		l.Revision++
 		return tx.PutLane(l)
@@ -32,15 +33,17 @@ func Detach(ctx context.Context, s store.Store, processor, tenant string) error 
 
 // Unpin lets a tenant's lanes merge by themselves as soon as they have caught up.
 func Unpin(ctx context.Context, s store.Store, processor, tenant string) error {
-	return eachTenantLane(ctx, s, processor, tenant, false, func(tx store.Tx, l store.Lane) error {
-		l.Pinned = false
+	return eachTenantLane(ctx, s, processor, tenant, false, func(tx store.Tx, p store.Processor, l store.Lane) error {
+		if l.Pinned = false; l.Number == p.Rebuild && p.RebuildTenant != "" {
+			l.Pinned = true // it has no base lane to go back to
+		}
 		return setState(tx, l, store.Running, "")
 	})
 }
 
 // Pause stops a tenant in a processor: its lanes keep their place.
 func Pause(ctx context.Context, s store.Store, processor, tenant, reason string) error {
-	return eachTenantLane(ctx, s, processor, tenant, true, func(tx store.Tx, l store.Lane) error {
+	return eachTenantLane(ctx, s, processor, tenant, true, func(tx store.Tx, _ store.Processor, l store.Lane) error {
 		return setState(tx, l, store.Paused, reason)
 	})
 }
@@ -48,7 +51,7 @@ func Pause(ctx context.Context, s store.Store, processor, tenant, reason string)
 // Resume lets the paused lanes of a tenant run again. They merge by themselves
 // unless they are pinned.
 func Resume(ctx context.Context, s store.Store, processor, tenant string) error {
-	return eachTenantLane(ctx, s, processor, tenant, false, func(tx store.Tx, l store.Lane) error {
+	return eachTenantLane(ctx, s, processor, tenant, false, func(tx store.Tx, _ store.Processor, l store.Lane) error {
 		return setState(tx, l, store.Running, "")
 	})
 }
@@ -56,7 +59,7 @@ func Resume(ctx context.Context, s store.Store, processor, tenant string) error 
 // eachTenantLane runs f on the tenant's lane of every partition of the live
 // build and of the build in the making. Where there is none it makes one, or
 // else fails unless some partition has one.
-func eachTenantLane(ctx context.Context, s store.Store, processor, tenant string, create bool, f func(store.Tx, store.Lane) error) error {
+func eachTenantLane(ctx context.Context, s store.Store, processor, tenant string, create bool, f func(store.Tx, store.Processor, store.Lane) error) error {
 	if err := event.CheckTenant(tenant); err != nil {
 		return err
 	}
@@ -71,6 +74,12 @@ func eachTenantLane(ctx context.Context, s store.Store, processor, tenant string
 		}
 		found := false
 		for _, base := range all {
+			if base.Tenant == tenant && base.Number == p.Rebuild && p.RebuildTenant != "" {
+				found = true // the rebuild of one tenant has no base lane
+				if err := f(tx, p, base); err != nil {
+					return err
+				}
+			}
 			if base.Tenant != "" {
 				continue
 			}
@@ -87,7 +96,7 @@ func eachTenantLane(ctx context.Context, s store.Store, processor, tenant string
 				return err
 			}
 			found = true
-			if err := f(tx, l); err != nil {
+			if err := f(tx, p, l); err != nil {
 				return err
 			}
 		}
@@ -110,6 +119,7 @@ func cut(tx store.Tx, p store.Processor, base store.Lane, tenant string) (store.
 		l.Position, l.Done = until, nil
 	}
 	exclude(&base, tenant, event.Unbounded)
+	l.Epoch = base.Revision
 	if err := tx.PutLane(base); err != nil {
 		return l, err
 	}
@@ -154,6 +164,9 @@ func TryMerge(ctx context.Context, s store.Store, id store.LaneID, epoch int64) 
 		if mutant.Is(mutant.MergePosition) {
 			until = b.Position
 		}
+		// The tenant's next lane begins at an epoch above the base's revision
+		// then, so above every epoch of this one: its zombies stay fenced.
+		b.Revision = max(b.Revision, l.Epoch)
 		exclude(&b, id.Tenant, until)
 		if b.State == store.Held && b.Reason == holdReason(id.Tenant) {
 			b.State, b.Reason = store.Running, ""

@@ -1,0 +1,307 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// storeBug is a bug of a store, planted by simStore.
+type storeBug string
+
+const (
+	fenceDropped     storeBug = "compare-and-set dropped"
+	epochIgnored     storeBug = "epoch ignored"
+	revisionIgnored  storeBug = "exclusions' revision ignored"
+	checkpointFirst  storeBug = "checkpoint before the documents, in a transaction of its own"
+	lettersAfter     storeBug = "dead letters outside the transaction"
+	checkpointAfter  storeBug = "documents before the checkpoint, in a transaction of their own"
+	fenceAfterWrites storeBug = "failed fence does not roll back the documents"
+)
+
+// simStore is a host's way to the store: calls fail before or after their
+// effect, or the host crashes there.
+type simStore struct {
+	store.Store
+	h *simHost
+}
+
+// around runs a call with faults before and after it.
+func (f *simStore) around(call func() error) error {
+	s := f.h.s
+	switch {
+	case s.chance(60):
+		return errCrash
+	case s.chance(40):
+		return errInjected
+	}
+	err := call()
+	switch {
+	case err != nil:
+		return err
+	case s.chance(60):
+		return errCrash
+	case s.chance(40):
+		return errInjected
+	}
+	return nil
+}
+
+func (f *simStore) View(ctx context.Context, fn func(store.Tx) error) error {
+	return f.around(func() error { return f.Store.View(ctx, fn) })
+}
+
+func (f *simStore) Update(ctx context.Context, fn func(store.Tx) error) error {
+	return f.around(func() error { return f.Store.Update(ctx, fn) })
+}
+
+func (f *simStore) Load(ctx context.Context, b store.Build, keys []store.Key) (docs []store.Document, err error) {
+	err = f.around(func() (err error) { docs, err = f.Store.Load(ctx, b, keys); return err })
+	return docs, err
+}
+
+func (f *simStore) Commit(ctx context.Context, c *store.Commit) error {
+	return f.around(func() error {
+		if err := f.commit(ctx, c); err != nil {
+			return err
+		}
+		f.h.s.committed(f.h, c)
+		return nil
+	})
+}
+
+// commit commits c, with the planted bug.
+func (f *simStore) commit(ctx context.Context, c *store.Commit) error {
+	s := f.h.s
+	row := func() (l store.Lane) {
+		_ = s.mem.View(ctx, func(tx store.Tx) (err error) { l, err = tx.Lane(c.Lane); return err })
+		return l
+	}
+	two := func(first, second store.Commit) error {
+		if err := f.Store.Commit(ctx, &first); err != nil {
+			return err
+		}
+		if s.chance(10) {
+			return errCrash
+		}
+		l := row()
+		second.Fence = store.Fence{Epoch: l.Epoch, Position: l.Position, Revision: l.Revision}
+		return f.Store.Commit(ctx, &second)
+	}
+	x := *c
+	switch s.planted {
+	case fenceDropped:
+		l := row()
+		x.Fence = store.Fence{Epoch: l.Epoch, Position: l.Position, Revision: l.Revision}
+	case epochIgnored:
+		x.Fence.Epoch = row().Epoch
+	case revisionIgnored:
+		x.Fence.Revision = row().Revision
+	case checkpointFirst:
+		x.Writes, x.Letters = nil, nil
+		return two(x, store.Commit{Lane: c.Lane, Position: c.Position, Writes: c.Writes, Letters: c.Letters})
+	case lettersAfter:
+		x.Letters = nil
+		return two(x, store.Commit{Lane: c.Lane, Position: c.Position, Letters: c.Letters})
+	case checkpointAfter:
+		w := store.Commit{Lane: c.Lane, Fence: c.Fence, Position: c.Fence.Position, Letters: c.Letters}
+		x.Letters = nil
+		return two(w, x)
+	case fenceAfterWrites:
+		err := f.Store.Commit(ctx, &x)
+		if errors.Is(err, store.ErrFenced) {
+			l := row()
+			w := store.Commit{Lane: c.Lane, Position: l.Position, Writes: c.Writes,
+				Fence: store.Fence{Epoch: l.Epoch, Position: l.Position, Revision: l.Revision}}
+			_ = f.Store.Commit(ctx, &w)
+		}
+		return err
+	}
+	return f.Store.Commit(ctx, &x)
+}
+
+// committed checks invariant 2: one writer an epoch, and checkpoints that only
+// move forward under it.
+func (s *sim) committed(h *simHost, c *store.Commit) {
+	k := fenced{c.Lane, c.Fence.Epoch}
+	if by, ok := s.commits[k]; ok && by != h.id {
+		s.fail("lane %v: %s and %s both committed under epoch %d", c.Lane, by, h.id, c.Fence.Epoch)
+	}
+	s.commits[k] = h.id
+	if at := s.at[k]; c.Position < at {
+		s.fail("lane %v: checkpoint went back from %v to %v", c.Lane, at, c.Position)
+	}
+	s.at[k] = c.Position
+}
+
+func (s *sim) letters(p string) (all []store.DeadLetter) {
+	_ = s.mem.View(context.Background(), func(tx store.Tx) error {
+		row, err := tx.Processor(p)
+		if err != nil {
+			return err
+		}
+		all, err = tx.Letters(store.LetterFilter{Build: store.Build{Processor: p, Number: row.Live}})
+		return err
+	})
+	return all
+}
+
+// covered returns how far the live build is with a tenant in a partition.
+func covered(lanes []store.Lane, live int64, partition int, tenant string) (at event.Position) {
+	for _, l := range lanes {
+		if l.Number != live || l.Partition != partition {
+			continue
+		}
+		if l.Tenant == tenant {
+			return l.Position
+		}
+		if l.Tenant == "" {
+			at = l.Position
+			if until, ok := l.Exclusions[tenant]; ok && until != event.Unbounded {
+				at = max(at, until)
+			}
+		}
+	}
+	return at
+}
+
+// check compares every document that is being served with the fold of what its
+// lanes say has taken effect, less what is in the dead letters.
+func (s *sim) check() {
+	if s.bad != nil {
+		return
+	}
+	ctx := context.Background()
+	page, err := s.log.Read(ctx, eventlog.ReadRequest{MaxEvents: 1 << 20, MaxBytes: 1 << 30})
+	if err != nil {
+		panic(err)
+	}
+	for _, p := range s.procs {
+		var lanes []store.Lane
+		var row store.Processor
+		_ = s.mem.View(ctx, func(tx store.Tx) (err error) {
+			if row, err = tx.Processor(p.Name); err == nil {
+				lanes, err = tx.Lanes(p.Name)
+			}
+			return err
+		})
+		type missed struct {
+			id, key string
+		}
+		out := map[missed]bool{}
+		for _, d := range s.letters(p.Name) {
+			if m := (missed{d.Event.ID, d.Key}); out[m] {
+				s.fail("%s: event %s is twice in the dead letters of key %q", p.Name, d.Event.ID, d.Key)
+			} else {
+				out[m] = true
+			}
+		}
+		want := map[store.Key]*tally{}
+		for i := range page.Events {
+			e := &page.Events[i]
+			part := 0
+			for part < p.Partitions-1 && !p.bucket(e, part) {
+				part++
+			}
+			if e.Type != "added" || e.Position > covered(lanes, row.Live, part, e.Tenant) {
+				continue
+			}
+			for _, id := range s.documents(p, e) {
+				if !out[missed{e.ID, id}] {
+					s.apply(want, store.Key{Tenant: e.Tenant, ID: id}, e)
+				}
+			}
+		}
+		s.compare(p, want)
+	}
+}
+
+func (s *sim) documents(p *Processor, e *event.Event) []string {
+	if p.Projection.ByStream() {
+		return []string{e.Stream}
+	}
+	ids := strings.Fields(decoded(e).Doc)
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+// apply is the fold, written once more without the package under test.
+func (s *sim) apply(docs map[store.Key]*tally, k store.Key, e *event.Event) {
+	if docs[k] == nil {
+		docs[k] = &tally{}
+	}
+	p, t := decoded(e), docs[k]
+	t.N++
+	t.Sum = t.Sum*31 + uint64(p.N)
+	if p.N%23 == 0 {
+		delete(docs, k)
+	}
+}
+
+func (s *sim) compare(p *Processor, want map[store.Key]*tally) {
+	ctx := context.Background()
+	seen := 0
+	for _, t := range tenants {
+		docs, err := s.mem.List(ctx, p.Name, t, "", 1000)
+		if err != nil {
+			panic(err)
+		}
+		for _, d := range docs {
+			seen++
+			got, err := p.Projection.Decode(d.Data)
+			if err != nil {
+				panic(err)
+			}
+			w := want[d.Key]
+			if w == nil {
+				s.fail("%s: document %v should not exist: %+v", p.Name, d.Key, *got.(*tally))
+			} else if *w != *got.(*tally) {
+				s.fail("%s: document %v is %+v, the fold of the log is %+v", p.Name, d.Key, *got.(*tally), *w)
+			}
+		}
+	}
+	if seen != len(want) {
+		s.fail("%s: %d documents, the fold of the log has %d", p.Name, seen, len(want))
+	}
+}
+
+// rested reports whether every lane has come to the end of the log, with no
+// tenant outside, no rebuild under way and no key parked.
+func (s *sim) rested() bool { return s.describe() == "" }
+
+func (s *sim) describe() (why string) {
+	head, _ := s.log.Head(context.Background(), 0)
+	_ = s.mem.View(context.Background(), func(tx store.Tx) error {
+		lanes, _ := tx.Lanes("")
+		for _, l := range lanes {
+			if l.Tenant != "" || l.Position < head || l.State != store.Running {
+				why = fmt.Sprintf("lane %+v, head %v", l, head)
+			}
+		}
+		ps, _ := tx.Processors()
+		for _, p := range ps {
+			if keys, _ := tx.Parked(store.Build{Processor: p.Name, Number: p.Live}, ""); len(keys) > 0 || p.Rebuild != 0 {
+				why = fmt.Sprintf("processor %+v, parked %+v", p, keys)
+			}
+		}
+		return nil
+	})
+	return why
+}
+
+// checkEnd checks that what is left in the dead letters was given up by somebody.
+func (s *sim) checkEnd() {
+	for _, p := range s.procs {
+		for _, d := range s.letters(p.Name) {
+			if d.State != store.Skipped {
+				s.fail("%s: dead letter %d is still %s", p.Name, d.ID, d.State)
+			}
+		}
+	}
+}

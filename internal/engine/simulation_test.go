@@ -1,0 +1,87 @@
+package engine
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/projection"
+)
+
+func decoded(e *event.Event) (p added) {
+	if err := (projection.JSON{}).Decode(e.Data, &p); err != nil {
+		panic(err)
+	}
+	return p
+}
+
+const simSteps = 1500
+
+// seeds returns the seeds to run: FAIRLEAD_SIM_SEEDS is their number, or one
+// seed as "=N" to replay it.
+func seeds(t *testing.T, number int) (from, to uint64) {
+	v := os.Getenv("FAIRLEAD_SIM_SEEDS")
+	if one, ok := strings.CutPrefix(v, "="); ok {
+		n, err := strconv.ParseUint(one, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n, n + 1
+	}
+	if v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		number = n
+	}
+	return 1, uint64(number) + 1
+}
+
+func TestSimulation(t *testing.T) {
+	from, to := seeds(t, 300)
+	for seed := from; seed < to; seed++ {
+		s := newSim(seed)
+		if err := s.run(simSteps); err != nil {
+			t.Errorf("seed %d: %v\nreplay it with FAIRLEAD_SIM_SEEDS==%d go test -run TestSimulation ./internal/engine", seed, err, seed)
+			if n := len(s.trace); to == from+1 {
+				t.Log(strings.Join(s.trace, "\n"))
+			} else {
+				t.Log(strings.Join(s.trace[max(0, n-15):], "\n"))
+			}
+			return
+		}
+	}
+}
+
+func TestSimulationReplays(t *testing.T) {
+	a, b := newSim(7), newSim(7)
+	errA, errB := a.run(simSteps), b.run(simSteps)
+	if !errors.Is(errA, errB) || strings.Join(a.trace, "\n") != strings.Join(b.trace, "\n") {
+		t.Errorf("two runs of one seed differ: %v, %v", errA, errB)
+	}
+}
+
+// findBug runs seeds until the checker complains.
+func findBug(t *testing.T, plant func(*sim)) {
+	t.Helper()
+	const most = 400
+	for seed := uint64(1); seed <= most; seed++ {
+		s := newSim(seed)
+		plant(s)
+		if err := s.run(simSteps); err != nil {
+			t.Logf("found by seed %d: %v", seed, err)
+			return
+		}
+	}
+	t.Errorf("not found in %d seeds", most)
+}
+
+func TestSimulationFindsStoreBugs(t *testing.T) {
+	for _, bug := range []storeBug{fenceDropped, epochIgnored, revisionIgnored, checkpointFirst, lettersAfter, checkpointAfter, fenceAfterWrites} {
+		t.Run(string(bug), func(t *testing.T) { findBug(t, func(s *sim) { s.planted = bug }) })
+	}
+}
