@@ -6,6 +6,8 @@ import (
 	"maps"
 	"runtime/debug"
 	"slices"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/fairlead-dev/fairlead/event"
 )
@@ -39,7 +41,8 @@ type Definition interface {
 }
 
 // Touched says which documents an event belongs to, and keeps its decoded
-// payload for Apply. It is valid as long as the event.
+// payload for Apply. It is valid as long as the event. Once filled in it may be
+// used by several Apply at once if it names more than one document.
 type Touched struct {
 	Handled  bool
 	Document string   // "": none
@@ -48,10 +51,11 @@ type Touched struct {
 }
 
 // A HandlerError is an event that cannot be applied, however often it is tried
-// on the same state: its payload does not decode, its handler fails or panics,
-// or the state that it leaves cannot be encoded.
+// on the same state: its payload does not decode or upcast, it chooses a
+// document that cannot be, its handler fails or panics, or the state that it
+// leaves cannot be encoded.
 type HandlerError struct {
-	Reason string // "decode", "handler", "panic" or "encode"
+	Reason string // "decode", "upcast", "document", "handler", "panic" or "encode"
 	Err    error
 	Stack  []byte // of a panic
 }
@@ -80,8 +84,11 @@ func (p *Projection[S]) CrossTenant() bool { return p.across }
 func (p *Projection[S]) Touch(e *event.Event, t *Touched) (err error) {
 	*t = Touched{More: t.More[:0]}
 	h, ups, err := p.resolve(e.HandledType())
-	if h == nil || err != nil {
-		return err
+	if err != nil {
+		return &HandlerError{Reason: "upcast", Err: err}
+	}
+	if h == nil {
+		return nil
 	}
 	t.Handled = true
 	if p.byStream {
@@ -89,26 +96,44 @@ func (p *Projection[S]) Touch(e *event.Event, t *Touched) (err error) {
 		return nil
 	}
 	defer recovered(&err)
-	if err := p.decode(h, ups, e, t); err != nil {
+	if t.data, err = p.decode(h, ups, e); err != nil {
 		return err
 	}
 	h.documents(e, t.data, t)
+	if err := checkDocument(t.Document); err != nil {
+		return err
+	}
+	for _, id := range t.More {
+		if err := checkDocument(id); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
 // Apply implements [Definition].
 func (p *Projection[S]) Apply(state any, e *event.Event, t *Touched) (deleted bool, err error) {
 	h, ups, err := p.resolve(e.HandledType())
-	if h == nil || err != nil {
-		return false, err
+	if err != nil {
+		return false, &HandlerError{Reason: "upcast", Err: err}
+	}
+	if h == nil {
+		return false, nil
 	}
 	defer recovered(&err)
-	if t.data == nil {
-		if err := p.decode(h, ups, e, t); err != nil {
+	s, ok := state.(*S)
+	if !ok {
+		return false, state.(*noState).err
+	}
+	data := t.data
+	if data == nil || len(t.More) > 0 && h.aliased() {
+		// Each document gets a payload of its own: a handler may keep a slice
+		// of it and write to that later.
+		if data, err = p.decode(h, ups, e); err != nil {
 			return false, err
 		}
 	}
-	switch err := h.apply(state.(*S), e, t.data); {
+	switch err := h.apply(s, e, data); {
 	case err == nil:
 		return false, nil
 	case errors.Is(err, ErrDelete):
@@ -118,32 +143,52 @@ func (p *Projection[S]) Apply(state any, e *event.Event, t *Touched) (deleted bo
 	}
 }
 
-func (p *Projection[S]) decode(h handler[S], ups []Upcaster, e *event.Event, t *Touched) (err error) {
+// decode returns the payload as what h takes, a pointer.
+func (p *Projection[S]) decode(h handler[S], ups []Upcaster, e *event.Event) (any, error) {
 	if e.Withheld > 0 {
-		return &HandlerError{Reason: "decode", Err: fmt.Errorf("payload of %d bytes is larger than this consumer allows", e.Withheld)}
+		return nil, &HandlerError{Reason: "decode", Err: fmt.Errorf("payload of %d bytes is larger than this consumer allows", e.Withheld)}
 	}
-	if len(ups) == 0 {
-		t.data, err = h.decode(p.codec, e, nil, nil)
-	} else {
-		t.data, err = h.decode(p.codec, e, func(v any) (any, error) { return chain(ups, v) }, ups[0].first)
+	v := h.payload()
+	if len(ups) > 0 {
+		v = ups[0].from()
 	}
-	if err != nil {
-		return &HandlerError{Reason: "decode", Err: fmt.Errorf("type %q: %w", e.HandledType(), err)}
+	if err := p.codec.Decode(e.Data, v); err != nil {
+		return nil, &HandlerError{Reason: "decode", Err: fmt.Errorf("type %q: %w", e.HandledType(), err)}
 	}
-	return nil
+	for _, u := range ups {
+		n, err := u.up(v)
+		if err != nil {
+			return nil, &HandlerError{Reason: "upcast", Err: fmt.Errorf("type %q: upcast %q to %q: %w", e.HandledType(), u.old, u.new, err)}
+		}
+		v = n
+	}
+	return v, nil
 }
 
+// noState is what Init returns where the user's function panics. Each Apply to
+// it fails, which parks the document.
+type noState struct{ err error }
+
 // Init implements [Definition].
-func (p *Projection[S]) Init(tenant, id string) any {
+func (p *Projection[S]) Init(tenant, id string) (state any) {
 	s := new(S)
-	if p.initial != nil {
-		*s = p.initial(tenant, id)
+	if p.initial == nil {
+		return s
 	}
+	var err error
+	defer func() {
+		if err != nil {
+			state = &noState{err}
+		}
+	}()
+	defer recovered(&err)
+	*s = p.initial(tenant, id)
 	return s
 }
 
 // Decode implements [Definition].
-func (p *Projection[S]) Decode(data []byte) (any, error) {
+func (p *Projection[S]) Decode(data []byte) (state any, err error) {
+	defer recovered(&err)
 	s := new(S)
 	if err := p.codec.Decode(data, s); err != nil {
 		return nil, fmt.Errorf("projection %q: stored document: %w", p.name, err)
@@ -166,6 +211,23 @@ func (p *Projection[S]) Encode(state any) (data []byte, err error) {
 		return nil, &HandlerError{Reason: "encode", Err: err}
 	}
 	return data, nil
+}
+
+// MaxDocument is the most bytes in the id of a document.
+const MaxDocument = event.MaxStream
+
+// checkDocument refuses ids that not every store can hold: such an id comes
+// from the payload of an event, and must not fail the commit of a whole batch.
+func checkDocument(id string) error {
+	switch {
+	case len(id) > MaxDocument:
+		return &HandlerError{Reason: "document", Err: fmt.Errorf("id %+q… has %d bytes, more than %d", id[:64], len(id), MaxDocument)}
+	case strings.IndexByte(id, 0) >= 0:
+		return &HandlerError{Reason: "document", Err: fmt.Errorf("id %+q has a NUL", id)}
+	case !utf8.ValidString(id):
+		return &HandlerError{Reason: "document", Err: fmt.Errorf("id %+q is not valid UTF-8", id)}
+	}
+	return nil
 }
 
 // recovered turns a panic of the user's code into an error, so that it parks a

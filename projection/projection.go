@@ -5,7 +5,10 @@ package projection
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"reflect"
 	"slices"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
 )
@@ -56,6 +59,10 @@ func New[S any](name string, parts ...Part[S]) *Projection[S] {
 		p.errs = append(p.errs, err)
 	}
 	for _, part := range parts {
+		if part == nil {
+			p.errs = append(p.errs, fmt.Errorf("projection %q: a nil handler", name))
+			continue
+		}
 		part.addTo(p)
 	}
 	if len(p.handlers) == 0 {
@@ -73,6 +80,14 @@ func (p *Projection[S]) Initial(f func(tenant, id string) S) *Projection[S] {
 // Upcast adds upcasters from old event types to newer ones.
 func (p *Projection[S]) Upcast(ups ...Upcaster) *Projection[S] {
 	for _, u := range ups {
+		if u.err != nil {
+			p.errs = append(p.errs, fmt.Errorf("projection %q: upcaster from %q to %q: %w", p.name, u.old, u.new, u.err))
+			continue
+		}
+		if u.up == nil {
+			p.errs = append(p.errs, fmt.Errorf("projection %q: an upcaster that Upcast did not make", p.name))
+			continue
+		}
 		if _, dup := p.upcasts[u.old]; dup {
 			p.errs = append(p.errs, fmt.Errorf("projection %q: two upcasters from type %q", p.name, u.old))
 		}
@@ -83,6 +98,10 @@ func (p *Projection[S]) Upcast(ups ...Upcaster) *Projection[S] {
 
 // WithCodec sets how states and payloads are encoded; default [JSON].
 func (p *Projection[S]) WithCodec(c Codec) *Projection[S] {
+	if c == nil {
+		p.errs = append(p.errs, fmt.Errorf("projection %q: a nil codec", p.name))
+		return p
+	}
 	p.codec = c
 	return p
 }
@@ -108,9 +127,24 @@ func (p *Projection[S]) Name() string { return p.name }
 // Err returns all faults of the projection's making, joined.
 func (p *Projection[S]) Err() error {
 	errs := slices.Clone(p.errs)
-	for old := range p.upcasts {
-		if _, _, err := p.resolve(old); err != nil {
+	for _, old := range slices.Sorted(maps.Keys(p.upcasts)) {
+		if p.handlers[old] != nil {
+			errs = append(errs, fmt.Errorf("projection %q: type %q has a handler, so its upcaster would never be used", p.name, old))
+			continue
+		}
+		h, ups, err := p.resolve(old)
+		if err != nil {
 			errs = append(errs, err)
+			continue
+		}
+		// Each upcaster has its own turn as old: one step is enough.
+		takes := h.payload
+		if len(ups) > 1 {
+			takes = ups[1].from
+		}
+		if yields, takes := reflect.TypeOf(ups[0].to()).Elem(), reflect.TypeOf(takes()).Elem(); yields != takes {
+			errs = append(errs, fmt.Errorf("projection %q: the upcaster from %q yields %v, but what handles %q takes %v",
+				p.name, old, yields, ups[0].new, takes))
 		}
 	}
 	return errors.Join(errs...)
@@ -118,7 +152,8 @@ func (p *Projection[S]) Err() error {
 
 // A handler is an On with its payload type hidden.
 type handler[S any] interface {
-	decode(c Codec, e *event.Event, up func(any) (any, error), first func() any) (any, error)
+	payload() any  // a new *E
+	aliased() bool // an E refers to memory that copies of it share
 	documents(e *event.Event, data any, t *Touched)
 	apply(s *S, e *event.Event, data any) error
 }
@@ -129,17 +164,20 @@ type Handler[S, E any] struct {
 	f    func(*S, Event[E]) error
 	one  func(Event[E]) string
 	many func(Event[E]) []string
+
+	aliases bool
 }
 
 // On makes f the handler of events of type typ, whose payload is decoded into
 // an E. f changes the document that it is given a pointer to, and nothing else:
 // it may be run again on the same event after a failure, always from the state
-// before. An error of f parks the document; [ErrDelete] deletes it.
+// before. An error of f parks the document; [ErrDelete] deletes it. f may keep
+// what the payload refers to, but not the event's own Data and Metadata.
 //
 // The document is the one with the stream's name, unless [Handler.By] or
 // [Handler.ByEach] say otherwise.
 func On[S, E any](typ string, f func(*S, Event[E]) error) *Handler[S, E] {
-	return &Handler[S, E]{typ: typ, f: f}
+	return &Handler[S, E]{typ: typ, f: f, aliases: aliases(reflect.TypeFor[E]())}
 }
 
 // By chooses the document that an event belongs to, by its id inside the
@@ -173,43 +211,16 @@ func (h *Handler[S, E]) addTo(p *Projection[S]) {
 	p.handlers[h.typ] = h
 }
 
-// decode returns a *E. Where an upcaster leads here, first gives what the old
-// payload decodes into and up turns that into the E.
-func (h *Handler[S, E]) decode(c Codec, e *event.Event, up func(any) (any, error), first func() any) (any, error) {
-	if up == nil {
-		d := new(E)
-		if err := c.Decode(e.Data, d); err != nil {
-			return nil, err
-		}
-		return d, nil
-	}
-	old := first()
-	if err := c.Decode(e.Data, old); err != nil {
-		return nil, err
-	}
-	v, err := up(old)
-	if err != nil {
-		return nil, err
-	}
-	d, ok := v.(*E)
-	if !ok {
-		return nil, fmt.Errorf("upcast to %q yields %T, its handler takes %T", h.typ, v, d)
-	}
-	return d, nil
-}
+func (h *Handler[S, E]) payload() any { return new(E) }
+
+func (h *Handler[S, E]) aliased() bool { return h.aliases }
 
 func (h *Handler[S, E]) documents(e *event.Event, data any, t *Touched) {
 	switch {
 	case h.one != nil:
 		t.Document = h.one(Event[E]{e, *data.(*E)})
 	case h.many != nil:
-		ids := h.many(Event[E]{e, *data.(*E)})
-		t.More = t.More[:0]
-		for _, id := range ids {
-			if id != "" && !slices.Contains(t.More, id) {
-				t.More = append(t.More, id)
-			}
-		}
+		t.More = distinct(t.More[:0], h.many(Event[E]{e, *data.(*E)}))
 		if len(t.More) > 0 {
 			t.Document, t.More = t.More[0], t.More[1:]
 		}
@@ -220,6 +231,47 @@ func (h *Handler[S, E]) documents(e *event.Event, data any, t *Touched) {
 
 func (h *Handler[S, E]) apply(s *S, e *event.Event, data any) error {
 	return h.f(s, Event[E]{e, *data.(*E)})
+}
+
+// distinct appends to out what is in ids and not empty, once each, in order.
+func distinct(out, ids []string) []string {
+	const few = 16 // up to here a look through all is faster than a map
+	var seen map[string]bool
+	if len(ids) > few {
+		seen = make(map[string]bool, len(ids))
+	}
+	for _, id := range ids {
+		if id == "" || seen[id] || seen == nil && slices.Contains(out, id) {
+			continue
+		}
+		if seen != nil {
+			seen[id] = true
+		}
+		out = append(out, id)
+	}
+	return out
+}
+
+// aliases reports whether copies of a value of type t may share memory that can
+// be written to.
+func aliases(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Struct:
+		if t == reflect.TypeFor[time.Time]() {
+			return false // its pointer leads to what nobody writes to
+		}
+		for f := range t.Fields() {
+			if aliases(f.Type) {
+				return true
+			}
+		}
+		return false
+	case reflect.Array:
+		return aliases(t.Elem())
+	case reflect.Slice, reflect.Map, reflect.Pointer, reflect.Interface, reflect.Chan, reflect.Func, reflect.UnsafePointer:
+		return true
+	}
+	return false
 }
 
 func checkName(name string) error {

@@ -1,13 +1,19 @@
 package projection
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+
+	"github.com/fairlead-dev/fairlead/event"
+)
 
 // An Upcaster turns the payload of an old event type into that of a newer one;
 // see [Upcast].
 type Upcaster struct {
 	old, new string
-	first    func() any
+	from, to func() any // a new *Old, a new *New
 	up       func(any) (any, error)
+	err      error
 }
 
 // Upcast returns an upcaster: events of type oldType are handled as newType,
@@ -15,18 +21,20 @@ type Upcaster struct {
 // may form a chain. An event whose metadata say "schema": "2" has the type
 // "Type@2" here, so versions inside one type name work as well.
 func Upcast[Old, New any](oldType, newType string, f func(Old) (New, error)) Upcaster {
-	return Upcaster{
+	u := Upcaster{
 		old: oldType, new: newType,
-		first: func() any { return new(Old) },
+		from: func() any { return new(Old) },
+		to:   func() any { return new(New) },
 		up: func(v any) (any, error) {
-			o, ok := v.(*Old)
-			if !ok {
-				return nil, fmt.Errorf("upcaster from %q takes %T, got %T", oldType, o, v)
-			}
-			n, err := f(*o)
+			n, err := f(*v.(*Old))
 			return &n, err
 		},
+		err: errors.Join(event.CheckType(oldType), event.CheckType(newType)),
 	}
+	if f == nil {
+		u.err = errors.Join(u.err, errors.New("its function is nil"))
+	}
+	return u
 }
 
 // resolve returns the handler of a type and the upcasters that lead to it.
@@ -51,15 +59,4 @@ func (p *Projection[S]) resolve(typ string) (handler[S], []Upcaster, error) {
 			return p.handlers[at], ups, nil
 		}
 	}
-}
-
-func chain(ups []Upcaster, v any) (any, error) {
-	for _, u := range ups {
-		n, err := u.up(v)
-		if err != nil {
-			return nil, fmt.Errorf("upcast %q to %q: %w", u.old, u.new, err)
-		}
-		v = n
-	}
-	return v, nil
 }
