@@ -71,6 +71,11 @@ var floors = []floor{
 		core:     true,
 	},
 	{
+		name:     "events in files",
+		packages: []string{"internal/importer/...", "internal/retail/..."},
+		peers:    true,
+	},
+	{
 		name:     "in memory",
 		packages: []string{"store/memstore/...", "eventlog/memlog/..."},
 		core:     true,
