@@ -379,7 +379,7 @@ func testHead(t *fixture) {
 func testPositionAt(t *fixture) {
 	for range 4 {
 		t.fill(one("a", "s", "T", 2), one("b", "s", "T", 1))
-		time.Sleep(3 * time.Millisecond)
+		t.pause(3 * time.Millisecond)
 	}
 	for p := range t.partitions() {
 		all := t.events(eventlog.ReadRequest{Partition: p})

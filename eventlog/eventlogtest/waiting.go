@@ -11,13 +11,21 @@ import (
 )
 
 // patience is how long something that must happen may take, on a slow machine.
-const patience = 20 * time.Second
+const patience = 10 * time.Second
 
 func runWaiting(sub func(string, func(*fixture))) {
 	sub("WaitReturnsAtOnceBelowTheHead", testWaitBelowHead)
 	sub("WaitReturnsWhenTheContextEnds", testWaitContext)
 	sub("WaitWakesUp", testWaitWakesUp)
 	sub("WaitMissesNoWakeUp", testWaitMissesNothing)
+}
+
+// pause lets some time pass.
+func (t *fixture) pause(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+	}
 }
 
 // waitPast waits as a lane does, until the head has passed after.
@@ -94,7 +102,7 @@ func testWaitWakesUp(t *fixture) {
 	for range waiters {
 		go func() { errs <- t.waitPast(ctx, p, head) }()
 	}
-	time.Sleep(30 * time.Millisecond) // most likely all wait by now; if not, it must work too
+	t.pause(30 * time.Millisecond) // most likely all wait by now; if not, it must work too
 	t.fill(one("a", "s", "T", 1))
 	for range waiters {
 		if err := <-errs; err != nil {
@@ -123,7 +131,7 @@ func testWaitMissesNothing(t *fixture) {
 	for i := range rounds {
 		ready <- t.head(p)
 		if i%2 == 1 {
-			time.Sleep(time.Duration(i) * 20 * time.Microsecond)
+			t.pause(time.Duration(i) * 20 * time.Microsecond)
 		}
 		t.fill(one("a", "s", "T", 1))
 		if err := <-seen; err != nil {

@@ -117,7 +117,7 @@ func testLaneRoundTrip(t *fixture) {
 			t.update(func(tx store.Tx) error { return tx.DeleteLane(tt.lane.LaneID) })
 			t.view(func(tx store.Tx) error {
 				if l, err := tx.Lane(tt.lane.LaneID); !errors.Is(err, store.ErrNotFound) {
-					t.Errorf("Lane after DeleteLane = %+v, %v, want ErrNotFound", l, err)
+					t.Errorf("Lane after DeleteLane = %s, %v, want ErrNotFound", fields(l), err)
 				}
 				return nil
 			})

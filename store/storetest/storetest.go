@@ -211,7 +211,7 @@ func (t *fixture) snapshot() string {
 		weights, err4 := tx.Weights()
 		fmt.Fprintf(&b, "processors %+v\n", processors)
 		for _, l := range lanes {
-			fmt.Fprintf(&b, "lane %+v\n", l)
+			fmt.Fprintf(&b, "lane %s\n", fields(l))
 		}
 		fmt.Fprintf(&b, "letters %+v\nmembers %+v\nweights %v\n", letters, members, weights)
 		errs := []error{err1, err2, err3, err4}
@@ -301,8 +301,22 @@ func about(at time.Time) bool { return time.Since(at).Abs() < time.Minute }
 func (t *fixture) same(what string, got, want any) {
 	t.Helper()
 	if g, w := normal(got), normal(want); !reflect.DeepEqual(g, w) {
-		t.Errorf("%s = %+v, want %+v", what, g, w)
+		t.Errorf("%s = %s, want %s", what, fields(g), fields(w))
 	}
+}
+
+// fields prints a struct with all its fields. %+v would not do: a Lane is a
+// LaneID too, and prints as that.
+func fields(v any) string {
+	r := reflect.ValueOf(v)
+	if r.Kind() != reflect.Struct {
+		return fmt.Sprintf("%+v", v)
+	}
+	var b strings.Builder
+	for i := range r.NumField() {
+		fmt.Fprintf(&b, "%s:%+v ", r.Type().Field(i).Name, r.Field(i))
+	}
+	return "{" + strings.TrimSuffix(b.String(), " ") + "}"
 }
 
 func normal(v any) any {

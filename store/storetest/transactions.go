@@ -123,13 +123,13 @@ func testUpdateSees(t *fixture) {
 			return err
 		}
 		if l, err := tx.Lane(id); err != nil || l.Position != 5 {
-			t.Errorf("Lane after PutLane = %+v, %v, want position 5", l, err)
+			t.Errorf("Lane after PutLane = %s, %v, want position 5", fields(l), err)
 		}
 		if err := tx.DeleteLane(id); err != nil {
 			return err
 		}
 		if l, err := tx.Lane(id); !errors.Is(err, store.ErrNotFound) {
-			t.Errorf("Lane after DeleteLane = %+v, %v, want ErrNotFound", l, err)
+			t.Errorf("Lane after DeleteLane = %s, %v, want ErrNotFound", fields(l), err)
 		}
 		if err := tx.MoveDocuments(build("p"), 2, "a"); err != nil {
 			return err
