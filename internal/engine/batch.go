@@ -251,16 +251,7 @@ func (l *batchLane) committed(b *batch) {
 	l.done, l.attempts = b.seq, 0
 	l.row.Position = c.Position
 	if len(c.Detach)+len(c.Forget) > 0 {
-		l.row.Revision++
-		if l.row.Exclusions == nil {
-			l.row.Exclusions = map[string]event.Position{}
-		}
-		for _, d := range c.Detach {
-			l.row.Exclusions[d.Tenant] = event.Unbounded
-		}
-		for _, t := range c.Forget {
-			delete(l.row.Exclusions, t)
-		}
+		l.row.Revision++ // the exclusions are as finish left them, for the next batch too
 	}
 	maps.DeleteFunc(l.poison, func(m mark, _ *projection.HandlerError) bool { return m.at <= c.Position })
 	if c.Position >= l.singleUntil {

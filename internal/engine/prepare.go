@@ -112,7 +112,8 @@ func (l *batchLane) prepare(page eventlog.Page, limit int) *batch {
 	}
 	slices.SortFunc(b.commit.Detach, func(a, b store.Lane) int { return compareStrings(a.Tenant, b.Tenant) })
 	for t, until := range l.row.Exclusions {
-		if (until <= b.to || mutant.Is(mutant.ForgetEarly)) && until != event.Unbounded {
+		leaves := slices.ContainsFunc(b.commit.Detach, func(d store.Lane) bool { return d.Tenant == t })
+		if (until <= b.to || mutant.Is(mutant.ForgetEarly)) && until != event.Unbounded && !leaves {
 			b.commit.Forget = append(b.commit.Forget, t)
 		}
 	}

@@ -40,6 +40,14 @@ type sim struct {
 	trace   []string
 	bad     error
 	planted storeBug
+	truth   []simEvent // the log
+}
+
+// A simEvent is an event of the log, decoded once.
+type simEvent struct {
+	event.Event
+	payload added
+	docs    []string
 }
 
 type fenced struct {
@@ -198,8 +206,26 @@ func (s *sim) append() {
 		}
 		a.Events = append(a.Events, eventlog.NewEvent{Type: typ, Data: data})
 	}
+	after := event.Beginning
+	if n := len(s.truth); n > 0 {
+		after = s.truth[n-1].Position
+	}
 	if _, err := s.log.Append(context.Background(), a); err != nil {
 		panic(err)
+	}
+	page, err := s.log.Read(context.Background(), eventlog.ReadRequest{After: after})
+	if err != nil {
+		panic(err)
+	}
+	for _, e := range page.Events {
+		x := simEvent{Event: e}
+		if err := (projection.JSON{}).Decode(e.Data, &x.payload); err != nil {
+			panic(err)
+		}
+		x.docs = strings.Fields(x.payload.Doc)
+		slices.Sort(x.docs)
+		x.docs = slices.Compact(x.docs)
+		s.truth = append(s.truth, x)
 	}
 }
 
@@ -314,7 +340,6 @@ func (x *simLane) next(ctx context.Context) error {
 		if err := l.commit(ctx, b); err != nil {
 			return err
 		}
-		s.logf("%s %v committed (%v, %v]", x.h.id, l.id, b.from, b.to)
 		l.committed(b)
 		if x.cur != nil && !x.cur.empty() {
 			x.pending = x.cur

@@ -3,22 +3,15 @@ package engine
 import (
 	"errors"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
-
-	"github.com/fairlead-dev/fairlead/event"
-	"github.com/fairlead-dev/fairlead/projection"
 )
 
-func decoded(e *event.Event) (p added) {
-	if err := (projection.JSON{}).Decode(e.Data, &p); err != nil {
-		panic(err)
-	}
-	return p
-}
-
-const simSteps = 1500
+const simSteps = 800
 
 // seeds returns the seeds to run: FAIRLEAD_SIM_SEEDS is their number, or one
 // seed as "=N" to replay it.
@@ -42,19 +35,35 @@ func seeds(t *testing.T, number int) (from, to uint64) {
 }
 
 func TestSimulation(t *testing.T) {
-	from, to := seeds(t, 300)
-	for seed := from; seed < to; seed++ {
-		s := newSim(seed)
-		if err := s.run(simSteps); err != nil {
-			t.Errorf("seed %d: %v\nreplay it with FAIRLEAD_SIM_SEEDS==%d go test -run TestSimulation ./internal/engine", seed, err, seed)
-			if n := len(s.trace); to == from+1 {
-				t.Log(strings.Join(s.trace, "\n"))
-			} else {
-				t.Log(strings.Join(s.trace[max(0, n-15):], "\n"))
-			}
-			return
-		}
+	from, to := seeds(t, 2000)
+	if testing.Short() {
+		to = min(to, from+200)
 	}
+	var next atomic.Uint64
+	next.Store(from)
+	var g sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		g.Go(func() {
+			for seed := next.Add(1) - 1; seed < to && !t.Failed(); seed = next.Add(1) - 1 {
+				simulate(t, seed, to == from+1)
+			}
+		})
+	}
+	g.Wait()
+}
+
+func simulate(t *testing.T, seed uint64, whole bool) {
+	s := newSim(seed)
+	err := s.run(simSteps)
+	if err == nil {
+		return
+	}
+	t.Errorf("seed %d: %v\nreplay it with FAIRLEAD_SIM_SEEDS==%d go test -run 'TestSimulation$' ./internal/engine", seed, err, seed)
+	n := len(s.trace)
+	if whole {
+		n = 0
+	}
+	t.Log(strings.Join(s.trace[max(0, n-15):], "\n"))
 }
 
 func TestSimulationReplays(t *testing.T) {
