@@ -1,0 +1,493 @@
+package sqlite
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	zs "zombiezen.com/go/sqlite"
+)
+
+// Limits of what one transaction takes from the queue.
+const (
+	maxGroup      = 512
+	maxGroupBytes = 8 << 20
+)
+
+// An appendCall is one call of Append. Calls that come while another one has
+// the writer queue up, and the next to get it appends for all of them in one
+// transaction: each succeeds or fails on its own.
+type appendCall struct {
+	ctx     context.Context
+	appends []eventlog.StreamAppend
+	bytes   int
+
+	state atomic.Int32  // one of the states below
+	done  chan struct{} // closed when token and err are set
+	token eventlog.Token
+	err   error
+}
+
+const (
+	queued    int32 = iota
+	taken           // somebody appends it: its result will come
+	abandoned       // its caller has gone
+)
+
+type appendQueue struct {
+	mu    sync.Mutex
+	calls []*appendCall
+}
+
+// Append implements [eventlog.Appender]. Its token has the exact position of
+// the last event. When ctx ends while the events are being written, it returns
+// what has become of them, not the error of ctx.
+func (db *DB) Append(ctx context.Context, appends ...eventlog.StreamAppend) (eventlog.Token, error) {
+	if err := ctx.Err(); err != nil {
+		return eventlog.Token{}, err
+	}
+	if len(appends) == 0 {
+		return eventlog.Token{}, errors.New("sqlite: append: no streams")
+	}
+	call := appendCall{ctx: ctx, appends: appends}
+	for i := range appends {
+		if err := appends[i].Check(); err != nil {
+			return eventlog.Token{}, err
+		}
+		for j := range appends[i].Events {
+			call.bytes += 200 + len(appends[i].Events[j].Data)
+		}
+	}
+	if err := db.use(); err != nil {
+		return eventlog.Token{}, err
+	}
+	defer db.uses.Done()
+	if db.opts.ReadOnly {
+		_, err := db.take(ctx)
+		return eventlog.Token{}, err
+	}
+
+	select {
+	case w := <-db.writer: // nobody writes: no need to queue
+		call.state.Store(taken)
+		db.lead(w, &call)
+	default:
+		db.line(&call)
+	}
+	return call.token, db.fault(ctx, "append", call.err)
+}
+
+// line queues call up and returns when it is done.
+func (db *DB) line(call *appendCall) {
+	call.done = make(chan struct{})
+	db.queue.mu.Lock()
+	db.queue.calls = append(db.queue.calls, call)
+	db.queue.mu.Unlock()
+	ended, closing := call.ctx.Done(), db.closing.Done()
+	var err error // why the caller no longer wants to wait
+	for {
+		select {
+		case <-call.done:
+			return
+		case w := <-db.writer:
+			// Whoever took this call has given back the writer: it is done, or
+			// queued again.
+			switch {
+			case err != nil && call.state.CompareAndSwap(queued, abandoned):
+				call.err = err
+				db.writer <- w
+			case err == nil && call.state.CompareAndSwap(queued, taken):
+				db.lead(w, call)
+			default:
+				db.writer <- w
+				<-call.done
+			}
+			return
+		case <-ended:
+			err = call.ctx.Err()
+		case <-closing:
+			err = ErrClosed
+		}
+		if call.state.CompareAndSwap(queued, abandoned) {
+			call.err = err
+			return
+		}
+		ended, closing = nil, nil // it is being written: what becomes of it is what counts
+	}
+}
+
+// lead appends own, and with it what has queued up.
+func (db *DB) lead(w *writer, own *appendCall) {
+	defer func() { db.writer <- w }()
+	group := db.queue.take([]*appendCall{own})
+	err := w.prepare(own.ctx)
+	if err == nil {
+		err = w.start(own.ctx)
+	}
+	if err != nil {
+		own.err = err
+		if own.ctx.Err() != nil {
+			db.queue.giveBack(group[1:]) // the others may still want to wait
+			return
+		}
+		for _, c := range group {
+			c.end(err)
+		}
+		return
+	}
+	if err := w.appendGroup(group); err == nil || len(group) == 1 {
+		for _, c := range group {
+			c.end(err)
+		}
+		return
+	}
+	// One of them cannot be stored, or all of them together: each for itself.
+	for _, c := range group {
+		c.token, c.err = eventlog.Token{}, nil
+		err := w.prepare(c.ctx)
+		if err == nil {
+			err = w.start(c.ctx)
+		}
+		if err == nil {
+			err = w.appendGroup([]*appendCall{c})
+		}
+		c.end(err)
+	}
+}
+
+// end gives a call its result: err, or the one it has.
+func (c *appendCall) end(err error) {
+	if c.err = cmp.Or(err, c.err); c.err != nil {
+		c.token = eventlog.Token{}
+	}
+	if c.done != nil {
+		close(c.done)
+	}
+}
+
+// take appends the calls that are queued to group.
+func (q *appendQueue) take(group []*appendCall) []*appendCall {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	bytes, n := group[0].bytes, 0
+	for _, c := range q.calls {
+		if len(group) >= maxGroup || bytes > maxGroupBytes {
+			break
+		}
+		n++
+		if c.state.CompareAndSwap(queued, taken) {
+			group = append(group, c)
+			bytes += c.bytes
+		}
+	}
+	q.calls = slices.Delete(q.calls, 0, n)
+	return group
+}
+
+// giveBack queues calls up again, in front.
+func (q *appendQueue) giveBack(calls []*appendCall) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, c := range calls {
+		c.state.Store(queued)
+	}
+	q.calls = slices.Insert(q.calls, 0, calls...)
+}
+
+// appendGroup appends all calls in the transaction that was begun, and ends it.
+// An error is that of the transaction; errors of single calls are in the calls.
+func (w *writer) appendGroup(group []*appendCall) (err error) {
+	defer func() {
+		if err != nil {
+			w.abort()
+		}
+	}()
+	if err := w.sync(); err != nil {
+		return err
+	}
+	before := w.head
+	for _, c := range group {
+		pl, err := w.plan(c.appends)
+		if err != nil {
+			if !errors.Is(err, eventlog.ErrConflict) && !errors.Is(err, eventlog.ErrDuplicate) && !errors.Is(err, event.ErrInvalidName) {
+				return err
+			}
+			c.err = err
+			continue
+		}
+		var ctx context.Context // of a call that is alone: it may still give up
+		if len(group) == 1 {
+			ctx = c.ctx
+		}
+		if err := w.apply(ctx, &pl, c.appends); err != nil {
+			return err
+		}
+		c.token = pl.token
+	}
+	if w.head == before {
+		w.undo() // nothing to commit
+		return nil
+	}
+	if err := w.index(int64(w.head - before)); err != nil {
+		return err
+	}
+	if len(group) == 1 {
+		if err := group[0].ctx.Err(); err != nil {
+			return err
+		}
+	}
+	if err := w.finish(); err != nil {
+		return err
+	}
+	w.db.raise(w.head)
+	return nil
+}
+
+// A plan is what one call will do. Making it only reads, so a call that is
+// refused leaves nothing to undo.
+type plan struct {
+	token eventlog.Token // so far: it covers what was there already
+	parts []planPart     // as the appends
+}
+
+type planPart struct {
+	known  bool // it is there already
+	stream int64
+	first  int64 // version of its first event
+}
+
+func (w *writer) plan(appends []eventlog.StreamAppend) (plan, error) {
+	pl := plan{parts: make([]planPart, len(appends))}
+	var seen map[string]bool // ids of this call
+	for i := range appends {
+		a := &appends[i]
+		if !slices.Contains(pl.token.Tenants, a.Tenant) {
+			pl.token.Tenants = append(pl.token.Tenants, a.Tenant)
+		}
+		s, err := w.stream(a.Tenant, a.Stream)
+		if err != nil {
+			return plan{}, err
+		}
+		part := &pl.parts[i]
+		part.stream = s.no
+		if slices.ContainsFunc(a.Events, func(e eventlog.NewEvent) bool { return e.ID != "" }) {
+			if seen == nil {
+				seen = make(map[string]bool)
+			}
+			covered, err := w.repeated(a, s, seen)
+			if err != nil {
+				return plan{}, err
+			}
+			if covered > 0 {
+				part.known = true
+				pl.token.Position = max(pl.token.Position, covered)
+				continue
+			}
+		}
+		version := s.version
+		for j := i - 1; j >= 0; j-- { // the stream may come twice in one call
+			if b := &appends[j]; !pl.parts[j].known && b.Stream == a.Stream && b.Tenant == a.Tenant {
+				version = pl.parts[j].first + int64(len(b.Events)) - 1
+				break
+			}
+		}
+		if !a.Expected.Accepts(version) {
+			return plan{}, &eventlog.ConflictError{
+				Stream: eventlog.StreamRef{Tenant: a.Tenant, Stream: a.Stream}, Expected: a.Expected, Actual: version,
+			}
+		}
+		part.first = version + 1
+		for j := range a.Events {
+			id := a.Events[j].ID
+			if id == "" {
+				continue
+			}
+			if _, _, _, derived := event.ParseDerivedID(id); derived && id != event.DerivedID(a.Tenant, a.Stream, part.first+int64(j)) {
+				return plan{}, &event.NameError{Field: "id", Name: id, Why: "is reserved for another event, whose derived id it is"}
+			}
+		}
+	}
+	return pl, nil
+}
+
+// repeated returns the position that covers a where it is in the log already, 0
+// where it is new, and a [*eventlog.DuplicateError] where it is neither.
+func (w *writer) repeated(a *eventlog.StreamAppend, s streamState, seen map[string]bool) (event.Position, error) {
+	taken, ids, known := "", 0, 0
+	var last int64 // version of the last event of a that is there
+	after := 0     // events without an id behind it
+	for i := range a.Events {
+		id := a.Events[i].ID
+		if id == "" {
+			after++
+			continue
+		}
+		ids++
+		duplicate := &eventlog.DuplicateError{Stream: eventlog.StreamRef{Tenant: a.Tenant, Stream: a.Stream}, ID: id}
+		if seen[id] {
+			return 0, duplicate
+		}
+		seen[id] = true
+		stream, version, err := w.findID(id)
+		switch {
+		case err != nil:
+			return 0, err
+		case version == 0:
+			continue
+		case stream != s.no:
+			return 0, duplicate
+		}
+		known++
+		last, after, taken = version, 0, cmp.Or(taken, id)
+	}
+	switch {
+	case known == 0:
+		return 0, nil
+	case known < ids:
+		return 0, &eventlog.DuplicateError{Stream: eventlog.StreamRef{Tenant: a.Tenant, Stream: a.Stream}, ID: taken}
+	}
+	// The events without an id that follow were appended right behind.
+	return w.positionOf(s.no, min(last+int64(after), s.version))
+}
+
+// findID returns the stream and version of the event with this id, 0 where there
+// is none. An event that is gone keeps its id.
+func (w *writer) findID(id string) (stream, version int64, err error) {
+	if tenant, name, v, ok := event.ParseDerivedID(id); ok {
+		s, err := w.stream(tenant, name)
+		if err != nil || v < 1 || v > s.version {
+			return 0, 0, err
+		}
+		// An event whose own id was given is not known by its derived one.
+		_, explicit, err := w.explicitID(s.no, v)
+		if err != nil || explicit {
+			return 0, 0, err
+		}
+		return s.no, v, nil
+	}
+	row := func(s *zs.Stmt) error {
+		stream, version = s.ColumnInt64(0), s.ColumnInt64(1)
+		return nil
+	}
+	err = w.rows("SELECT stream_no, version FROM fairlead_events WHERE id = ?", row, id)
+	if err == nil && version == 0 {
+		err = w.rows("SELECT stream_no, version FROM fairlead_removed_ids WHERE id = ?", row, id)
+	}
+	return stream, version, err
+}
+
+// explicitID returns the id that the event was given, if any.
+func (w *writer) explicitID(stream, version int64) (id string, given bool, err error) {
+	row := func(s *zs.Stmt) error {
+		id, given = s.ColumnText(0), !s.ColumnIsNull(0)
+		return nil
+	}
+	position, err := w.positionOf(stream, version)
+	if err == nil {
+		err = w.rows("SELECT id FROM fairlead_events WHERE position = ? AND stream_no = ? AND version = ?", row, int64(position), stream, version)
+	}
+	if err == nil && !given {
+		err = w.rows("SELECT id FROM fairlead_removed_ids WHERE stream_no = ? AND version = ?", row, stream, version)
+	}
+	return id, given, err
+}
+
+// positionOf returns the position of an event of a stream. Where it is gone, it
+// returns the last position that is gone, which is not before it.
+func (w *writer) positionOf(stream, version int64) (event.Position, error) {
+	n, found, err := w.int64("SELECT position FROM fairlead_stream_events WHERE stream_no = ? AND version = ?", stream, version)
+	if err == nil && !found {
+		n, found, err = w.int64("SELECT position FROM fairlead_events WHERE position > ? AND stream_no = ? AND version = ?",
+			int64(w.indexed), stream, version)
+	}
+	if err == nil && !found {
+		n, _, err = w.int64("SELECT removed FROM fairlead_control")
+	}
+	return event.Position(n), err
+}
+
+const insertEvent = `INSERT INTO fairlead_events(position, tenant_no, stream_no, version, type_no, occurred_at, recorded_at, id, metadata, data)
+	VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+
+// apply writes the events of a plan. Ctx, where not nil, ends it.
+func (w *writer) apply(ctx context.Context, pl *plan, appends []eventlog.StreamAppend) error {
+	var now time.Time
+	typeName, typeNo := "", int64(0)
+	for i := range appends {
+		a, part := &appends[i], &pl.parts[i]
+		if part.known {
+			continue
+		}
+		if now.IsZero() {
+			now = time.Now()
+			w.recorded = max(w.recorded, now.UnixNano()) // the clock may be set back: keep the order
+		}
+		tenant, err := w.tenantNo(a.Tenant)
+		if err != nil {
+			return err
+		}
+		state, err := w.addStream(tenant, a.Stream)
+		if err != nil {
+			return err
+		}
+		insert, err := w.Prepare(insertEvent)
+		if err != nil {
+			return err
+		}
+		for j := range a.Events {
+			e := &a.Events[j]
+			if e.Type != typeName {
+				if typeNo, err = w.typeNo(e.Type); err != nil {
+					return err
+				}
+				typeName = e.Type
+			}
+			version := part.first + int64(j)
+			occurred := e.OccurredAt
+			if occurred.IsZero() {
+				occurred = now
+			}
+			insert.BindInt64(1, int64(w.head)+1)
+			insert.BindInt64(2, tenant)
+			insert.BindInt64(3, state.no)
+			insert.BindInt64(4, version)
+			insert.BindInt64(5, typeNo)
+			bindTime(insert, 6, occurred)
+			insert.BindInt64(7, w.recorded)
+			if e.ID == "" || isDerived(e.ID, a.Tenant, a.Stream, version) {
+				insert.BindNull(8)
+			} else {
+				insert.BindText(8, e.ID)
+			}
+			bindMetadata(insert, 9, e.Metadata)
+			bindText(insert, 10, e.Data)
+			if _, err := insert.Step(); err != nil {
+				return err
+			}
+			if err := insert.Reset(); err != nil {
+				return err
+			}
+			w.head++
+			if ctx != nil && j&0xff == 0xff && ctx.Err() != nil {
+				return ctx.Err()
+			}
+		}
+		state.version = part.first + int64(len(a.Events)) - 1
+		w.tail[state.no] = state.version
+		pl.token.Position = w.head
+	}
+	return nil
+}
+
+// isDerived reports whether id is the derived id of this very event, which is
+// not stored. That it is nobody else's was checked in plan.
+func isDerived(id, tenant, stream string, version int64) bool {
+	_, _, _, derived := event.ParseDerivedID(id)
+	return derived && id == event.DerivedID(tenant, stream, version)
+}

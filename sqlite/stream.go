@@ -1,0 +1,314 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	zs "zombiezen.com/go/sqlite"
+)
+
+// dangling is the error for a number that stands for nothing.
+func (c *conn) dangling(query string, no int64) error {
+	return fmt.Errorf("%w: %s: nothing for %q with %d", ErrCorrupt, c.db.path, query, no)
+}
+
+// tenantPositions returns the positions of the tenants' events in (after,
+// until], ascending, and up to where they are complete: where there are more
+// than about limit, that is before until.
+func (c *conn) tenantPositions(tenants []int64, after, until event.Position, limit int) ([]int64, event.Position, error) {
+	s, err := c.Prepare("SELECT position FROM fairlead_tenant_events WHERE tenant_no = ? AND position > ? AND position <= ? ORDER BY position LIMIT ?")
+	if err != nil {
+		return nil, after, err
+	}
+	each := max(limit/max(len(tenants), 1), 32)
+	var out []int64
+	for _, no := range tenants {
+		s.BindInt64(1, no)
+		s.BindInt64(2, int64(after))
+		s.BindInt64(3, int64(until)) // what is behind another tenant's limit is of no use
+		s.BindInt64(4, int64(each))
+		n := 0
+		for {
+			more, err := s.Step()
+			if err != nil {
+				return nil, after, err
+			}
+			if !more {
+				break
+			}
+			out = append(out, s.ColumnInt64(0))
+			n++
+		}
+		if err := s.Reset(); err != nil {
+			return nil, after, err
+		}
+		if n == each {
+			until = event.Position(out[len(out)-1])
+		}
+	}
+	slices.Sort(out)
+	n, _ := slices.BinarySearch(out, int64(until)+1)
+	return out[:n], until, nil
+}
+
+// ReadStream implements [eventlog.StreamReader].
+func (db *DB) ReadStream(ctx context.Context, stream eventlog.StreamRef, after int64, limit int) ([]event.Event, error) {
+	var out []event.Event
+	req := eventlog.ReadRequest{MaxEvents: max(limit, 0), MaxBytes: 1 << 62}
+	err := db.read(ctx, "read stream", func(c *conn) error {
+		out = nil
+		m, snapshot, err := c.snapshot()
+		if err != nil {
+			return err
+		}
+		no, floor, err := c.findStream(stream)
+		if err != nil || no == 0 || limit <= 0 {
+			return err
+		}
+		if after < floor {
+			return fmt.Errorf("sqlite: read stream %q of tenant %q after version %d: %w", stream.Stream, stream.Tenant, after,
+				&eventlog.TruncatedError{After: 0, First: m.removed + 1})
+		}
+		b := newPage(c, &req, int64(limit), false)
+		s, err := c.Prepare("SELECT " + eventColumns + ` FROM fairlead_stream_events v JOIN fairlead_events e USING(position)
+			WHERE v.stream_no = ?2 AND v.version > ?3 ORDER BY v.version`)
+		if err != nil {
+			return err
+		}
+		b.limit(s)
+		s.BindInt64(2, no)
+		s.BindInt64(3, after)
+		if err := b.all(s); err != nil {
+			return err
+		}
+		if !b.full {
+			s, err := c.Prepare("SELECT " + eventColumns + ` FROM fairlead_events e
+				WHERE e.position > ?4 AND e.stream_no = ?2 AND e.version > ?3 ORDER BY e.position`)
+			if err != nil {
+				return err
+			}
+			b.limit(s)
+			s.BindInt64(2, no)
+			s.BindInt64(3, after)
+			s.BindInt64(4, int64(m.indexed))
+			if err := b.all(s); err != nil {
+				return err
+			}
+		}
+		out = b.events()
+		return snapshot.Reset()
+	})
+	return out, err
+}
+
+// all adds the rows of s until the page is full.
+func (b *pageBuilder) all(s *zs.Stmt) error {
+	for !b.full {
+		more, err := s.Step()
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+		if err := b.add(s); err != nil {
+			return err
+		}
+	}
+	return s.Reset()
+}
+
+// findStream returns a stream's number, 0 where it has none, and the highest of
+// its versions that are gone.
+func (c *conn) findStream(r eventlog.StreamRef) (no, floor int64, err error) {
+	tenant, found, err := c.tenantNo(r.Tenant)
+	if err != nil || !found {
+		return 0, 0, err
+	}
+	err = c.rows("SELECT stream_no, floor FROM fairlead_streams WHERE tenant_no = ? AND name = ?", func(s *zs.Stmt) error {
+		no, floor = s.ColumnInt64(0), s.ColumnInt64(1)
+		return nil
+	}, tenant, r.Stream)
+	return no, floor, err
+}
+
+// Versions implements [eventlog.Appender].
+func (db *DB) Versions(ctx context.Context, streams ...eventlog.StreamRef) ([]int64, error) {
+	out := make([]int64, len(streams))
+	err := db.read(ctx, "read versions", func(c *conn) error {
+		clear(out)
+		m, snapshot, err := c.snapshot()
+		if err != nil {
+			return err
+		}
+		at := make(map[int64][]int, len(streams)) // stream_no -> where it is in streams
+		for i, r := range streams {
+			no, floor, err := c.findStream(r)
+			if err != nil {
+				return err
+			}
+			if no == 0 {
+				continue
+			}
+			v, _, err := c.int64("SELECT max(version) FROM fairlead_stream_events WHERE stream_no = ?", no)
+			if err != nil {
+				return err
+			}
+			out[i] = max(v, floor)
+			at[no] = append(at[no], i)
+		}
+		tail := func(s *zs.Stmt) error {
+			for _, i := range at[s.ColumnInt64(0)] {
+				out[i] = max(out[i], s.ColumnInt64(1))
+			}
+			return nil
+		}
+		switch {
+		case len(at) == 0:
+		case len(at) == 1:
+			for no := range at {
+				err = c.rows("SELECT stream_no, version FROM fairlead_events WHERE position > ? AND stream_no = ?", tail, int64(m.indexed), no)
+			}
+		default:
+			err = c.rows("SELECT stream_no, version FROM fairlead_events WHERE position > ?", tail, int64(m.indexed))
+		}
+		if err != nil {
+			return err
+		}
+		return snapshot.Reset()
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Count implements [eventlog.Counter].
+func (db *DB) Count(ctx context.Context, partition int, f eventlog.Filter, after, until event.Position, limit int) (n int, oldest time.Time, err error) {
+	if err := checkPartition(partition); err != nil {
+		return 0, time.Time{}, err
+	}
+	err = db.read(ctx, "count", func(c *conn) error {
+		m, snapshot, err := c.snapshot()
+		if err != nil {
+			return err
+		}
+		n, oldest, err = c.count(&f, after, min(until, m.head), limit, m)
+		if err != nil {
+			return err
+		}
+		return snapshot.Reset()
+	})
+	return n, oldest, err
+}
+
+func (c *conn) count(filter *eventlog.Filter, after, until event.Position, limit int, m mark) (int, time.Time, error) {
+	if after >= until || limit <= 0 {
+		return 0, time.Time{}, nil
+	}
+	f, err := c.resolve(filter)
+	if err != nil || f.none {
+		return 0, time.Time{}, err
+	}
+	if f.all && after >= m.removed {
+		// Positions are dense where nothing was deleted.
+		oldest, err := c.recordedAt(int64(after) + 1)
+		return int(min(int64(until-after), int64(limit))), oldest, err
+	}
+	n, first := 0, int64(0)
+	found := func(position, count int64) {
+		if first == 0 || position < first {
+			first = position
+		}
+		n = int(min(int64(n)+count, int64(limit)))
+	}
+	if few, ok := f.few(); ok && f.typs == nil && after < m.indexed {
+		for _, no := range few {
+			err := c.rows(`SELECT min(position), count(*) FROM
+				(SELECT position FROM fairlead_tenant_events WHERE tenant_no = ? AND position > ? AND position <= ? ORDER BY position LIMIT ?)`,
+				func(s *zs.Stmt) error {
+					if k := s.ColumnInt64(1); k > 0 {
+						found(s.ColumnInt64(0), k)
+					}
+					return nil
+				}, no, int64(after), int64(min(until, m.indexed)), limit)
+			if err != nil {
+				return 0, time.Time{}, err
+			}
+		}
+		after = m.indexed
+	}
+	if n < limit {
+		s, err := c.Prepare("SELECT position, tenant_no, type_no FROM fairlead_events WHERE position > ? AND position <= ? ORDER BY position")
+		if err != nil {
+			return 0, time.Time{}, err
+		}
+		s.BindInt64(1, int64(after))
+		s.BindInt64(2, int64(until))
+		for n < limit {
+			more, err := s.Step()
+			if err != nil {
+				return 0, time.Time{}, err
+			}
+			if !more {
+				break
+			}
+			if f.accepts(s.ColumnInt64(1), s.ColumnInt64(2)) {
+				found(s.ColumnInt64(0), 1)
+			}
+		}
+		if err := s.Reset(); err != nil {
+			return 0, time.Time{}, err
+		}
+	}
+	if n == 0 {
+		return 0, time.Time{}, nil
+	}
+	oldest, err := c.recordedAt(first)
+	return n, oldest, err
+}
+
+// recordedAt returns when the first event at or behind a position was recorded,
+// the zero time where there is none.
+func (c *conn) recordedAt(position int64) (time.Time, error) {
+	n, found, err := c.int64("SELECT recorded_at FROM fairlead_events WHERE position >= ? ORDER BY position LIMIT 1", position)
+	if err != nil || !found {
+		return time.Time{}, err
+	}
+	return time.Unix(0, n).UTC(), nil
+}
+
+// PositionAt implements [eventlog.Log]. The times of recording ascend with the
+// positions, so it needs no index.
+func (db *DB) PositionAt(ctx context.Context, partition int, t time.Time) (event.Position, error) {
+	if err := checkPartition(partition); err != nil {
+		return 0, err
+	}
+	var out event.Position
+	err := db.read(ctx, "find position", func(c *conn) error {
+		m, snapshot, err := c.snapshot()
+		if err != nil {
+			return err
+		}
+		low := m.removed
+		n := sort.Search(int(m.head-low), func(i int) bool {
+			if err != nil {
+				return true
+			}
+			var at time.Time
+			at, err = c.recordedAt(int64(low) + int64(i) + 1)
+			return at.IsZero() || !at.Before(t)
+		})
+		if err != nil {
+			return err
+		}
+		out = low + event.Position(n)
+		return snapshot.Reset()
+	})
+	return out, err
+}
