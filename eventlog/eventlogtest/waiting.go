@@ -68,9 +68,9 @@ func testWaitBelowHead(t *fixture) {
 func testWaitContext(t *fixture) {
 	p := t.home()
 	const span = 300 * time.Millisecond
+	start, returns := time.Now(), 0
 	ctx, cancel := context.WithTimeout(t.Context(), span)
 	defer cancel()
-	start, returns := time.Now(), 0
 	for {
 		err := t.log.Wait(ctx, p, t.head(p))
 		returns++

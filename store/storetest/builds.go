@@ -227,10 +227,10 @@ func testMoveDocuments(t *fixture) {
 	t.put(base("p"), doc("a", "1", "later"), doc("a", "2", "later"))
 	before = t.snapshot()
 	if err := t.s.Update(t.Context(), func(tx store.Tx) error {
-		if err := tx.MoveDocuments(build("p"), 3, "a"); err != nil {
+		if err := tx.MoveDocuments(build("p"), 2, "a"); err != nil { // beside documents of b
 			return err
 		}
-		if _, err := tx.DeleteDocuments(numbered("p", 3).Build, "a", 2); err != nil {
+		if _, err := tx.DeleteDocuments(numbered("p", 2).Build, "a", 2); err != nil {
 			return err
 		}
 		return errTest
