@@ -44,12 +44,10 @@ fuzz: ## each fuzz target for FUZZTIME (5s)
 # The simulation and the examples are tests of their packages. Here they run
 # without the race detector, so with more seeds and all of the data.
 .PHONY: sim
-sim: ## the deterministic simulation: SIM_SEEDS seeds
-ifneq ($(wildcard internal/sim/*_test.go),)
-	FAIRLEAD_SIM_SEEDS="$(SIM_SEEDS)" $(GO) test -count=1 -timeout 10m ./internal/sim/...
-else
-	@echo "sim: the tree has no internal/sim yet"
-endif
+SIM_SEEDS ?= 2000
+sim: ## the deterministic simulation on SIM_SEEDS seeds, and its checker on planted bugs
+	FAIRLEAD_SIM_SEEDS="$(SIM_SEEDS)" $(GO) test -count=1 -timeout 10m -run '^TestSimulation$$' ./internal/engine
+	$(GO) test -count=1 -timeout 10m -tags mutants -run '^TestSimulation(Finds|Replays)' -v ./internal/engine
 
 .PHONY: examples
 examples: ## the examples against their known answers

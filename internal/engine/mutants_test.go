@@ -17,3 +17,24 @@ func TestSimulationFindsMutants(t *testing.T) {
 		})
 	}
 }
+
+// findBug runs seeds until the checker complains.
+func findBug(t *testing.T, plant func(*sim)) {
+	t.Helper()
+	const most = 400
+	for seed := uint64(1); seed <= most; seed++ {
+		s := newSim(seed)
+		plant(s)
+		if err := s.run(simSteps); err != nil {
+			t.Logf("found by seed %d: %v", seed, err)
+			return
+		}
+	}
+	t.Errorf("not found in %d seeds", most)
+}
+
+func TestSimulationFindsStoreBugs(t *testing.T) {
+	for _, bug := range []storeBug{fenceDropped, epochIgnored, revisionIgnored, checkpointFirst, lettersAfter, checkpointAfter, fenceAfterWrites} {
+		t.Run(string(bug), func(t *testing.T) { findBug(t, func(s *sim) { s.planted = bug }) })
+	}
+}
