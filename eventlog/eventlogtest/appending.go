@@ -396,7 +396,10 @@ func testAppendOverPartitions(t *fixture) {
 	for i := 1; i < 1000; i++ {
 		name := fmt.Sprintf("p%d", i)
 		if t.append(one("a", name, "T", 1)).Partition != first.Partition {
-			t.refuses(one("a", "p0", "T", 1), one("a", name, "T", 1))
+			err := t.refuses(one("a", "p0", "T", 1), one("a", name, "T", 1))
+			if errors.Is(err, eventlog.ErrConflict) || errors.Is(err, eventlog.ErrDuplicate) {
+				t.Errorf("error = %v, want one that no other version or id would avoid", err)
+			}
 			return
 		}
 	}

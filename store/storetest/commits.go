@@ -344,7 +344,9 @@ func testDetachTwice(t *fixture) {
 	c := t.next(base("p"))
 	detach(c)
 	c.Detach[0].Position = 99
-	t.refuses(c)
+	if err := t.refuses(c); errors.Is(err, store.ErrFenced) {
+		t.Errorf("error = %v, want none of the fence, because its lane is as expected", err)
+	}
 }
 
 func testThousand(t *fixture) {

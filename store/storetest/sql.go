@@ -73,7 +73,7 @@ func testSQLError(t *fixture) {
 		c.SQL = t.putting("k", "after", func() error { return end })
 		err := t.refuses(c)
 		user, ok := errors.AsType[*store.UserError](err)
-		if !ok || user.Err != end || !errors.Is(err, end) {
+		if !ok || user.Err != end { //nolint:errorlint // the very error is wanted, not one that wraps it
 			t.Errorf("error = %v, want a UserError of %v", err, end)
 		}
 		if v, _ := t.value("k"); v != "before" {
@@ -111,11 +111,12 @@ func testSQLFence(t *fixture) {
 	for _, tt := range []struct {
 		name   string
 		change func(*store.Commit)
+		is     error
 	}{
-		{"another epoch", func(c *store.Commit) { c.Fence.Epoch++ }},
-		{"another position", func(c *store.Commit) { c.Fence.Position-- }},
-		{"another revision", func(c *store.Commit) { c.Fence.Revision++ }},
-		{"letter that is gone", func(c *store.Commit) { c.Remove = []int64{1 << 50} }},
+		{"another epoch", func(c *store.Commit) { c.Fence.Epoch++ }, store.ErrFenced},
+		{"another position", func(c *store.Commit) { c.Fence.Position-- }, store.ErrFenced},
+		{"another revision", func(c *store.Commit) { c.Fence.Revision++ }, store.ErrFenced},
+		{"letter that is gone", func(c *store.Commit) { c.Remove = []int64{1 << 50} }, store.ErrNotFound},
 	} {
 		t.Run(tt.name, func(sub *testing.T) {
 			t := t.with(sub)
@@ -123,7 +124,9 @@ func testSQLFence(t *fixture) {
 			c := full(base("p"), letter, &called)
 			c.Fence = t.next(base("p")).Fence
 			tt.change(c)
-			t.refuses(c)
+			if err := t.refuses(c); !errors.Is(err, tt.is) {
+				t.Errorf("error = %v, want %v", err, tt.is)
+			}
 			if called {
 				t.Error("the function was called, want everything else to come first")
 			}
@@ -152,7 +155,9 @@ func testNoSQL(t *fixture) {
 	c := t.next(base("p"))
 	called := false
 	c.SQL = func(context.Context, any) error { called = true; return nil }
-	t.refuses(c)
+	if err := t.refuses(c); errors.Is(err, store.ErrFenced) {
+		t.Errorf("error = %v, want none of the fence", err)
+	}
 	if called {
 		t.Error("the function was called, and the features claim no SQL")
 	}

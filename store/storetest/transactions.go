@@ -76,7 +76,7 @@ func testUpdateError(t *fixture) {
 		}
 		return errTest
 	})
-	if err != errTest {
+	if err != errTest { //nolint:errorlint // the very error is wanted, not one that wraps it
 		t.Errorf("Update = %v, want the very error of its function", err)
 	}
 	t.unchanged(before, "Update with all kinds of writes and an error")
@@ -174,7 +174,7 @@ func testViewRejects(t *fixture) {
 	if got := t.revision(); got != revision {
 		t.Errorf("Revision after writes in a View = %d, want %d", got, revision)
 	}
-	if err := t.s.View(t.Context(), func(store.Tx) error { return errTest }); err != errTest {
+	if err := t.s.View(t.Context(), func(store.Tx) error { return errTest }); err != errTest { //nolint:errorlint // as above
 		t.Errorf("View = %v, want the very error of its function", err)
 	}
 }
