@@ -6,6 +6,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -54,6 +55,44 @@ type Event struct {
 	// Withheld is the size in bytes of a payload that the log did not hand out
 	// because it is larger than the reader allows; Data is then nil. 0 otherwise.
 	Withheld int64
+
+	memo *Memo
+}
+
+// A Memo keeps one decoded form of a payload for all readers of a shared page,
+// so that ten projections at the tail decode an event once. Safe for concurrent
+// use.
+type Memo struct{ p atomic.Pointer[remembered] }
+
+type remembered struct{ key, value any }
+
+// Share gives every event of a page that several will read a place for its
+// decoded payload.
+func Share(page []Event) {
+	memos := make([]Memo, len(page))
+	for i := range page {
+		page[i].memo = &memos[i]
+	}
+}
+
+// Decoded returns what [Event.SetDecoded] kept under key, which is comparable.
+// Whoever gets it must not change it.
+func (e *Event) Decoded(key any) (value any, ok bool) {
+	if e.memo == nil {
+		return nil, false
+	}
+	r := e.memo.p.Load()
+	if r == nil || r.key != key {
+		return nil, false
+	}
+	return r.value, true
+}
+
+// SetDecoded keeps a decoded payload, if the event is shared and has none yet.
+func (e *Event) SetDecoded(key, value any) {
+	if e.memo != nil {
+		e.memo.p.CompareAndSwap(nil, &remembered{key, value})
+	}
 }
 
 // Size returns about how many bytes of memory e holds.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -152,8 +153,22 @@ func (p *Projection[S]) decode(h handler[S], ups []Upcaster, e *event.Event) (an
 	if len(ups) > 0 {
 		v = ups[0].from()
 	}
+	// A payload that nobody can change through a copy is decoded once for all
+	// projections that take it in the same form.
+	_, standard := p.codec.(JSON)
+	share := standard && len(ups) == 0 && !h.aliased()
+	var form reflect.Type
+	if share {
+		form = reflect.TypeOf(v)
+		if known, ok := e.Decoded(form); ok {
+			return known, nil
+		}
+	}
 	if err := p.codec.Decode(e.Data, v); err != nil {
 		return nil, &HandlerError{Reason: "decode", Err: fmt.Errorf("type %q: %w", e.HandledType(), err)}
+	}
+	if share {
+		e.SetDecoded(form, v)
 	}
 	for _, u := range ups {
 		n, err := u.up(v)

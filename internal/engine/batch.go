@@ -61,6 +61,7 @@ type batchLane struct {
 	cost        float64        // of running one event, seconds, moving average
 	skipShare   float64        // of the events read that were excluded, in the last shared page
 	tenants     int            // in the last page
+	density     float64        // of a tenant lane's own events in the last page
 	counts      counts
 }
 
@@ -190,7 +191,7 @@ func (l *batchLane) runnable() (bool, string) {
 func (l *batchLane) request() eventlog.ReadRequest {
 	req := eventlog.ReadRequest{Partition: l.logPart, After: l.at}
 	switch {
-	case l.id.Tenant != "":
+	case l.id.Tenant != "" && !l.dense():
 		req.Filter.Tenants = []string{l.id.Tenant}
 	case l.p.Tenants != nil:
 		req.Filter.Tenants = l.p.Tenants
@@ -209,6 +210,27 @@ func (l *batchLane) request() eventlog.ReadRequest {
 		req.Until = l.stopAt.after
 	}
 	return req
+}
+
+// dense reports whether a tenant lane reads shared pages and passes over what
+// others have there, because enough of it is its own or others read it anyway,
+// instead of its own events through the log's index.
+func (l *batchLane) dense() bool {
+	return l.density > 0.1 || l.pages.head(l.logPart)-l.at < pageEvents
+}
+
+// measure notes how much of a page is the lane's tenant's.
+func (l *batchLane) measure(page eventlog.Page) {
+	if l.id.Tenant == "" || len(page.Events) == 0 {
+		return
+	}
+	own := 0
+	for i := range page.Events {
+		if page.Events[i].Tenant == l.id.Tenant {
+			own++
+		}
+	}
+	l.density = float64(own) / float64(page.Next-page.Events[0].Position+1)
 }
 
 // storedTypes returns the types as they stand in the log: without the schema.

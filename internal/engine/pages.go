@@ -96,6 +96,7 @@ func (p *pages) load(ctx context.Context, req eventlog.ReadRequest, key pageKey,
 		return page, err
 	}
 	if len(page.Events) > 0 {
+		event.Share(page.Events)
 		k := &keptPage{pageKey: key, page: page}
 		for i := range page.Events {
 			k.size += page.Events[i].Size()

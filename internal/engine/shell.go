@@ -145,6 +145,7 @@ func (r *batchRunner) step(ctx context.Context, page eventlog.Page) error {
 	if err != nil {
 		return r.join(ctx, err)
 	}
+	l.measure(page)
 	l.isolate(page)
 	b := l.prepare(page, r.limit())
 	if b.to < page.Next && !l.sharedPage(page) {

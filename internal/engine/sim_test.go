@@ -250,7 +250,7 @@ func (s *sim) operate() {
 		}
 		do("rebuild", lane.StartRebuild(ctx, s.mem, p, t))
 	case 7, 8:
-		do("switch", lane.TrySwitch(ctx, s.mem, p))
+		do("switch", lane.TrySwitch(ctx, s.mem, p, ""))
 	case 9:
 		if s.rng.IntN(4) == 0 {
 			do("cancel", lane.CancelRebuild(ctx, s.mem, p))
@@ -500,7 +500,7 @@ func (s *sim) finish() {
 			}
 			_, _ = lane.RetryKey(ctx, s.mem, p.Name, "", "")
 			if round > 20 {
-				_ = lane.TrySwitch(ctx, s.mem, p.Name)
+				_ = lane.TrySwitch(ctx, s.mem, p.Name, "")
 			}
 		}
 		h := s.hosts[0]

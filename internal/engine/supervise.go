@@ -173,6 +173,7 @@ func (e *Engine) batchRunner(p *Processor, row store.Lane, logPart int) *batchRu
 		workers: e.workers(p), cache: newDocCache(e.cfg.Memory / 2), logger: e.logger, row: row,
 	}
 	l.streams, _ = e.log.(eventlog.StreamReader)
+	l.density = 1          // until it is known
 	l.row.Exclusions = nil // restart reads them
 	return &batchRunner{l: l, e: e, id: row.LaneID, kick: make(chan struct{}, 1)}
 }
@@ -206,7 +207,7 @@ func (e *Engine) rebuilds(ctx context.Context, v view) (soon bool) {
 		for _, o := range e.lanesOf(a) {
 			o.runner.flush()
 		}
-		err := lane.TrySwitch(ctx, e.store, p.Name)
+		err := lane.TrySwitch(ctx, e.store, p.Name, version(a.p))
 		switch {
 		case err == nil:
 			e.logger.Info("rebuilt read model is live", "processor", p.Name, "build", p.Rebuild, "tenant", p.RebuildTenant)
@@ -229,6 +230,14 @@ func (e *Engine) rebuilds(ctx context.Context, v view) (soon bool) {
 		return true
 	}
 	return soon
+}
+
+// version returns the version of the code that folds a projection.
+func version(p *Processor) string {
+	if p.Projection == nil {
+		return ""
+	}
+	return p.Projection.Version()
 }
 
 func (e *Engine) lanesOf(a *active) []*owned {

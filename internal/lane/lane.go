@@ -43,7 +43,7 @@ func Setup(ctx context.Context, s store.Store, want store.Processor, start func(
 		return compatible(got, want)
 	}
 	err := s.View(ctx, check) // the common case costs no write
-	if err == nil && got.Version == want.Version || err != nil && !errors.Is(err, store.ErrNotFound) {
+	if !errors.Is(err, store.ErrNotFound) {
 		return got, err
 	}
 	err = s.Update(ctx, func(tx store.Tx) error {

@@ -120,8 +120,9 @@ func HoldForSwitch(ctx context.Context, s store.Store, processor string) error {
 
 // TrySwitch makes the build in the making the live one, if it has caught up
 // with it everywhere; else [ErrBehind] and nothing is changed. Tenants that are
-// paused or pinned stay so, in lanes of the new build.
-func TrySwitch(ctx context.Context, s store.Store, processor string) error {
+// paused or pinned stay so, in lanes of the new build. Version is that of the
+// code that made it.
+func TrySwitch(ctx context.Context, s store.Store, processor, version string) error {
 	return s.Update(ctx, func(tx store.Tx) error {
 		p, err := known(tx, processor)
 		if err != nil {
@@ -144,6 +145,7 @@ func TrySwitch(ctx context.Context, s store.Store, processor string) error {
 		if p.RebuildTenant != "" {
 			return switchTenant(tx, p, lanes)
 		}
+		p.Version = version
 		return switchAll(tx, p, lanes)
 	})
 }
