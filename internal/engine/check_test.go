@@ -146,6 +146,12 @@ func (s *sim) committed(h *simHost, c *store.Commit) {
 		s.fail("lane %v: %s and %s both committed under epoch %d", c.Lane, by, h.id, c.Fence.Epoch)
 	}
 	s.commits[k] = h.id
+	_ = s.mem.View(context.Background(), func(tx store.Tx) error {
+		if row, err := tx.Lane(c.Lane); err != nil || row.Epoch != c.Fence.Epoch {
+			s.fail("lane %v: %s committed under epoch %d, the row has %d: %v", c.Lane, h.id, c.Fence.Epoch, row.Epoch, err)
+		}
+		return nil
+	})
 	if at := s.at[k]; c.Position < at {
 		s.fail("lane %v: checkpoint went back from %v to %v", c.Lane, at, c.Position)
 	}
@@ -229,6 +235,11 @@ func (s *sim) check() {
 			if !ok {
 				at = covered(lanes, row.Live, part, e.Tenant)
 				reach[share{part, e.Tenant}] = at
+				before := fmt.Sprintf("%s/%d %s", p.Name, part, e.Tenant)
+				if at < s.served[before] {
+					s.fail("%s: readers went back from %v to %v", before, s.served[before], at)
+				}
+				s.served[before] = at
 			}
 			if e.Position > at {
 				continue

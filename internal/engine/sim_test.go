@@ -40,7 +40,8 @@ type sim struct {
 	trace   []string
 	bad     error
 	planted storeBug
-	truth   []simEvent // the log
+	truth   []simEvent                // the log
+	served  map[string]event.Position // by processor, partition and tenant: what readers have seen
 }
 
 // A simEvent is an event of the log, decoded once.
@@ -83,7 +84,7 @@ var (
 
 func newSim(seed uint64) *sim {
 	s := &sim{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1e9, 0),
-		commits: map[fenced]string{}, at: map[fenced]event.Position{}}
+		commits: map[fenced]string{}, at: map[fenced]event.Position{}, served: map[string]event.Position{}}
 	s.log = memlog.New()
 	if s.rng.IntN(2) == 0 {
 		s.log = memlog.New(memlog.WithGaps(3))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -162,6 +163,9 @@ func reached(lanes []store.Lane, build int64, partition int, tenant string) (at 
 		}
 		if l.Tenant == "" {
 			at = l.Position
+			if until, ok := l.Exclusions[tenant]; ok && until != event.Unbounded {
+				at = max(at, until) // applied by a lane that has merged
+			}
 		}
 	}
 	return at
@@ -172,9 +176,12 @@ func switchAll(tx store.Tx, p store.Processor, lanes []store.Lane) error {
 	for _, l := range lanes {
 		// Every lane of either build names a tenant ("": the others) of which
 		// the new build must have applied at least as much as the old.
-		o, n := reached(lanes, p.Live, l.Partition, l.Tenant), reached(lanes, p.Rebuild, l.Partition, l.Tenant)
-		if n < o && !mutant.Is(mutant.SwitchBehind) {
-			return fmt.Errorf("processor %q: partition %d: rebuilt up to %v, live at %v: %w", p.Name, l.Partition, n, o, ErrBehind)
+		// So must it of those that have merged ahead of their base lane.
+		for _, t := range append(slices.Collect(maps.Keys(l.Exclusions)), l.Tenant) {
+			o, n := reached(lanes, p.Live, l.Partition, t), reached(lanes, p.Rebuild, l.Partition, t)
+			if n < o && !mutant.Is(mutant.SwitchBehind) {
+				return fmt.Errorf("processor %q: partition %d, tenant %q: rebuilt up to %v, live at %v: %w", p.Name, l.Partition, t, n, o, ErrBehind)
+			}
 		}
 		if l.Number == p.Live && l.Tenant != "" && (l.Pinned || l.State == store.Paused) {
 			keep = append(keep, l)
