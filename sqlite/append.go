@@ -401,15 +401,23 @@ func (w *writer) explicitID(stream, version int64) (id string, given bool, err e
 // positionOf returns the position of an event of a stream. Where it is gone, it
 // returns the last position that is gone, which is not before it.
 func (w *writer) positionOf(stream, version int64) (event.Position, error) {
-	n, found, err := w.int64("SELECT position FROM fairlead_stream_events WHERE stream_no = ? AND version = ?", stream, version)
-	if err == nil && !found {
-		n, found, err = w.int64("SELECT position FROM fairlead_events WHERE position > ? AND stream_no = ? AND version = ?",
-			int64(w.indexed), stream, version)
+	position := int64(0)
+	if version > 0 {
+		for _, e := range w.events {
+			if e.stream == stream && e.version == version {
+				return event.Position(e.position), nil
+			}
+		}
+		var err error
+		if position, err = w.indexedPosition(stream, version); err != nil {
+			return 0, err
+		}
 	}
-	if err == nil && !found {
-		n, _, err = w.int64("SELECT removed FROM fairlead_control")
+	if position == 0 {
+		removed, _, err := w.int64("SELECT removed FROM fairlead_control")
+		return event.Position(removed), err
 	}
-	return event.Position(n), err
+	return event.Position(position), nil
 }
 
 const insertEvent = `INSERT INTO fairlead_events(position, tenant_no, stream_no, version, type_no, occurred_at, recorded_at, id, metadata, data)
@@ -467,13 +475,17 @@ func (w *writer) apply(ctx context.Context, pl *plan, appends []eventlog.StreamA
 			}
 			bindMetadata(insert, 9, e.Metadata)
 			bindText(insert, 10, e.Data)
-			if _, err := insert.Step(); err != nil {
-				return err
-			}
-			if err := insert.Reset(); err != nil {
+			if err := step(insert); err != nil {
 				return err
 			}
 			w.head++
+			w.events = append(w.events, tailEvent{int64(w.head), state.no, version, tenant})
+			if len(w.events) >= 2*indexRunMax { // one append may be of any length
+				w.tail[state.no] = version
+				if err := w.index(indexRunMax); err != nil {
+					return err
+				}
+			}
 			if ctx != nil && j&0xff == 0xff && ctx.Err() != nil {
 				return ctx.Err()
 			}

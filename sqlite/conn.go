@@ -69,6 +69,14 @@ func (c *conn) rows(query string, f func(s *zs.Stmt) error, args ...any) error {
 	}
 }
 
+// step runs a statement without rows whose parameters are bound.
+func step(s *zs.Stmt) error {
+	if _, err := s.Step(); err != nil {
+		return err
+	}
+	return s.Reset()
+}
+
 // int64 runs a query with one row at most and returns its first column.
 func (c *conn) int64(query string, args ...any) (n int64, found bool, err error) {
 	err = c.rows(query, func(s *zs.Stmt) error {

@@ -112,3 +112,13 @@ func isDriver(err error) bool {
 func busy(err error) bool {
 	return err != nil && zs.ErrCode(err).ToPrimary() == zs.ResultBusy
 }
+
+// errEnough ends a query early.
+var errEnough = errors.New("sqlite: enough rows")
+
+func ignoreEnough(err error) error {
+	if err == errEnough {
+		return nil
+	}
+	return err
+}

@@ -1,35 +1,51 @@
 package sqlite
 
 import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
 	"github.com/fairlead-dev/fairlead/event"
-	"github.com/fairlead-dev/fairlead/eventlog"
 	zs "zombiezen.com/go/sqlite"
 )
 
 // The indexes of the log, by stream and by tenant, are filled in runs. An append
 // of one event would otherwise touch a random page of each, and a page costs more
 // than the event. The events behind fairlead_control.indexed, the tail, are few:
-// readers look at them one by one, the writer knows their streams by heart.
+// whoever needs them keeps them in memory.
 const (
 	indexRun    = 1024 // index when the tail has so many events
 	indexRunMax = 8192 // ... in bulk loads, where larger runs touch fewer pages
 )
 
-// index brings the indexes up to the head, when the tail is long enough. Added
-// is the number of events that the transaction appended.
+// A tailEvent is what the indexes hold of an event.
+type tailEvent struct {
+	position, stream, version, tenant int64
+}
+
+const selectTail = "SELECT position, stream_no, version, tenant_no FROM fairlead_events WHERE position > ? AND position <= ? ORDER BY position"
+
+// appendTail appends the events in (after, until].
+func (c *conn) appendTail(events []tailEvent, after, until event.Position) ([]tailEvent, error) {
+	err := c.rows(selectTail, func(s *zs.Stmt) error {
+		events = append(events, tailEvent{s.ColumnInt64(0), s.ColumnInt64(1), s.ColumnInt64(2), s.ColumnInt64(3)})
+		return nil
+	}, int64(after), int64(until))
+	return events, err
+}
+
+// index brings the indexes up to the head when the tail is long enough. Added
+// is the number of events that the transaction has appended so far.
 func (w *writer) index(added int64) error {
 	if int64(w.head-w.indexed) < max(indexRun, min(8*added, indexRunMax)) {
 		return nil
 	}
-	for _, q := range []string{
-		`INSERT INTO fairlead_stream_events(stream_no, version, position)
-			SELECT stream_no, version, position FROM fairlead_events WHERE position > ? AND position <= ? ORDER BY 1, 2`,
-		`INSERT INTO fairlead_tenant_events(tenant_no, position)
-			SELECT tenant_no, position FROM fairlead_events WHERE position > ? AND position <= ? ORDER BY 1, 2`,
-	} {
-		if err := w.exec(q, int64(w.indexed), int64(w.head)); err != nil {
-			return err
-		}
+	if err := w.indexStreams(); err != nil {
+		return err
+	}
+	if err := w.indexTenants(); err != nil {
+		return err
 	}
 	if err := w.exec("UPDATE fairlead_control SET indexed = ?", int64(w.head)); err != nil {
 		return err
@@ -40,6 +56,85 @@ func (w *writer) index(added int64) error {
 		w.foreign = false
 	}
 	clear(w.tail)
+	w.events = w.events[:0]
+	return nil
+}
+
+// indexStreams adds the tail to the index by stream.
+func (w *writer) indexStreams() error {
+	slices.SortFunc(w.events, func(a, b tailEvent) int {
+		return cmp.Or(cmp.Compare(a.stream, b.stream), cmp.Compare(a.version, b.version))
+	})
+	s, err := w.Prepare("INSERT INTO fairlead_stream_index(stream_no, version, events, positions) VALUES(?, ?, ?, ?)")
+	if err != nil {
+		return err
+	}
+	for rest := w.events; len(rest) > 0; {
+		first, n := rest[0], 1
+		w.postings = appendPosting(w.postings[:0], 0, first.position)
+		for ; n < len(rest) && rest[n].stream == first.stream && rest[n].version == first.version+int64(n); n++ {
+			w.postings = appendPosting(w.postings, rest[n-1].position, rest[n].position)
+		}
+		s.BindInt64(1, first.stream)
+		s.BindInt64(2, first.version)
+		s.BindInt64(3, int64(n))
+		s.BindBytes(4, w.postings)
+		if err := step(s); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// indexTenants adds the tail to the index by tenant.
+func (w *writer) indexTenants() error {
+	slices.SortFunc(w.events, func(a, b tailEvent) int {
+		return cmp.Or(cmp.Compare(a.tenant, b.tenant), cmp.Compare(a.position, b.position))
+	})
+	s, err := w.Prepare("INSERT INTO fairlead_tenant_index(tenant_no, position, last, events, positions) VALUES(?, ?, ?, ?, ?)")
+	if err != nil {
+		return err
+	}
+	for rest := w.events; len(rest) > 0; {
+		first, n := rest[0], 1
+		w.postings = appendPosting(w.postings[:0], 0, first.position)
+		for ; n < len(rest) && rest[n].tenant == first.tenant; n++ {
+			w.postings = appendPosting(w.postings, rest[n-1].position, rest[n].position)
+		}
+		s.BindInt64(1, first.tenant)
+		s.BindInt64(2, first.position)
+		s.BindInt64(3, rest[n-1].position)
+		s.BindInt64(4, int64(n))
+		s.BindBytes(5, w.postings)
+		if err := step(s); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// Positions are stored as the distance from the one before, which mostly is a
+// byte. appendPosting appends one.
+func appendPosting(b []byte, before, position int64) []byte {
+	return binary.AppendUvarint(b, uint64(position-before))
+}
+
+// eachPosting calls f with the positions in b, until f returns false.
+func eachPosting(b []byte, f func(position int64) bool) error {
+	position := int64(0)
+	for len(b) > 0 {
+		d, n := binary.Uvarint(b)
+		if n <= 0 {
+			return fmt.Errorf("%w: positions in an index", ErrCorrupt)
+		}
+		position += int64(d)
+		if !f(position) {
+			return nil
+		}
+		b = b[n:]
+	}
 	return nil
 }
 
@@ -69,18 +164,17 @@ func (w *writer) sync() error {
 		// free again; those of removed events are not.
 		w.streams.clear()
 		clear(w.tail)
+		w.events = w.events[:0]
 		w.foreign = false
 		from = indexed
 	}
-	err = w.rows("SELECT stream_no, version, recorded_at FROM fairlead_events WHERE position > ? ORDER BY position",
-		func(s *zs.Stmt) error {
-			w.tail[s.ColumnInt64(0)] = s.ColumnInt64(1)
-			w.recorded = max(w.recorded, s.ColumnInt64(2))
-			w.foreign = true
-			return nil
-		}, int64(from))
-	if err != nil {
+	n := len(w.events)
+	if w.events, err = w.appendTail(w.events, from, head); err != nil {
 		return err
+	}
+	for _, e := range w.events[n:] {
+		w.tail[e.stream] = e.version
+		w.foreign = true
 	}
 	recorded, _, err := w.int64("SELECT recorded_at FROM fairlead_events ORDER BY position DESC LIMIT 1")
 	if err != nil {
@@ -109,7 +203,8 @@ func (w *writer) stream(tenant, name string) (streamState, error) {
 	return *s, nil
 }
 
-const selectStream = `SELECT s.stream_no, max(s.floor, coalesce((SELECT max(e.version) FROM fairlead_stream_events e WHERE e.stream_no = s.stream_no), 0))
+const selectStream = `SELECT s.stream_no, max(s.floor, coalesce((SELECT i.version + i.events - 1
+		FROM fairlead_stream_index i WHERE i.stream_no = s.stream_no ORDER BY i.version DESC LIMIT 1), 0))
 	FROM fairlead_streams s WHERE s.tenant_no = ? AND s.name = ?`
 
 // lookup returns a stream that exists, up to date, or nil.
@@ -144,66 +239,4 @@ func (w *writer) addStream(tenant int64, name string) (*streamState, error) {
 	s = &streamState{no: w.LastInsertRowID()}
 	w.streams.put(key, s)
 	return s, nil
-}
-
-// streamName returns the names of a stream by its number.
-func (c *conn) streamName(no int64) (*eventlog.StreamRef, error) {
-	if r, ok := c.db.streamNames.get(no); ok {
-		return r, nil
-	}
-	r := new(eventlog.StreamRef)
-	tenant := int64(-1)
-	err := c.rows("SELECT tenant_no, name FROM fairlead_streams WHERE stream_no = ?", func(s *zs.Stmt) error {
-		tenant, r.Stream = s.ColumnInt64(0), s.ColumnText(1)
-		return nil
-	}, no)
-	if err != nil {
-		return nil, err
-	}
-	if r.Tenant, err = c.name(c.db.tenantNames, "SELECT name FROM fairlead_tenants WHERE tenant_no = ?", tenant); err != nil {
-		return nil, err
-	}
-	c.db.streamNames.put(no, r)
-	return r, nil
-}
-
-func (c *conn) typeName(no int64) (string, error) {
-	return c.name(c.db.typeNames, "SELECT name FROM fairlead_types WHERE type_no = ?", no)
-}
-
-// name returns a name by its number.
-func (c *conn) name(known *cache[int64, string], query string, no int64) (string, error) {
-	if name, ok := known.get(no); ok {
-		return name, nil
-	}
-	name, found := "", false
-	err := c.rows(query, func(s *zs.Stmt) error {
-		name, found = s.ColumnText(0), true
-		return nil
-	}, no)
-	switch {
-	case err != nil:
-		return "", err
-	case !found:
-		return "", c.dangling(query, no)
-	}
-	known.put(no, name)
-	return name, nil
-}
-
-// no returns the number of a name, false where it has none yet. Only what is
-// found is remembered: the name may come.
-func (c *conn) no(known *cache[string, int64], query, name string) (int64, bool, error) {
-	if n, ok := known.get(name); ok {
-		return n, true, nil
-	}
-	n, found, err := c.int64(query, name)
-	if err == nil && found {
-		known.put(name, n)
-	}
-	return n, found, err
-}
-
-func (c *conn) tenantNo(name string) (int64, bool, error) {
-	return c.no(c.db.tenantNos, findTenant, name)
 }

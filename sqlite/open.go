@@ -107,6 +107,8 @@ type DB struct {
 	typeNos     *cache[string, int64]
 	buildNos    *cache[store.Build, int64]
 
+	tail tailCache
+
 	seen atomic.Int64 // the highest position that is known to be committed
 }
 

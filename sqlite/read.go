@@ -120,14 +120,11 @@ func (c *conn) page(req *eventlog.ReadRequest, m mark) (eventlog.Page, error) {
 		page.Next = until
 		return page, nil
 	}
-	b := newPage(c, req, min(int64(until-req.After), int64(req.MaxEvents)), f.all)
-	if few, ok := f.few(); ok && req.After < m.indexed {
-		indexed := min(until, m.indexed)
-		page.Next, err = b.byTenant(few, &f, req.After, indexed)
-		b.full = b.full || page.Next < indexed
-	}
-	if err == nil && page.Next < until && !b.full {
-		page.Next, err = b.scan(&f, page.Next, until)
+	b := newPage(c, req, min(int64(until-req.After), int64(req.MaxEvents)), f.tenants == nil && f.typs == nil)
+	if few, ok := f.few(); ok {
+		page.Next, err = b.byTenant(few, &f, req.After, until, m)
+	} else {
+		page.Next, err = b.scan(&f, req.After, until)
 	}
 	if err != nil {
 		return page, err
@@ -155,6 +152,7 @@ func (c *conn) truncated(after event.Position, m mark) error {
 // A rowFilter is an [eventlog.Filter] in numbers.
 type rowFilter struct {
 	all, none              bool
+	stream                 int64          // 0: no matter
 	tenants, exclude, typs map[int64]bool // nil: no matter
 }
 
@@ -173,8 +171,20 @@ func (f *rowFilter) few() (tenants []int64, ok bool) {
 	return tenants, true
 }
 
-func (f *rowFilter) accepts(tenant, typ int64) bool {
-	return f.all || ((f.tenants == nil || f.tenants[tenant]) && (f.exclude == nil || !f.exclude[tenant]) && (f.typs == nil || f.typs[typ]))
+// accepts reports whether the event in the current row is wanted.
+func (f *rowFilter) accepts(s *zs.Stmt) bool {
+	if f.all {
+		return true
+	}
+	if f.stream != 0 {
+		return s.ColumnInt64(colStream) == f.stream
+	}
+	return f.names(s.ColumnInt64(colTenant), s.ColumnInt64(colType))
+}
+
+// names reports whether an event of this tenant and type is wanted.
+func (f *rowFilter) names(tenant, typ int64) bool {
+	return (f.tenants == nil || f.tenants[tenant]) && !f.exclude[tenant] && (f.typs == nil || f.typs[typ])
 }
 
 // resolve looks up the numbers of the names in f. A name without a number has no
@@ -213,20 +223,16 @@ func (c *conn) resolve(f *eventlog.Filter) (rowFilter, error) {
 	for no := range r.exclude {
 		delete(r.tenants, no)
 	}
-	if len(r.exclude) == 0 {
-		r.exclude = nil
-	}
 	r.none = (r.tenants != nil && len(r.tenants) == 0) || (r.typs != nil && len(r.typs) == 0)
-	r.all = r.tenants == nil && r.exclude == nil && r.typs == nil
+	r.all = r.tenants == nil && len(r.exclude) == 0 && r.typs == nil
 	return r, nil
 }
 
-// The columns of an event, in the order of the constants below. The size comes
-// apart from the data, and the data only up to parameter 1 bytes: so a payload
-// that nobody wants is not loaded.
+// The columns of an event, in the order of the constants below. Parameter 1 is
+// the most bytes of data that are wanted: of more, only the size is loaded.
 const (
 	eventColumns = `e.position, e.tenant_no, e.type_no, e.stream_no, e.version, e.occurred_at, e.recorded_at, e.id, e.metadata,
-		octet_length(e.data), CASE WHEN octet_length(e.data) <= ?1 THEN e.data END`
+		CASE WHEN octet_length(e.data) > ?1 THEN octet_length(e.data) ELSE e.data END`
 	selectRange    = "SELECT " + eventColumns + " FROM fairlead_events e WHERE e.position > ?2 AND e.position <= ?3 ORDER BY e.position"
 	selectPosition = "SELECT " + eventColumns + " FROM fairlead_events e WHERE e.position = ?2"
 )
@@ -241,7 +247,6 @@ const (
 	colRecorded
 	colID
 	colMetadata
-	colSize
 	colData
 )
 
@@ -251,11 +256,13 @@ type pageBuilder struct {
 	c       *conn
 	req     *eventlog.ReadRequest
 	full    bool // the page must not have more
+	maxData int64
 	bytes   int
 	out     []event.Event
 	ids     []byte
 	idEnds  []int
 	data    []byte // the rest of the current buffer
+	share   int    // and its size
 	meta    map[string]event.Metadata
 	metaBuf []byte
 
@@ -267,9 +274,12 @@ type pageBuilder struct {
 
 // newPage returns a builder for about want events, if that is sure.
 func newPage(c *conn, req *eventlog.ReadRequest, want int64, sure bool) *pageBuilder {
-	b := &pageBuilder{c: c, req: req, stream: -1, typ: -1}
+	b := &pageBuilder{c: c, req: req, stream: -1, typ: -1, maxData: 1 << 62}
+	if req.MaxEventBytes > 0 {
+		b.maxData = int64(req.MaxEventBytes)
+	}
 	if !sure {
-		want = min(want, 16)
+		want = min(want, 64)
 	}
 	b.out = make([]event.Event, 0, want)
 	b.idEnds = make([]int, 0, want)
@@ -287,26 +297,25 @@ func (b *pageBuilder) events() []event.Event {
 	return b.out
 }
 
-// limit binds the parameter of eventColumns.
-func (b *pageBuilder) limit(s *zs.Stmt) {
-	limit := int64(1) << 62
-	if b.req.MaxEventBytes > 0 {
-		limit = int64(b.req.MaxEventBytes)
+// prepare prepares a statement with eventColumns.
+func (b *pageBuilder) prepare(query string) (*zs.Stmt, error) {
+	s, err := b.c.Prepare(query)
+	if err == nil {
+		s.BindInt64(1, b.maxData)
 	}
-	s.BindInt64(1, limit)
+	return s, err
 }
 
 // scan looks at the events in (after, until] in order, and returns up to where
 // it came.
 func (b *pageBuilder) scan(f *rowFilter, after, until event.Position) (event.Position, error) {
-	s, err := b.c.Prepare(selectRange)
+	s, err := b.prepare(selectRange)
 	if err != nil {
 		return after, err
 	}
 	if after < until-maxExamined {
 		until = after + maxExamined
 	}
-	b.limit(s)
 	s.BindInt64(2, int64(after))
 	s.BindInt64(3, int64(until))
 	for {
@@ -317,7 +326,7 @@ func (b *pageBuilder) scan(f *rowFilter, after, until event.Position) (event.Pos
 		if !more {
 			return until, s.Reset()
 		}
-		if !f.all && !f.accepts(s.ColumnInt64(colTenant), s.ColumnInt64(colType)) {
+		if !f.accepts(s) {
 			continue
 		}
 		if err := b.add(s); err != nil {
@@ -330,44 +339,56 @@ func (b *pageBuilder) scan(f *rowFilter, after, until event.Position) (event.Pos
 }
 
 // byTenant is scan for the events of a few tenants, found by the index.
-func (b *pageBuilder) byTenant(tenants []int64, f *rowFilter, after, until event.Position) (event.Position, error) {
-	positions, until, err := b.c.tenantPositions(tenants, after, until, b.req.MaxEvents)
+func (b *pageBuilder) byTenant(tenants []int64, f *rowFilter, after, until event.Position, m mark) (event.Position, error) {
+	positions, until, err := b.c.tenantPositions(tenants, after, until, b.req.MaxEvents, m)
 	if err != nil {
 		return after, err
 	}
+	if last, done, err := b.find(positions, f); err != nil || !done {
+		return last, err
+	}
+	return until, nil
+}
+
+// find adds the events at positions that f accepts, which are all of a range
+// that it accepts. It returns where it came to, and whether that is the end.
+func (b *pageBuilder) find(positions []int64, f *rowFilter) (last event.Position, done bool, err error) {
 	if n := len(positions); n > 0 && positions[n-1]-positions[0] < int64(4*n) {
 		// Close together: looking at all is faster than one by one.
-		last := event.Position(positions[n-1])
-		next, err := b.scan(f, event.Position(positions[0])-1, last)
-		if err != nil || b.full || next < last {
-			return next, err
-		}
-		return until, nil
+		end := event.Position(positions[n-1])
+		last, err = b.scan(f, event.Position(positions[0])-1, end)
+		return last, last == end && !b.full, err
 	}
-	s, err := b.c.Prepare(selectPosition)
+	last, err = b.fetch(positions, f)
+	return last, !b.full, err
+}
+
+// fetch adds the events at positions until the page is full, and returns the
+// last position that it has looked at.
+func (b *pageBuilder) fetch(positions []int64, f *rowFilter) (last event.Position, err error) {
+	s, err := b.prepare(selectPosition)
 	if err != nil {
-		return after, err
+		return 0, err
 	}
-	b.limit(s)
 	for _, p := range positions {
 		s.BindInt64(2, p)
 		more, err := s.Step()
 		if err != nil {
-			return after, err
+			return last, err
 		}
-		if more && f.accepts(s.ColumnInt64(colTenant), s.ColumnInt64(colType)) {
+		if more && f.accepts(s) {
 			if err := b.add(s); err != nil {
-				return after, err
+				return last, err
 			}
 		}
 		if err := s.Reset(); err != nil {
-			return after, err
+			return last, err
 		}
-		if b.full {
-			return event.Position(p), nil
+		if last = event.Position(p); b.full {
+			break
 		}
 	}
-	return until, nil
+	return last, nil
 }
 
 // add appends the event in the current row of s.
@@ -410,12 +431,10 @@ func (b *pageBuilder) add(s *zs.Stmt) error {
 	if err := b.metadata(s, e); err != nil {
 		return fmt.Errorf("event %v: %w", e.Position, err)
 	}
-	size := s.ColumnInt64(colSize)
-	switch {
-	case b.req.MaxEventBytes > 0 && size > int64(b.req.MaxEventBytes):
-		e.Withheld = size
-	case size > 0:
-		e.Data = b.buffer(int(size))
+	if b.req.MaxEventBytes > 0 && s.ColumnType(colData) == zs.TypeInteger {
+		e.Withheld = s.ColumnInt64(colData)
+	} else if n := s.ColumnLen(colData); n > 0 {
+		e.Data = b.buffer(n)
 		s.ColumnBytes(colData, e.Data)
 	}
 	b.bytes += e.Size() + len(b.ids) - before
@@ -436,14 +455,15 @@ func appendDerivedID(b []byte, e *event.Event) []byte {
 
 // buffer returns n bytes to fill. A small payload shares a buffer with its
 // neighbours, a large one has its own, so that keeping one event does not keep
-// much else.
+// much else. Buffers grow with the page: at the tail, pages are small.
 func (b *pageBuilder) buffer(n int) []byte {
-	const share = 64 << 10
-	if n > share/8 {
+	const least, most = 1 << 10, 64 << 10
+	if n > most/8 {
 		return make([]byte, n)
 	}
 	if n > len(b.data) {
-		b.data = make([]byte, share)
+		b.share = min(max(2*b.share, least, 2*n), most)
+		b.data = make([]byte, b.share)
 	}
 	out := b.data[:n:n]
 	b.data = b.data[n:]

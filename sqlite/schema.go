@@ -32,9 +32,10 @@ var migrations = []migration{
 // hold numbers. A number, once committed, never means another name.
 //
 // An append touches as few pages as it can, because each costs a page in the
-// WAL. So the two indexes of the log are tables that are filled a thousand
-// events at a time (fairlead_control.indexed says up to where), and the few
-// events behind that are found by looking at them. See index.go.
+// WAL. So the two indexes of the log are filled a thousand events at a time
+// (fairlead_control.indexed says up to where), with one row for all the events
+// of a stream or tenant among them. The few events behind that, the tail, are
+// found by looking at them. See index.go.
 //
 // fairlead_control.removed is the highest position that was ever deleted,
 // fairlead_streams.floor the highest version: what follows must not be reused.
@@ -74,15 +75,19 @@ CREATE TABLE fairlead_events(
 	data        TEXT  -- a blob where it is not text
 );
 CREATE UNIQUE INDEX fairlead_events_by_id ON fairlead_events(id) WHERE id IS NOT NULL;
-CREATE TABLE fairlead_stream_events(
+CREATE TABLE fairlead_stream_index(
 	stream_no INTEGER NOT NULL,
-	version   INTEGER NOT NULL,
-	position  INTEGER NOT NULL,
+	version   INTEGER NOT NULL, -- of the first
+	events    INTEGER NOT NULL, -- how many, without a gap in their versions
+	positions BLOB NOT NULL,
 	PRIMARY KEY(stream_no, version)
 ) WITHOUT ROWID;
-CREATE TABLE fairlead_tenant_events(
+CREATE TABLE fairlead_tenant_index(
 	tenant_no INTEGER NOT NULL,
-	position  INTEGER NOT NULL,
+	position  INTEGER NOT NULL, -- of the first
+	last      INTEGER NOT NULL, -- of the last
+	events    INTEGER NOT NULL, -- how many
+	positions BLOB NOT NULL,
 	PRIMARY KEY(tenant_no, position)
 ) WITHOUT ROWID;
 CREATE TABLE fairlead_removed_ids(
@@ -94,8 +99,6 @@ CREATE TABLE fairlead_removed_ids(
 CREATE TRIGGER fairlead_events_removed AFTER DELETE ON fairlead_events BEGIN
 	UPDATE fairlead_control SET removed = max(removed, OLD.position);
 	UPDATE fairlead_streams SET floor = max(floor, OLD.version) WHERE stream_no = OLD.stream_no;
-	DELETE FROM fairlead_stream_events WHERE stream_no = OLD.stream_no AND version = OLD.version;
-	DELETE FROM fairlead_tenant_events WHERE tenant_no = OLD.tenant_no AND position = OLD.position;
 	INSERT OR IGNORE INTO fairlead_removed_ids
 		SELECT OLD.id, OLD.stream_no, OLD.version, OLD.position WHERE OLD.id IS NOT NULL;
 END;

@@ -12,50 +12,6 @@ import (
 	zs "zombiezen.com/go/sqlite"
 )
 
-// dangling is the error for a number that stands for nothing.
-func (c *conn) dangling(query string, no int64) error {
-	return fmt.Errorf("%w: %s: nothing for %q with %d", ErrCorrupt, c.db.path, query, no)
-}
-
-// tenantPositions returns the positions of the tenants' events in (after,
-// until], ascending, and up to where they are complete: where there are more
-// than about limit, that is before until.
-func (c *conn) tenantPositions(tenants []int64, after, until event.Position, limit int) ([]int64, event.Position, error) {
-	s, err := c.Prepare("SELECT position FROM fairlead_tenant_events WHERE tenant_no = ? AND position > ? AND position <= ? ORDER BY position LIMIT ?")
-	if err != nil {
-		return nil, after, err
-	}
-	each := max(limit/max(len(tenants), 1), 32)
-	var out []int64
-	for _, no := range tenants {
-		s.BindInt64(1, no)
-		s.BindInt64(2, int64(after))
-		s.BindInt64(3, int64(until)) // what is behind another tenant's limit is of no use
-		s.BindInt64(4, int64(each))
-		n := 0
-		for {
-			more, err := s.Step()
-			if err != nil {
-				return nil, after, err
-			}
-			if !more {
-				break
-			}
-			out = append(out, s.ColumnInt64(0))
-			n++
-		}
-		if err := s.Reset(); err != nil {
-			return nil, after, err
-		}
-		if n == each {
-			until = event.Position(out[len(out)-1])
-		}
-	}
-	slices.Sort(out)
-	n, _ := slices.BinarySearch(out, int64(until)+1)
-	return out[:n], until, nil
-}
-
 // ReadStream implements [eventlog.StreamReader].
 func (db *DB) ReadStream(ctx context.Context, stream eventlog.StreamRef, after int64, limit int) ([]event.Event, error) {
 	var out []event.Event
@@ -75,52 +31,21 @@ func (db *DB) ReadStream(ctx context.Context, stream eventlog.StreamRef, after i
 				&eventlog.TruncatedError{After: 0, First: m.removed + 1})
 		}
 		b := newPage(c, &req, int64(limit), false)
-		s, err := c.Prepare("SELECT " + eventColumns + ` FROM fairlead_stream_events v JOIN fairlead_events e USING(position)
-			WHERE v.stream_no = ?2 AND v.version > ?3 ORDER BY v.version`)
+		var positions []int64
+		err = c.streamPositions(no, after, m, func(_, position int64) bool {
+			positions = append(positions, position)
+			return len(positions) < limit
+		})
+		if err == nil {
+			_, _, err = b.find(positions, &rowFilter{stream: no})
+		}
 		if err != nil {
 			return err
-		}
-		b.limit(s)
-		s.BindInt64(2, no)
-		s.BindInt64(3, after)
-		if err := b.all(s); err != nil {
-			return err
-		}
-		if !b.full {
-			s, err := c.Prepare("SELECT " + eventColumns + ` FROM fairlead_events e
-				WHERE e.position > ?4 AND e.stream_no = ?2 AND e.version > ?3 ORDER BY e.position`)
-			if err != nil {
-				return err
-			}
-			b.limit(s)
-			s.BindInt64(2, no)
-			s.BindInt64(3, after)
-			s.BindInt64(4, int64(m.indexed))
-			if err := b.all(s); err != nil {
-				return err
-			}
 		}
 		out = b.events()
 		return snapshot.Reset()
 	})
 	return out, err
-}
-
-// all adds the rows of s until the page is full.
-func (b *pageBuilder) all(s *zs.Stmt) error {
-	for !b.full {
-		more, err := s.Step()
-		if err != nil {
-			return err
-		}
-		if !more {
-			break
-		}
-		if err := b.add(s); err != nil {
-			return err
-		}
-	}
-	return s.Reset()
 }
 
 // findStream returns a stream's number, 0 where it has none, and the highest of
@@ -146,7 +71,14 @@ func (db *DB) Versions(ctx context.Context, streams ...eventlog.StreamRef) ([]in
 		if err != nil {
 			return err
 		}
-		at := make(map[int64][]int, len(streams)) // stream_no -> where it is in streams
+		tail, err := c.tailOf(m)
+		if err != nil {
+			return err
+		}
+		in := make(map[int64]int64) // stream_no -> version
+		for _, e := range tail {
+			in[e.stream] = e.version
+		}
 		for i, r := range streams {
 			no, floor, err := c.findStream(r)
 			if err != nil {
@@ -155,30 +87,14 @@ func (db *DB) Versions(ctx context.Context, streams ...eventlog.StreamRef) ([]in
 			if no == 0 {
 				continue
 			}
-			v, _, err := c.int64("SELECT max(version) FROM fairlead_stream_events WHERE stream_no = ?", no)
+			v, ok := in[no]
+			if !ok {
+				v, _, err = c.int64("SELECT version + events - 1 FROM fairlead_stream_index WHERE stream_no = ? ORDER BY version DESC LIMIT 1", no)
+			}
 			if err != nil {
 				return err
 			}
 			out[i] = max(v, floor)
-			at[no] = append(at[no], i)
-		}
-		tail := func(s *zs.Stmt) error {
-			for _, i := range at[s.ColumnInt64(0)] {
-				out[i] = max(out[i], s.ColumnInt64(1))
-			}
-			return nil
-		}
-		switch {
-		case len(at) == 0:
-		case len(at) == 1:
-			for no := range at {
-				err = c.rows("SELECT stream_no, version FROM fairlead_events WHERE position > ? AND stream_no = ?", tail, int64(m.indexed), no)
-			}
-		default:
-			err = c.rows("SELECT stream_no, version FROM fairlead_events WHERE position > ?", tail, int64(m.indexed))
-		}
-		if err != nil {
-			return err
 		}
 		return snapshot.Reset()
 	})
@@ -227,23 +143,37 @@ func (c *conn) count(filter *eventlog.Filter, after, until event.Position, limit
 		}
 		n = int(min(int64(n)+count, int64(limit)))
 	}
-	if few, ok := f.few(); ok && f.typs == nil && after < m.indexed {
+	if few, ok := f.few(); ok && f.typs == nil {
 		for _, no := range few {
-			err := c.rows(`SELECT min(position), count(*) FROM
-				(SELECT position FROM fairlead_tenant_events WHERE tenant_no = ? AND position > ? AND position <= ? ORDER BY position LIMIT ?)`,
-				func(s *zs.Stmt) error {
-					if k := s.ColumnInt64(1); k > 0 {
-						found(s.ColumnInt64(0), k)
+			err := c.tenantRuns(no, after, min(until, m.indexed), func(start, last, events int64, s *zs.Stmt) (bool, error) {
+				if start > int64(after) && last <= int64(until) {
+					found(start, events)
+					return n < limit, nil
+				}
+				err := eachPosting(columnBytes(s, 3), func(p int64) bool {
+					if p > int64(after) && p <= int64(until) {
+						found(p, 1)
 					}
-					return nil
-				}, no, int64(after), int64(min(until, m.indexed)), limit)
+					return p <= int64(until)
+				})
+				return n < limit, err
+			})
 			if err != nil {
 				return 0, time.Time{}, err
 			}
 		}
-		after = m.indexed
+		tail, err := c.tailOf(m)
+		if err != nil {
+			return 0, time.Time{}, err
+		}
+		for _, e := range tail[searchTail(tail, after):] {
+			if e.position <= int64(until) && slices.Contains(few, e.tenant) {
+				found(e.position, 1)
+			}
+		}
+		after = until
 	}
-	if n < limit {
+	if after < until {
 		s, err := c.Prepare("SELECT position, tenant_no, type_no FROM fairlead_events WHERE position > ? AND position <= ? ORDER BY position")
 		if err != nil {
 			return 0, time.Time{}, err
@@ -258,7 +188,7 @@ func (c *conn) count(filter *eventlog.Filter, after, until event.Position, limit
 			if !more {
 				break
 			}
-			if f.accepts(s.ColumnInt64(1), s.ColumnInt64(2)) {
+			if f.all || f.names(s.ColumnInt64(1), s.ColumnInt64(2)) {
 				found(s.ColumnInt64(0), 1)
 			}
 		}

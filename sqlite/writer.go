@@ -29,7 +29,9 @@ type writer struct {
 	recorded int64          // recorded_at of head
 	streams  *cache[streamKey, *streamState]
 	tail     map[int64]int64 // stream_no -> version, of all events behind indexed
+	events   []tailEvent     // the tail, by position
 	foreign  bool            // tail has versions that streams does not
+	postings []byte          // a buffer
 
 	tenants *cache[string, int64]
 	types   *cache[string, int64]
@@ -67,6 +69,7 @@ func (w *writer) forget() {
 	w.types.clear()
 	w.builds.clear()
 	w.tail = make(map[int64]int64)
+	w.events = nil
 	w.foreign = false
 }
 
