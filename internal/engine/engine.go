@@ -61,6 +61,7 @@ type active struct {
 	lanes map[store.LaneID]*owned
 	gone  bool // being removed
 	stats procStats
+	pool  *streamPool // of a reactor; made with its first lane
 }
 
 // An owned is a lane that this process works.
@@ -68,6 +69,7 @@ type owned struct {
 	runner runner
 	cancel context.CancelFunc
 	ended  chan struct{}
+	stuck  bool // was complained about
 }
 
 // A runner is the shell around a lane.
@@ -78,6 +80,8 @@ type runner interface {
 	flush()              // somebody waits for the checkpoint
 	budget(bytes int)    // memory that it may keep
 	report() *laneStatus // what to tell operators
+	// stuck returns an error if a handler has not returned for too long.
+	stuck(now time.Time) error
 }
 
 // New returns an engine. It starts nothing.

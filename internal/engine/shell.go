@@ -26,6 +26,7 @@ type batchRunner struct {
 	status laneStatus
 
 	revision   atomic.Int64 // of the row that the lane works by
+	busy       atomic.Int64 // when the batch in hand began to run, Unix nanoseconds; 0: none
 	cacheLimit atomic.Int64 // bytes
 
 	pending *batch // being committed
@@ -54,6 +55,7 @@ const (
 	mergeEvery   = 100 * time.Millisecond // between tries to merge
 	chaseAtMost  = 5                      // tries before the base lane is held
 	commitAtMost = 30 * time.Second
+	stuckAfter   = 30 * time.Second // a batch is meant to take 50 ms
 )
 
 // run works the lane until ctx ends, or the lane is lost, merged or stopped.
@@ -154,7 +156,9 @@ func (r *batchRunner) step(ctx context.Context, page eventlog.Page) error {
 		r.readAhead(ctx, page.Next)
 	}
 	started := time.Now()
+	r.busy.Store(started.UnixNano())
 	err = l.run(ctx, b)
+	r.busy.Store(0)
 	done(len(b.items))
 	if err != nil {
 		return r.join(ctx, err)
@@ -454,6 +458,17 @@ func (r *batchRunner) reread(rev int64) {
 		r.look.Store(true)
 		r.nudge()
 	}
+}
+
+// stuck returns an error if handlers have kept a batch for too long. They
+// cannot be stopped from outside, so all that can be done is to say it.
+func (r *batchRunner) stuck(now time.Time) error {
+	since := r.busy.Load()
+	if since == 0 || now.Sub(time.Unix(0, since)) < stuckAfter {
+		return nil
+	}
+	return fmt.Errorf("lane %v: a handler has not returned for %v, in the batch after position %d: "+
+		"the lane waits for it; see the goroutine dump of the process", r.id, now.Sub(time.Unix(0, since)).Round(time.Second), r.status.position.Load())
 }
 
 func (r *batchRunner) flush() {

@@ -94,6 +94,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, failed map[st
 		if o := a.lanes[l.LaneID]; o != nil {
 			owned++
 			o.runner.reread(l.Revision)
+			e.complain(l.LaneID, o)
 			continue
 		}
 		p := rows[l.Processor]
@@ -107,6 +108,9 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, failed map[st
 	}
 	share := e.cfg.Memory / 2 / max(1, owned+len(start))
 	for _, a := range e.procs {
+		if a.pool != nil {
+			a.pool.setWeights(v.weights)
+		}
 		for _, o := range a.lanes {
 			o.runner.budget(share)
 		}
@@ -118,6 +122,16 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, failed map[st
 			e.logger.Error("lane was not acquired", "lane", l.LaneID.String(), "error", err)
 		}
 	}
+}
+
+// complain reports a lane whose handlers do not return, once.
+func (e *Engine) complain(id store.LaneID, o *owned) {
+	err := o.runner.stuck(time.Now())
+	if err != nil && !o.stuck {
+		e.logger.Error("handler does not return", "lane", id.String(), "error", err)
+		o.runner.report().set(err)
+	}
+	o.stuck = err != nil
 }
 
 // start acquires a lane and works it in a goroutine of its own.
@@ -164,6 +178,9 @@ func (e *Engine) start(ctx context.Context, id store.LaneID, logParts, budget in
 
 // runner makes the shell of a lane.
 func (e *Engine) runner(p *Processor, row store.Lane, logParts int) runner {
+	if p.React != nil {
+		return e.streamRunner(p, row, e.logPartition(p, row.Partition, logParts))
+	}
 	return e.batchRunner(p, row, e.logPartition(p, row.Partition, logParts))
 }
 
