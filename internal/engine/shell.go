@@ -148,7 +148,11 @@ func (r *batchRunner) step(ctx context.Context, page eventlog.Page) error {
 		return r.join(ctx, err)
 	}
 	l.measure(page)
+	was := l.tenants
 	l.isolate(page)
+	if l.tenants != was {
+		r.e.turns.setBase(l.p, l.tenants) // the base lane stands for them all
+	}
 	b := l.prepare(page, r.limit())
 	if b.to < page.Next && !l.sharedPage(page) {
 		r.keep(page, b.to)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/lane"
 	"github.com/fairlead-dev/fairlead/slo"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -106,7 +107,7 @@ func (e *Engine) Stats(name string) (Stats, error) {
 func (e *Engine) WaitFor(ctx context.Context, processor string, token eventlog.Token) error {
 	for {
 		progress := e.progress.wait()
-		ok, err := Reached(ctx, e.store, processor, token)
+		ok, err := Reached(ctx, e.log, e.store, processor, token)
 		if ok || err != nil {
 			return err
 		}
@@ -125,7 +126,11 @@ func (e *Engine) WaitFor(ctx context.Context, processor string, token eventlog.T
 }
 
 // Reached reports whether a processor has applied everything up to token.
-func Reached(ctx context.Context, s store.Store, processor string, token eventlog.Token) (ok bool, err error) {
+func Reached(ctx context.Context, log eventlog.Log, s store.Store, processor string, token eventlog.Token) (ok bool, err error) {
+	logParts, err := log.Partitions(ctx)
+	if err != nil {
+		return false, err
+	}
 	err = s.View(ctx, func(tx store.Tx) error {
 		p, err := tx.Processor(processor)
 		if err != nil {
@@ -135,26 +140,13 @@ func Reached(ctx context.Context, s store.Store, processor string, token eventlo
 		if err != nil {
 			return err
 		}
-		at := map[int]map[string]event.Position{}
-		for _, l := range lanes {
-			if l.Number == p.Live {
-				if at[l.Partition] == nil {
-					at[l.Partition] = map[string]event.Position{}
-				}
-				at[l.Partition][l.Tenant] = l.Position
-			}
-		}
 		ok = true
-		for part, tenants := range at {
-			if p.Partitions > 1 && len(at) == p.Partitions && part != token.Partition && token.Partition > 0 {
-				continue
-			}
-			for _, t := range token.Tenants {
-				pos, own := tenants[t]
-				if !own {
-					pos = tenants[""]
+		for _, t := range token.Tenants {
+			for part := range p.Partitions {
+				if logParts > 1 && part != token.Partition {
+					continue // lanes follow the log's partitions
 				}
-				ok = ok && pos >= token.Position
+				ok = ok && lane.Covered(lanes, p.Live, part, t) >= token.Position
 			}
 		}
 		return nil

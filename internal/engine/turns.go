@@ -12,11 +12,12 @@ import (
 // least slack to its freshness objective first, and inside a processor by fair
 // shares of worker time between its lanes, so between tenants.
 type turns struct {
-	mu    sync.Mutex
-	slots int
-	free  int
-	procs map[string]*procTurns
-	pick  *fair.Picker[string]
+	mu      sync.Mutex
+	slots   int
+	free    int
+	procs   map[string]*procTurns
+	pick    *fair.Picker[string]
+	weights map[string]float64 // that were set
 }
 
 type procTurns struct {
@@ -71,6 +72,9 @@ func (t *turns) of(p *Processor) *procTurns {
 	q := t.procs[p.Name]
 	if q == nil {
 		q = &procTurns{queue: fair.New[*waiter](t.slots), waiting: map[*waiter]bool{}}
+		for tenant, weight := range t.weights {
+			_ = q.queue.SetWeight(tenant, weight)
+		}
 		t.procs[p.Name] = q
 	}
 	return q
@@ -130,16 +134,21 @@ func (t *turns) end(w *waiter, q *procTurns) {
 	t.dispatch()
 }
 
-// setWeights sets the tenants' weights; the base lane stands for all tenants in
-// it, so its weight is their number.
+// setWeights sets the tenants' weights; who is not named has 1.
 func (t *turns) setWeights(w map[string]float64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, q := range t.procs {
+		for tenant := range t.weights {
+			if _, still := w[tenant]; !still {
+				_ = q.queue.SetWeight(tenant, 1)
+			}
+		}
 		for tenant, weight := range w {
 			_ = q.queue.SetWeight(tenant, weight) // was checked as it was set
 		}
 	}
+	t.weights = w
 }
 
 // setBase says how many tenants a processor's base lane stands for.

@@ -151,8 +151,9 @@ func TrySwitch(ctx context.Context, s store.Store, processor, version string) er
 	})
 }
 
-// reached returns how far a build has got with a tenant in a partition.
-func reached(lanes []store.Lane, build int64, partition int, tenant string) (at event.Position) {
+// Covered returns how far a build has got with a tenant in a partition: every
+// event of the tenant up to there has taken effect, or is in the dead letters.
+func Covered(lanes []store.Lane, build int64, partition int, tenant string) (at event.Position) {
 	for i := range lanes {
 		l := &lanes[i]
 		if l.Number != build || l.Partition != partition {
@@ -178,7 +179,7 @@ func switchAll(tx store.Tx, p store.Processor, lanes []store.Lane) error {
 		// the new build must have applied at least as much as the old.
 		// So must it of those that have merged ahead of their base lane.
 		for _, t := range append(slices.Collect(maps.Keys(l.Exclusions)), l.Tenant) {
-			o, n := reached(lanes, p.Live, l.Partition, t), reached(lanes, p.Rebuild, l.Partition, t)
+			o, n := Covered(lanes, p.Live, l.Partition, t), Covered(lanes, p.Rebuild, l.Partition, t)
 			if n < o && !mutant.Is(mutant.SwitchBehind) {
 				return fmt.Errorf("processor %q: partition %d, tenant %q: rebuilt up to %v, live at %v: %w", p.Name, l.Partition, t, n, o, ErrBehind)
 			}
@@ -223,7 +224,7 @@ func switchAll(tx store.Tx, p store.Processor, lanes []store.Lane) error {
 func switchTenant(tx store.Tx, p store.Processor, lanes []store.Lane) error {
 	t, shadow, live := p.RebuildTenant, store.Build{Processor: p.Name, Number: p.Rebuild}, store.Build{Processor: p.Name, Number: p.Live}
 	for i := range p.Partitions {
-		if o, n := reached(lanes, p.Live, i, t), reached(lanes, p.Rebuild, i, t); n < o && !mutant.Is(mutant.SwitchBehind) {
+		if o, n := Covered(lanes, p.Live, i, t), Covered(lanes, p.Rebuild, i, t); n < o && !mutant.Is(mutant.SwitchBehind) {
 			return fmt.Errorf("processor %q: tenant %q, partition %d: rebuilt up to %v, live at %v: %w", p.Name, t, i, n, o, ErrBehind)
 		}
 	}
