@@ -56,7 +56,7 @@ type Touched struct {
 // document that cannot be, its handler fails or panics, or the state that it
 // leaves cannot be encoded.
 type HandlerError struct {
-	Reason string // "decode", "upcast", "document", "handler", "panic" or "encode"
+	Reason string // "size", "decode", "upcast", "document", "handler", "panic" or "encode"
 	Err    error
 	Stack  []byte // of a panic
 }
@@ -144,10 +144,15 @@ func (p *Projection[S]) Apply(state any, e *event.Event, t *Touched) (deleted bo
 	}
 }
 
+// TooLarge returns the error of an event whose payload was withheld.
+func TooLarge(e *event.Event) error {
+	return fmt.Errorf("payload of %d bytes is larger than this consumer allows: give it more memory, then retry", e.Withheld)
+}
+
 // decode returns the payload as what h takes, a pointer.
 func (p *Projection[S]) decode(h handler[S], ups []Upcaster, e *event.Event) (any, error) {
 	if e.Withheld > 0 {
-		return nil, &HandlerError{Reason: "decode", Err: fmt.Errorf("payload of %d bytes is larger than this consumer allows", e.Withheld)}
+		return nil, &HandlerError{Reason: "size", Err: TooLarge(e)}
 	}
 	v := h.payload()
 	if len(ups) > 0 {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/internal/lane"
 	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
@@ -35,6 +36,13 @@ func (l *batchLane) drain(ctx context.Context, k store.ParkedKey) error {
 		}
 	}
 	letters = letters[:n]
+	for i := range letters {
+		if letters[i].Event.Withheld > 0 {
+			if err := l.readAgain(ctx, &letters[i].Event); err != nil {
+				return err
+			}
+		}
+	}
 	if l.p.Batch != nil {
 		return l.drainSQL(ctx, letters)
 	}
@@ -65,6 +73,20 @@ func (l *batchLane) drain(ctx context.Context, k store.ParkedKey) error {
 		return l.drainSome(ctx, k, letters, *failed)
 	}
 	return l.drainCommit(ctx, b, letters)
+}
+
+// readAgain gets the payload of an event that was too large as it was parked.
+func (l *batchLane) readAgain(ctx context.Context, e *event.Event) error {
+	page, err := l.pages.read(ctx, eventlog.ReadRequest{Partition: l.logPart, After: e.Position - 1, Until: e.Position})
+	if err != nil {
+		return fmt.Errorf("lane %v: read dead letter at %v again: %w", l.id, e.Position, err)
+	}
+	for i := range page.Events {
+		if found := &page.Events[i]; found.ID == e.ID {
+			*e = *found
+		}
+	}
+	return nil
 }
 
 // enterLetter puts a letter into the groups of the documents that it is for:
@@ -186,6 +208,10 @@ func (l *batchLane) drainCommit(ctx context.Context, b *batch, letters []store.D
 // fails could not be told.
 func (l *batchLane) drainSQL(ctx context.Context, letters []store.DeadLetter) error {
 	for _, d := range letters {
+		if d.Event.Withheld > 0 {
+			d.Reason, d.Error = "size", projection.TooLarge(&d.Event).Error()
+			return l.drainFailed(ctx, d)
+		}
 		b := &batch{seq: l.seq + 1, from: l.at, to: l.at}
 		b.commit.SQL = func(ctx context.Context, tx any) error { return call(ctx, l.p, tx, []event.Event{d.Event}) }
 		err := l.drainCommit(ctx, b, []store.DeadLetter{d})

@@ -18,6 +18,7 @@ type pages struct {
 	limit      int
 	eventLimit int
 	reads      atomic.Int64 // pages read from the log
+	pageBytes  atomic.Int64 // of one page
 
 	mu      sync.Mutex
 	size    int
@@ -44,19 +45,28 @@ type tail struct {
 }
 
 const (
-	pageEvents = 5000
-	pageBytes  = 4 << 20
-	maxPages   = 128 // at the tail pages are small: bounds the search for one
+	pageEvents   = 5000
+	maxPageBytes = 4 << 20
+	minPageBytes = 64 << 10
+	maxPages     = 128 // at the tail pages are small: bounds the search for one
 )
 
 func newPages(log eventlog.Log, limit int) *pages {
-	return &pages{log: log, limit: limit, eventLimit: max(limit/2, 1<<20), tails: map[int]*tail{}, loading: map[pageKey]chan struct{}{}}
+	p := &pages{log: log, limit: limit, eventLimit: max(limit/2, 1<<20), tails: map[int]*tail{}, loading: map[pageKey]chan struct{}{}}
+	p.share(1)
+	return p
+}
+
+// share sets the size of pages such that so many lanes, each with the page that
+// it works on and the next one, hold about as much as is kept.
+func (p *pages) share(lanes int) {
+	p.pageBytes.Store(int64(min(maxPageBytes, max(minPageBytes, p.limit/2/max(lanes, 1)))))
 }
 
 // read returns a page. One without a filter may be shared, and then begins with
 // the event after `after`, whatever the kept page begins with.
 func (p *pages) read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
-	req.MaxEvents, req.MaxBytes, req.MaxEventBytes = pageEvents, min(pageBytes, p.eventLimit), p.eventLimit
+	req.MaxEvents, req.MaxBytes, req.MaxEventBytes = pageEvents, int(p.pageBytes.Load()), p.eventLimit
 	if !req.Filter.All() || req.Until != 0 {
 		p.reads.Add(1)
 		return p.log.Read(ctx, req)

@@ -369,3 +369,37 @@ func TestStuckHandlerIsReported(t *testing.T) {
 		stop()
 	})
 }
+
+func TestHugeEventIsParkedUntilThereIsMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		p := tallies("streams", false)
+		r.add(Processor{Projection: p, Name: "streams"})
+		stop := r.run(r.e)
+		r.append("t", "s", added{})
+		r.append("t", "s", added{Doc: strings.Repeat("x", 50<<20)})
+		r.append("t", "s", added{})
+		r.wait("streams", r.append("t", "s2", added{}))
+		if got := r.get(p, "t", "s").N; got != 1 {
+			t.Errorf("document has %d events, want the 1 before the huge one", got)
+		}
+		if ls := r.letters(); len(ls) != 2 || ls[0].Reason != "size" || ls[0].Event.Withheld < 50<<20 {
+			t.Fatalf("%d dead letters, want the huge event and the one behind it", len(ls))
+		}
+		stop()
+		e, err := New(Config{Log: r.log, Store: r.st, Memory: 512 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.e = e
+		r.add(Processor{Projection: p, Name: "streams"})
+		defer r.run(r.e)()
+		if _, err := lane.RetryKey(t.Context(), r.st, "streams", "t", "s"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if got := r.get(p, "t", "s").N; got != 3 || len(r.letters()) != 0 {
+			t.Errorf("document has %d events and %d dead letters, want 3 and none", got, len(r.letters()))
+		}
+	})
+}

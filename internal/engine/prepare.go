@@ -151,14 +151,15 @@ func (l *batchLane) add(b *batch, e *event.Event) {
 	n := int32(len(b.items) - 1)
 	it := &b.items[n]
 	tenant := l.tenantSpace(e)
-	if l.p.Batch != nil {
-		it.touched.Handled = true
-		b.enter(store.Key{Tenant: tenant, ID: l.p.orderKey(e)}, n)
-		return
-	}
 	var herr *projection.HandlerError
 	if err := e.Check(); err != nil {
 		herr = &projection.HandlerError{Reason: "name", Err: err}
+	} else if l.p.Batch != nil && e.Withheld > 0 {
+		herr = &projection.HandlerError{Reason: "size", Err: projection.TooLarge(e)}
+	} else if l.p.Batch != nil {
+		it.touched.Handled = true
+		b.enter(store.Key{Tenant: tenant, ID: l.p.orderKey(e)}, n)
+		return
 	} else if err := l.p.Projection.Touch(e, &it.touched); err != nil {
 		herr = asHandlerError(err)
 	}

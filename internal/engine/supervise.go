@@ -106,6 +106,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, failed map[st
 		}
 		start = append(start, l)
 	}
+	e.pages.share(owned + len(start))
 	share := e.cfg.Memory / 2 / max(1, owned+len(start))
 	for _, a := range e.procs {
 		if a.pool != nil {
