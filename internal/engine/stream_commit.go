@@ -1,0 +1,250 @@
+package engine
+
+import (
+	"slices"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/internal/done"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+const lettersAtOnce = 2000 // dead letters of one commit
+
+// A streamCommit is a commit on its way.
+type streamCommit struct {
+	store.Commit
+	letters []*task
+	settled []done.Range // with the letters
+	fresh   []time.Time
+	applied int64 // not used by the store: how many were handled
+	changes bool  // more than the position over events of no interest
+}
+
+// A removal is a dead letter that was handled.
+type removal struct {
+	id  int64
+	key store.Key
+}
+
+// settle moves what is finished into settled. One pass over both, because one by
+// one each would move what follows it.
+func (l *streamLane) settle(more []done.Range) {
+	l.finished = append(l.finished, more...)
+	if len(l.finished) == 0 {
+		return
+	}
+	slices.SortFunc(l.finished, func(a, b done.Range) int { return comparePositions(a.To, b.To) })
+	if len(l.finished) <= 8 || l.finished[0].From >= l.settled.Last() {
+		for _, r := range l.finished {
+			l.settled.AddRange(r.From, r.To)
+		}
+	} else {
+		l.settled = merge(&l.settled, l.finished)
+	}
+	l.finished = l.finished[:0]
+}
+
+// merge returns the union of a set and of ranges that are sorted.
+func merge(s *done.Set, ranges []done.Range) (out done.Set) {
+	i := 0
+	for r := range s.All() {
+		for i < len(ranges) && ranges[i].From < r.From {
+			out.AddRange(ranges[i].From, ranges[i].To)
+			i++
+		}
+		out.AddRange(r.From, r.To)
+	}
+	for ; i < len(ranges); i++ {
+		out.AddRange(ranges[i].From, ranges[i].To)
+	}
+	return out
+}
+
+// build makes the next commit, or returns nil if there is nothing to commit. It
+// changes nothing that a refusal would have to take back.
+func (l *streamLane) build(lazy bool) *streamCommit {
+	l.settle(nil)
+	c := &streamCommit{}
+	for _, t := range l.letters {
+		if len(c.letters) >= lettersAtOnce {
+			break
+		}
+		c.letters = append(c.letters, t)
+		c.settled = append(c.settled, done.Range{From: t.from, To: t.Position})
+	}
+	for _, r := range l.removed {
+		c.Remove = append(c.Remove, r.id)
+	}
+	for _, t := range c.letters {
+		t.outcome.inCommit = true
+	}
+	goes := l.departures(c)
+	c.Position = l.low(goes)
+	for t, until := range l.row.Exclusions {
+		if until <= c.Position && until != event.Unbounded && goes[t] == nil {
+			c.Forget = append(c.Forget, t)
+		}
+	}
+	slices.Sort(c.Forget)
+	c.changes = l.dirty || len(c.letters)+len(c.Remove)+len(c.Detach)+len(c.Forget) > 0
+	if !c.changes && (lazy || c.Position == l.row.Position) {
+		return nil
+	}
+	c.Lane = l.id
+	c.Fence = store.Fence{Epoch: l.row.Epoch, Position: l.row.Position, Revision: l.row.Revision}
+	c.Letters = l.deadLetters(c.letters)
+	c.Done = l.doneAfter(c.Position, c.settled)
+	for i := range c.Detach {
+		c.Detach[i].Done = l.doneAfter(c.Detach[i].Position, c.settled)
+	}
+	c.AppliedAt = l.appliedAt
+	c.fresh, l.fresh = l.fresh, nil
+	c.applied = int64(len(c.fresh) + len(c.Remove))
+	l.dirty = false
+	return c
+}
+
+// departures adds the tenants that can leave now to a commit: nothing of theirs
+// is in progress, and their letters are in the commit.
+func (l *streamLane) departures(c *streamCommit) map[string]*leaving {
+	if len(l.leave) == 0 {
+		return nil
+	}
+	goes := map[string]*leaving{}
+	for t, d := range l.leave {
+		if lt := l.tenants[t]; lt != nil && lt.running > 0 {
+			continue
+		}
+		if slices.ContainsFunc(l.letters, func(x *task) bool { return x.Tenant == t && !x.outcome.inCommit }) {
+			continue
+		}
+		row := store.Lane{LaneID: l.id, Epoch: l.row.Revision + 1, Position: d.first - 1, State: d.state, Reason: d.reason, Pinned: d.pinned}
+		row.Tenant = t
+		// Up to here an earlier lane of the tenant has handled its events.
+		if until, ok := l.row.Exclusions[t]; ok && until != event.Unbounded {
+			row.Position = max(row.Position, until)
+		}
+		c.Detach = append(c.Detach, row)
+		goes[t] = d
+	}
+	slices.SortFunc(c.Detach, func(a, b store.Lane) int { return compareStrings(a.Tenant, b.Tenant) })
+	return goes
+}
+
+// low returns the position up to which every event of the lane is done, once the
+// letters that are in the commit are recorded and the tenants that go have gone.
+func (l *streamLane) low(goes map[string]*leaving) event.Position {
+	t := l.first
+	for t != nil && t.outcome != nil && t.outcome.inCommit {
+		t = t.after
+	}
+	low := l.at
+	if t != nil {
+		low = min(low, t.Position-1)
+	}
+	for tenant, d := range l.leave {
+		if goes[tenant] == nil {
+			low = min(low, d.first-1)
+		}
+	}
+	for _, r := range l.refill {
+		low = min(low, r.From)
+	}
+	return low
+}
+
+// doneAfter returns what is settled beyond a position, as it is stored.
+func (l *streamLane) doneAfter(p event.Position, more []done.Range) []byte {
+	if l.settled.Last() <= p && len(more) == 0 {
+		return nil
+	}
+	s := l.settled.Clone()
+	for _, r := range more {
+		s.AddRange(r.From, r.To)
+	}
+	s.Advance(p)
+	b, err := s.MarshalBinary()
+	if err != nil { // it never fails: see done.Set
+		panic(err)
+	}
+	return b
+}
+
+func (l *streamLane) deadLetters(tasks []*task) []store.DeadLetter {
+	var out []store.DeadLetter
+	for _, t := range tasks {
+		x := t.outcome
+		d := store.DeadLetter{
+			Build: l.id.Build, Partition: l.id.Partition, Tenant: x.key.Tenant, Key: x.key.ID,
+			State: x.state, Event: t.Event, Attempts: x.attempts,
+			Reason: "waiting", Error: "waits behind an earlier event of its key",
+		}
+		if x.reason != nil {
+			d.Reason, d.Error = x.reason.Reason, x.reason.Error()
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+// committed notes that c has taken effect.
+func (l *streamLane) committed(c *streamCommit) {
+	l.row.Position, l.row.Done = c.Position, c.Done
+	if len(c.Detach)+len(c.Forget) > 0 {
+		l.row.Revision++
+		if l.row.Exclusions == nil {
+			l.row.Exclusions = map[string]event.Position{}
+		}
+	}
+	for _, t := range c.Forget {
+		delete(l.row.Exclusions, t)
+	}
+	for _, d := range c.Detach {
+		l.row.Exclusions[d.Tenant] = event.Unbounded
+		delete(l.leave, d.Tenant)
+		for k := range l.parked {
+			if k.Tenant == d.Tenant {
+				delete(l.parked, k)
+			}
+		}
+	}
+	l.settle(c.settled)
+	l.settled.Advance(c.Position)
+	for _, t := range c.letters {
+		l.unlink(t)
+		l.account(t)
+		if d := l.drains[t.outcome.key]; d != nil {
+			d.lettered--
+		}
+	}
+	l.letters = slices.DeleteFunc(l.letters, func(t *task) bool { return t.outcome.inCommit })
+	for _, r := range l.removed[:len(c.Remove)] {
+		if d := l.drains[r.key]; d != nil {
+			d.removing--
+		}
+	}
+	l.removed = l.removed[len(c.Remove):]
+	l.counts.lettered += int64(len(c.letters))
+	l.counts.batches++
+}
+
+// refused notes that c has not taken effect: what it says is still to be
+// committed.
+func (l *streamLane) refused(c *streamCommit) {
+	for _, t := range c.letters {
+		t.outcome.inCommit = false
+	}
+	l.fresh = append(c.fresh, l.fresh...)
+	l.dirty = l.dirty || c.changes
+}
+
+func comparePositions(a, b event.Position) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,265 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/internal/fair"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// A keyQueue holds the ordering keys of all lanes of a reactor in this process
+// that have an event to run: whose turn it is between tenants is said by
+// start-time fair queuing over worker time, and inside a tenant by age, the
+// oldest event first. That is list scheduling in the order of the log, so a hot
+// key, whose events have to follow one another, is never kept waiting behind
+// younger events of other keys. It has no clock and no goroutine.
+type keyQueue struct {
+	fair     *fair.Queue[*flow]
+	flows    map[string]*flow
+	arrivals uint64
+	lanes    map[store.LaneID]*streamLane
+
+	// orphans are keys with an event in progress whose tenant has left the lane
+	// that started it. Until it ends no other lane starts one of that key.
+	orphans map[orphanKey]int
+	blocked map[orphanKey][]*orderedKey
+}
+
+type orphanKey struct {
+	partition int
+	key       store.Key
+}
+
+// A flow is a tenant's ready keys: a heap by the arrival of their first events.
+// For each of them there is an item in the fair queue, which stands for the
+// tenant's oldest key, whichever that is by then.
+type flow struct {
+	name  string
+	ready []*orderedKey
+	users int // lanes that have events of the tenant
+}
+
+// A turn is a key whose first event may run.
+type turn struct {
+	key   *orderedKey
+	grant fair.Grant[*flow]
+}
+
+func newKeyQueue(workers int) *keyQueue {
+	q := &keyQueue{
+		fair: fair.New[*flow](workers), flows: map[string]*flow{}, lanes: map[store.LaneID]*streamLane{},
+		orphans: map[orphanKey]int{}, blocked: map[orphanKey][]*orderedKey{},
+	}
+	// With few workers half of them are kept for the others. Of many one gets
+	// free all the time, so a small reserve does.
+	q.fair.SetCap(max((workers+1)/2, workers-max(2, workers/16)))
+	return q
+}
+
+func (q *keyQueue) flow(tenant string) *flow {
+	f := q.flows[tenant]
+	if f == nil {
+		f = &flow{name: tenant}
+		q.flows[tenant] = f
+	}
+	f.users++
+	return f
+}
+
+// leave says that one lane less has events of a tenant.
+func (q *keyQueue) leave(f *flow) {
+	if f.users--; f.users == 0 {
+		delete(q.flows, f.name)
+	}
+}
+
+func (q *keyQueue) push(k *orderedKey) {
+	f := k.tenant.flow
+	heapPush(&f.ready, k, older)
+	q.fair.Push(f.name, 1, f)
+}
+
+// pop returns the key whose turn it is.
+func (q *keyQueue) pop(now time.Time) (t turn, ok bool) {
+	if q.fair.Len() == 0 {
+		return t, false
+	}
+	g, ok := q.fair.Pop(now)
+	if !ok {
+		return t, false
+	}
+	return turn{heapRemove(&g.Item.ready, 0, older), g}, true
+}
+
+// withdraw takes ready keys back, those of one lane and, unless it is nil, of one
+// tenant.
+func (q *keyQueue) withdraw(l *streamLane, only *laneTenant) (keys []*orderedKey) {
+	if only != nil {
+		return q.withdrawFrom(only.flow, l, nil)
+	}
+	for _, t := range l.tenants {
+		keys = q.withdrawFrom(t.flow, l, keys)
+	}
+	return keys
+}
+
+func (q *keyQueue) withdrawFrom(f *flow, l *streamLane, keys []*orderedKey) []*orderedKey {
+	n := 0
+	for _, k := range f.ready {
+		if k.lane == l {
+			keys = append(keys, k)
+			continue
+		}
+		f.ready[n] = k
+		n++
+	}
+	if n == len(f.ready) {
+		return keys
+	}
+	clear(f.ready[n:])
+	f.ready = f.ready[:n]
+	heapInit(f.ready, older)
+	q.fair.Remove(f.name)
+	for range f.ready {
+		q.fair.Push(f.name, 1, f)
+	}
+	return keys
+}
+
+// block keeps k until what is in progress of the same key in another lane has
+// ended; false if there is nothing.
+func (q *keyQueue) block(k *orderedKey) bool {
+	if len(q.orphans) == 0 {
+		return false
+	}
+	o := orphanKey{k.lane.id.Partition, k.id}
+	if q.orphans[o] == 0 {
+		return false
+	}
+	k.state = keyBlocked
+	q.blocked[o] = append(q.blocked[o], k)
+	return true
+}
+
+func (q *keyQueue) orphaned(partition int, key store.Key) { q.orphans[orphanKey{partition, key}]++ }
+
+// orphanEnded lets those go on that waited for the event at p; done says that it
+// was handled after all, so it need not be handled again.
+func (q *keyQueue) orphanEnded(partition int, key store.Key, p event.Position, done bool) {
+	o := orphanKey{partition, key}
+	if q.orphans[o]--; q.orphans[o] > 0 {
+		return
+	}
+	delete(q.orphans, o)
+	blocked := q.blocked[o]
+	delete(q.blocked, o)
+	for _, k := range blocked {
+		if k.state != keyBlocked || k.id != key {
+			continue
+		}
+		k.state = keyIdle
+		if done && k.head.Position == p && k.head.letter == 0 {
+			k.lane.succeed(k, k.lane.dequeue(k))
+		}
+		k.lane.goOn(k)
+		k.lane.nudge()
+	}
+}
+
+func older(a, b *orderedKey) bool { return a.head.arrival < b.head.arrival }
+
+func sooner(a, b *orderedKey) bool { return a.due.Before(b.due) }
+
+// The heaps are written out, and not container/heap, because a key must know its
+// slot and there is no call through an interface.
+
+func heapPush(h *[]*orderedKey, k *orderedKey, less func(a, b *orderedKey) bool) {
+	k.slot = len(*h)
+	*h = append(*h, k)
+	heapUp(*h, k.slot, less)
+}
+
+func heapRemove(h *[]*orderedKey, i int, less func(a, b *orderedKey) bool) *orderedKey {
+	s := *h
+	k, n := s[i], len(s)-1
+	s[i] = s[n]
+	s[i].slot = i
+	s[n] = nil
+	*h = s[:n]
+	if i < n && !heapDown(*h, i, less) {
+		heapUp(*h, i, less)
+	}
+	return k
+}
+
+func heapInit(h []*orderedKey, less func(a, b *orderedKey) bool) {
+	for i, k := range h {
+		k.slot = i
+	}
+	for i := len(h)/2 - 1; i >= 0; i-- {
+		heapDown(h, i, less)
+	}
+}
+
+func heapUp(h []*orderedKey, i int, less func(a, b *orderedKey) bool) {
+	for i > 0 {
+		parent := (i - 1) / 2
+		if !less(h[i], h[parent]) {
+			return
+		}
+		h[i], h[parent] = h[parent], h[i]
+		h[i].slot, h[parent].slot = i, parent
+		i = parent
+	}
+}
+
+func heapDown(h []*orderedKey, i int, less func(a, b *orderedKey) bool) (moved bool) {
+	for {
+		c := 2*i + 1
+		if c >= len(h) {
+			return moved
+		}
+		if c+1 < len(h) && less(h[c+1], h[c]) {
+			c++
+		}
+		if !less(h[c], h[i]) {
+			return moved
+		}
+		h[i], h[c] = h[c], h[i]
+		h[i].slot, h[c].slot = i, c
+		i, moved = c, true
+	}
+}
+
+// taskRuns is the list of the events in progress, in the order of their starts.
+type taskRuns struct {
+	first, last *task
+	n           int
+}
+
+func (r *taskRuns) add(t *task) {
+	t.running, t.earlier, t.later = true, r.last, nil
+	if r.last == nil {
+		r.first = t
+	} else {
+		r.last.later = t
+	}
+	r.last = t
+	r.n++
+}
+
+func (r *taskRuns) remove(t *task) {
+	if t.earlier == nil {
+		r.first = t.later
+	} else {
+		t.earlier.later = t.later
+	}
+	if t.later == nil {
+		r.last = t.earlier
+	} else {
+		t.later.earlier = t.earlier
+	}
+	t.running, t.earlier, t.later = false, nil, nil
+	r.n--
+}

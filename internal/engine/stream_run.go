@@ -1,0 +1,386 @@
+package engine
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// A streamRunner is the shell around a streamLane: one goroutine that waits,
+// reads ahead, commits and lets the lane decide. At most one page is being read
+// and one commit is in flight beside it. When run returns, nothing of the lane
+// is in progress any more: it waits even for a handler that ignores that its
+// context has ended.
+type streamRunner struct {
+	e       *Engine
+	l       *streamLane
+	pool    *streamPool
+	id      store.LaneID
+	logPart int
+	cancel  context.CancelFunc // of the handlers' contexts
+
+	kick     chan struct{}
+	look     atomic.Bool // rows were changed by another hand
+	flushs   atomic.Bool // somebody waits for the checkpoint
+	limit    atomic.Int64
+	revision atomic.Int64
+	status   laneStatus
+
+	pages   chan streamPage
+	reading bool
+	rest    *streamPage // of a page that did not fit
+
+	ended   chan error
+	pending *streamCommit
+	unsure  *streamCommit // it is not known whether it took effect
+
+	ending  error // why the lane ends
+	lost    bool
+	gone    bool // the context has ended
+	tries   int  // to commit what is left at the end, that failed
+	backOff time.Duration
+	again   time.Time // no I/O before, after an error
+	flushed time.Time // the last commit
+	merge   time.Time // the next try
+	isolate time.Time // the next look
+	heldAt  time.Time // since when the row is held
+	seen    int       // claims that the view in hand knows of
+
+	tasks []*task // for examine
+	keys  []string
+}
+
+// A streamPage is a page on its way to the lane.
+type streamPage struct {
+	page   eventlog.Page
+	after  event.Position
+	tenant string // that came back, whose events are read again
+	refill bool
+	shared bool // the process keeps it, so the lane need not
+	err    error
+}
+
+// A streamPlan is what the shell has to do next.
+type streamPlan struct {
+	commit *streamCommit
+	fetch  bool
+	drain  *drain
+	merge  bool
+	stop   string
+	unhold bool
+	end    bool
+	more   <-chan struct{}
+	until  time.Time // wait no longer; zero: as long as it takes
+}
+
+const (
+	commitEvery  = 500 * time.Microsecond // commits of one lane are no closer, unless somebody waits for one
+	isolateEvery = 20 * time.Millisecond
+	admitAtOnce  = 256       // events taken in under one lock
+	leastWindow  = 256 << 10 // bytes
+)
+
+func (e *Engine) streamRunner(p *Processor, row store.Lane, logPart int) *streamRunner {
+	a := e.procs[p.Name]
+	if a.pool == nil {
+		a.pool = newStreamPool(p, e.wg.Go)
+	}
+	l := newStreamLane(p, row, a.pool.queue)
+	r := &streamRunner{
+		e: e, l: l, pool: a.pool, id: row.LaneID, logPart: logPart, kick: make(chan struct{}, 1),
+		pages: make(chan streamPage, 1), ended: make(chan error, 1), backOff: minBackOff,
+	}
+	l.nudge = r.nudge
+	r.limit.Store(leastWindow)
+	r.look.Store(true)
+	return r
+}
+
+// run works the lane until ctx ends, or the lane is lost, merged or stopped.
+func (r *streamRunner) run(ctx context.Context) error {
+	hctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.cancel, r.l.ctx = cancel, hctx
+	r.pool.enter(r.l)
+	defer r.pool.leave(r.l)
+	r.flushed = time.Now()
+	for {
+		if ctx.Err() != nil && !r.gone {
+			r.gone = true
+			r.end(ctx.Err(), true)
+		}
+		if r.look.Load() && r.pending == nil && !r.lost && !time.Now().Before(r.again) {
+			r.read(ctx)
+			continue
+		}
+		p := r.decide(time.Now())
+		if p.end {
+			break
+		}
+		if !r.act(ctx, &p) {
+			r.wait(ctx, &p)
+		}
+	}
+	if r.reading {
+		<-r.pages
+	}
+	return r.ending
+}
+
+// end lets the lane come to its end. Abandon: the contexts of the handlers have
+// ended, so what they return is no verdict.
+func (r *streamRunner) end(err error, abandon bool) {
+	if r.ending != nil && !r.lost {
+		err = r.ending
+	}
+	r.ending = err
+	if abandon {
+		r.cancel()
+	}
+	r.pool.mu.Lock()
+	defer r.pool.mu.Unlock()
+	r.l.abandoned = r.l.abandoned || abandon
+	r.l.closing = true
+	r.l.halt()
+}
+
+// decide looks at the lane under its lock and says what to do next.
+func (r *streamRunner) decide(now time.Time) streamPlan {
+	r.pool.mu.Lock()
+	p := r.plan(now)
+	notes, err := r.l.news()
+	r.pool.mu.Unlock()
+	r.tell(notes, err, false)
+	return p
+}
+
+func (r *streamRunner) plan(now time.Time) (p streamPlan) {
+	l, s := r.l, r.pool
+	due := func(t time.Time) {
+		if p.until.IsZero() || t.Before(p.until) {
+			p.until = t
+		}
+	}
+	l.fire(now)
+	if len(l.waiting) > 0 {
+		due(l.waiting[0].due)
+	}
+	if next, ok := l.overdue(now); ok {
+		due(next)
+	}
+	l.orphanStuck()
+	waits := now.Before(r.again) // after an error
+	if waits {
+		due(r.again)
+	}
+	if l.claims != r.seen {
+		r.seen = l.claims
+		r.look.Store(true)
+		r.nudge()
+	}
+	full := l.held() >= int(r.limit.Load())
+	if l.loaded && !l.halted && !waits {
+		r.decideRead(&p, full, now, due)
+	}
+	s.dispatch(nil, now)
+	if s.held {
+		due(now.Add(heldAtLeast))
+	}
+	l.wakeOnDone, l.wakeBelow = false, 0
+	if full {
+		l.wakeBelow = int(r.limit.Load()) / 4 * 3
+	}
+	switch {
+	case !l.loaded:
+		p.end = r.ending != nil
+		return p
+	case r.lost:
+		p.end = l.runs.n == 0 && r.pending == nil
+		return p
+	case r.pending != nil || r.unsure != nil || waits || r.look.Load():
+		return p
+	}
+	r.decideCommit(&p, now, due)
+	if p.commit != nil {
+		r.pending = p.commit
+		return p
+	}
+	if idle := l.runs.n == 0 && !l.dirty && len(l.letters)+len(l.removed) == 0; idle && (l.closing || l.stop != "") {
+		p.end, p.stop = l.closing, l.stop
+		return p
+	}
+	if l.row.State == store.Held && !l.closing {
+		p.unhold = now.Sub(r.heldAt) >= heldAtMost
+		due(r.heldAt.Add(heldAtMost))
+	}
+	if p.drain = l.drainNext(); p.drain != nil && p.drain.failed == nil {
+		p.drain.load, p.drain.loading, p.drain.made = false, true, 0
+	}
+	if p.more != nil && l.mergeable() {
+		p.merge = !now.Before(r.merge)
+		due(r.merge)
+	}
+	return p
+}
+
+// decideRead says whether a page is to be read.
+func (r *streamRunner) decideRead(p *streamPlan, full bool, now time.Time, due func(time.Time)) {
+	l := r.l
+	if !now.Before(r.isolate) {
+		l.isolate(full && r.e.pages.head(r.logPart) > l.at, now)
+		r.isolate = now.Add(isolateEvery)
+	}
+	if l.undone > 0 {
+		due(r.isolate)
+	}
+	if r.reading {
+		return
+	}
+	if len(l.refill) == 0 && r.rest == nil {
+		if p.more = r.e.pages.more(r.logPart, l.at); p.more != nil {
+			return
+		}
+	}
+	p.fetch = l.held() < int(r.limit.Load())
+}
+
+// decideCommit says whether there is something to commit now, or when.
+func (r *streamRunner) decideCommit(p *streamPlan, now time.Time, due func(time.Time)) {
+	l := r.l
+	flush := r.flushs.Load() || l.closing || l.stop != "" || l.id.Tenant != "" && !l.row.Pinned && p.more != nil
+	if next := r.flushed.Add(commitEvery); !flush && now.Before(next) {
+		if l.dirty || len(l.letters)+len(l.removed) > 0 {
+			due(next)
+		} else {
+			l.wakeOnDone = true
+		}
+		if l.low(nil) > l.row.Position {
+			due(r.flushed.Add(flushAfter))
+		}
+		return
+	}
+	lazy := !flush && now.Sub(r.flushed) < flushAfter
+	if !lazy {
+		r.flushs.Store(false)
+	}
+	if p.commit = l.build(lazy); p.commit != nil {
+		return
+	}
+	l.wakeOnDone = true
+	if l.low(nil) > l.row.Position {
+		due(r.flushed.Add(flushAfter))
+	}
+}
+
+// mergeable reports whether nothing keeps a tenant from its base lane.
+func (l *streamLane) mergeable() bool {
+	return l.id.Tenant != "" && !l.row.Pinned && !l.halted && len(l.keys)+len(l.drains)+l.undone == 0 &&
+		l.at == l.row.Position && len(l.row.Done) == 0
+}
+
+// act does what the plan says. It reports whether to decide again at once.
+func (r *streamRunner) act(ctx context.Context, p *streamPlan) (again bool) {
+	if p.commit != nil {
+		go func(c *streamCommit) {
+			// A commit that has begun may end after ctx: it was paid for.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitAtMost)
+			defer cancel()
+			r.ended <- r.e.store.Commit(ctx, &c.Commit)
+		}(p.commit)
+	}
+	if p.fetch {
+		if again = r.rest != nil; again {
+			page := *r.rest
+			r.rest = nil
+			r.take(ctx, page)
+		} else {
+			r.fetch(ctx)
+		}
+	}
+	switch {
+	case p.stop != "":
+		r.stopLane(ctx, p.stop)
+	case p.unhold:
+		r.heldAt = time.Now()
+		if err := lane.Unhold(ctx, r.e.store, r.id); err != nil {
+			r.failed("a held lane was not let go", err)
+		}
+		r.look.Store(true)
+	case p.drain != nil:
+		r.drain(ctx, p.drain)
+	case p.merge:
+		r.tryMerge(ctx)
+	default:
+		return again
+	}
+	return true
+}
+
+// wait waits for a reason to decide again.
+func (r *streamRunner) wait(ctx context.Context, p *streamPlan) {
+	var after <-chan time.Time
+	if !p.until.IsZero() {
+		t := time.NewTimer(time.Until(p.until))
+		defer t.Stop()
+		after = t.C
+	}
+	done := ctx.Done()
+	if r.gone {
+		done = nil
+	}
+	select {
+	case <-r.kick:
+	case <-p.more:
+	case <-after:
+	case page := <-r.pages:
+		r.reading = false
+		r.take(ctx, page)
+	case err := <-r.ended:
+		r.commitEnded(err)
+	case <-done:
+	}
+}
+
+// failed notes an error of the store or the log, and waits before the next try.
+func (r *streamRunner) failed(what string, err error) {
+	r.status.set(err)
+	if r.tries++; r.ending != nil && r.tries > 3 { // what is left will come again
+		r.lost = true
+		return
+	}
+	r.e.logger.Error(what+"; lane waits and tries again", "lane", r.id.String(), "in", r.backOff, "error", err)
+	r.again = time.Now().Add(r.backOff)
+	r.backOff = min(2*r.backOff, maxBackOff)
+}
+
+func (r *streamRunner) nudge() {
+	select {
+	case r.kick <- struct{}{}:
+	default:
+	}
+}
+
+func (r *streamRunner) reread(rev int64) {
+	if r.revision.Load() != rev {
+		r.look.Store(true)
+		r.nudge()
+	}
+}
+
+func (r *streamRunner) flush() {
+	r.flushs.Store(true)
+	r.nudge()
+}
+
+func (r *streamRunner) budget(bytes int) {
+	if n := int64(max(bytes, leastWindow)); r.limit.Swap(n) != n {
+		r.nudge()
+	}
+}
+
+func (r *streamRunner) report() *laneStatus { return &r.status }
