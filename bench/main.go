@@ -1,0 +1,168 @@
+// Command bench measures Fairlead, and checks the result of every run that it
+// measures. docs/benchmarks.md lists the benchmarks and the lines they hold.
+//
+//	go run ./bench NAME [-json] [-quick]
+//
+// A figure that misses its line is printed as missed. Only a wrong result, or a
+// run that could not be made, ends with exit status 1.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+)
+
+// A benchmark is one NAME of the command line.
+type benchmark struct {
+	name, about string
+	run         func(ctx context.Context, b *bench) error
+}
+
+var benchmarks = []benchmark{
+	{"dispatch", "group, order and hand over batches with Zipf keys", runDispatch},
+	{"catchup-sqlite", "a projection catches up with real events, against a hand-written loop", runCatchup},
+	{"append-sqlite", "appends, against a hand-written loop", runAppend},
+	{"reactor", "handlers that wait, against the ideal list schedule", runReactor},
+	{"latency-sqlite", "append to visible, at a trickle and through spikes", runLatency},
+	{"noisy-sqlite", "NN-k: what quiet tenants feel of a noisy one, against first in, first out", runNoisy},
+	{"memory", "peak memory of a large catch-up; what an idle tenant costs", runMemory},
+}
+
+// A bench is what a benchmark has to work with.
+type bench struct {
+	*report
+	quick bool
+	data  string // the folder of the data sets, "" where there is none
+	dir   string // scratch space
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if mode := os.Getenv(childEnv); mode != "" {
+		os.Exit(child(ctx, mode))
+	}
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	asJSON := flags.Bool("json", false, "print one JSON object a line")
+	quick := flags.Bool("quick", false, "smaller runs, under 50 s for each benchmark; not for figures to quote")
+	data := flags.String("data", "", "the `folder` of the data sets (default $FAIRLEAD_DATA, or ../shared/data beside the module)")
+	dir := flags.String("dir", "", "the `folder` for scratch files (default: the system's)")
+	cpu := flags.String("cpuprofile", "", "write a CPU profile to this `file`")
+	flags.Usage = func() {
+		fmt.Fprint(stderr, "usage: go run ./bench NAME [flags]\n\n")
+		list(stderr)
+		fmt.Fprint(stderr, "\nflags:\n")
+		flags.PrintDefaults()
+	}
+	// Flags may stand before and after the name.
+	var names []string
+	for rest := args; ; rest = flags.Args()[1:] {
+		if err := flags.Parse(rest); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return 0
+			}
+			return 2
+		}
+		if flags.NArg() == 0 {
+			break
+		}
+		names = append(names, flags.Arg(0))
+	}
+	if len(names) == 0 {
+		list(stdout)
+		return 0
+	}
+	todo, err := pick(names)
+	if err != nil {
+		fmt.Fprintln(stderr, "bench:", err)
+		return 2
+	}
+	stopProfile, err := profile(*cpu)
+	if err != nil {
+		fmt.Fprintln(stderr, "bench:", err)
+		return 2
+	}
+	defer stopProfile()
+	scratch, err := os.MkdirTemp(*dir, "fairlead-bench-")
+	if err != nil {
+		fmt.Fprintln(stderr, "bench:", err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(scratch) }()
+
+	r := &report{out: stdout, log: stderr, json: *asJSON, base: machine(*quick)}
+	status := 0
+	for i, bm := range todo {
+		b := &bench{report: r, quick: *quick, data: dataDir(*data), dir: filepath.Join(scratch, bm.name)}
+		r.start(bm.name, i > 0)
+		err := os.Mkdir(b.dir, 0o700)
+		if err == nil {
+			err = bm.run(ctx, b)
+		}
+		_ = os.RemoveAll(b.dir)
+		if err != nil {
+			fmt.Fprintf(stderr, "bench: %s: %v\n", bm.name, err)
+			status = 1
+		}
+		if ctx.Err() != nil {
+			return 1
+		}
+	}
+	return status
+}
+
+// pick returns the benchmarks of these names.
+func pick(names []string) ([]benchmark, error) {
+	var todo []benchmark
+	for _, name := range names {
+		found := false
+		for _, bm := range benchmarks {
+			if bm.name == name || name == "all" {
+				todo = append(todo, bm)
+				found = true
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("no benchmark %q; there are %s and all", name, strings.Join(benchmarkNames(), ", "))
+		}
+	}
+	return todo, nil
+}
+
+func benchmarkNames() []string {
+	names := make([]string, len(benchmarks))
+	for i, bm := range benchmarks {
+		names[i] = bm.name
+	}
+	return names
+}
+
+func list(w io.Writer) {
+	fmt.Fprintln(w, "benchmarks:")
+	for _, bm := range benchmarks {
+		fmt.Fprintf(w, "  %-15s %s\n", bm.name, bm.about)
+	}
+	fmt.Fprintf(w, "  %-15s %s\n", "all", "one after the other")
+}
+
+// machine is the part of the conditions that all results of a run share.
+func machine(quick bool) string {
+	size := "full"
+	if quick {
+		size = "quick"
+	}
+	return fmt.Sprintf("%d cores, %s %s/%s, %s", runtime.GOMAXPROCS(0), runtime.Version(), runtime.GOOS, runtime.GOARCH, size)
+}
