@@ -223,7 +223,7 @@ func TestWithheld(t *testing.T) {
 		e := newEvent("E", "")
 		e.Data, e.Withheld = nil, 50<<20
 		_, _, err := apply(p, e)
-		if text := wantReason(t, "apply", err, "decode"); !strings.Contains(text, "52428800 bytes") {
+		if text := wantReason(t, "apply", err, "size"); !strings.Contains(text, "52428800 bytes") {
 			t.Errorf("error %q, want the size in it", text)
 		}
 	}
