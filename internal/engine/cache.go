@@ -75,12 +75,6 @@ func (c *docCache) trim(committed int64) {
 	}
 }
 
-func (c *docCache) clear() {
-	clear(c.docs)
-	c.lru.Init()
-	c.size = 0
-}
-
 // dropTenant forgets the documents of a tenant that changes lanes.
 func (c *docCache) dropTenant(tenant string) {
 	if mutant.Is(mutant.CacheKept) {

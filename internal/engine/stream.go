@@ -190,7 +190,7 @@ func newNameSet(names []string) nameSet {
 
 func newStreamLane(p *Processor, row store.Lane, q *keyQueue) *streamLane {
 	return &streamLane{
-		p: p, id: row.LaneID, name: row.LaneID.String(), epoch: row.Epoch, queue: q, row: row,
+		p: p, id: row.LaneID, name: row.String(), epoch: row.Epoch, queue: q, row: row,
 		types: newNameSet(p.Types), only: newNameSet(p.Tenants), nudge: func() {},
 		parked: map[store.Key]bool{}, claimed: map[string]bool{}, refill: map[string]done.Range{},
 		leave: map[string]*leaving{}, keys: map[store.Key]*orderedKey{}, tenants: map[string]*laneTenant{},
@@ -215,19 +215,23 @@ func (l *streamLane) examine(events []event.Event, tasks []*task, keys []string)
 			continue
 		}
 		t := &task{Event: *e, size: e.Size() + taskOverhead}
-		switch {
-		case err != nil:
+		if t.fault = faultOf(e); err != nil {
 			t.fault = &projection.HandlerError{Reason: "panic", Err: err}
-		case e.Withheld > 0:
-			t.fault = &projection.HandlerError{Reason: "decode", Err: fmt.Errorf("payload of %d bytes is larger than this consumer allows", e.Withheld)}
-		default:
-			if err := e.Check(); err != nil {
-				t.fault = &projection.HandlerError{Reason: "name", Err: err}
-			}
 		}
 		tasks, keys = append(tasks, t), append(keys, key)
 	}
 	return tasks, keys
+}
+
+// faultOf returns why an event cannot be handed to a handler, or nil.
+func faultOf(e *event.Event) *projection.HandlerError {
+	if err := e.Check(); err != nil {
+		return &projection.HandlerError{Reason: "name", Err: err}
+	}
+	if e.Withheld > 0 {
+		return &projection.HandlerError{Reason: "size", Err: projection.TooLarge(e)}
+	}
+	return nil
 }
 
 // route returns the ordering key of an event and whether it is in the lane's

@@ -25,7 +25,6 @@ type view struct {
 	lanes   []store.Lane
 	alive   map[string]bool
 	weights map[string]float64
-	retry   map[store.Build]bool
 }
 
 // supervise starts and stops lanes as the rows say, until ctx ends.
@@ -120,7 +119,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, failed map[st
 	for _, l := range start {
 		if err := e.start(ctx, l.LaneID, logParts, share, failed); err != nil && ctx.Err() == nil &&
 			!errors.Is(err, lane.ErrOwned) && !errors.Is(err, store.ErrNotFound) {
-			e.logger.Error("lane was not acquired", "lane", l.LaneID.String(), "error", err)
+			e.logger.Error("lane was not acquired", "lane", l.String(), "error", err)
 		}
 	}
 }
