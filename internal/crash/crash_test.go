@@ -1,0 +1,173 @@
+package crash
+
+import (
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/fairlead-dev/fairlead"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/sqlite"
+)
+
+// start runs this test binary as a worker.
+func start(t *testing.T, role, dir string, seed uint64) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), roleVar+"="+role, dirVar+"="+dir, seedVar+"="+strconv.FormatUint(seed, 10))
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+// TestKilledWorkersLoseAndDoubleNothing kills a process at random moments, over
+// and over, while it appends, projects, reacts, and moves tenants between
+// lanes. The seed is printed; FAIRLEAD_CRASH_ROUNDS sets the number of rounds.
+func TestKilledWorkersLoseAndDoubleNothing(t *testing.T) {
+	rounds := 12
+	if v := os.Getenv("FAIRLEAD_CRASH_ROUNDS"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rounds = n
+	}
+	if testing.Short() {
+		rounds = 3
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d, %d rounds", seed, rounds)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	dir := t.TempDir()
+	for range rounds {
+		w := start(t, "work", dir, rng.Uint64())
+		time.Sleep(time.Duration(200+rng.IntN(1000)) * time.Millisecond)
+		if err := w.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = w.Wait() // killed
+	}
+	if err := start(t, "finish", dir, 0).Wait(); err != nil {
+		t.Fatalf("the last worker: %v", err)
+	}
+	verify(t, dir, rounds)
+}
+
+// verify folds the log once more, without Fairlead, and compares.
+func verify(t *testing.T, dir string, rounds int) {
+	t.Helper()
+	ctx := t.Context()
+	db, err := sqlite.Open(filepath.Join(dir, "crash.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	wantStream, wantTenant := map[[2]string]*counter{}, map[string]*counter{}
+	events := 0
+	after := eventlog.ReadRequest{MaxEvents: 10_000}
+	for {
+		page, err := db.Read(ctx, after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range page.Events {
+			e := &page.Events[i]
+			k := [2]string{e.Tenant, e.Stream}
+			if wantStream[k] == nil {
+				wantStream[k] = &counter{}
+			}
+			if wantTenant[e.Tenant] == nil {
+				wantTenant[e.Tenant] = &counter{}
+			}
+			p, err := payload(e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantStream[k].add(p.N)
+			wantTenant[e.Tenant].add(p.N)
+			if int64(wantStream[k].Count) != e.Version {
+				t.Errorf("stream %v: version %d in place %d", k, e.Version, wantStream[k].Count)
+			}
+			events++
+		}
+		if page.Next >= page.Head {
+			break
+		}
+		after.After = page.Next
+	}
+	for k, want := range wantStream {
+		got, err := fairlead.Get(ctx, db, counters(), k[0], k[1])
+		if err != nil {
+			t.Error(err)
+		} else if got.State != *want || got.Version != int64(want.Count) {
+			t.Errorf("counter %v = %+v at version %d, the log has %+v", k, got.State, got.Version, *want)
+		}
+	}
+	for tenant, want := range wantTenant {
+		got, err := fairlead.Get(ctx, db, totals(), tenant, "all")
+		if err != nil {
+			t.Error(err)
+		} else if got.State != *want {
+			t.Errorf("total of %s = %+v, the log has %+v", tenant, got.State, *want)
+		}
+	}
+	verifyLedger(t, db, wantStream)
+	again := verifyMail(t, filepath.Join(dir, "mail"), wantStream)
+	t.Logf("%d events, %d streams; the reactor was handed %d events again in %d crashes", events, len(wantStream), again, rounds)
+	if events < 100*rounds {
+		t.Errorf("only %d events: the workers did too little to prove anything", events)
+	}
+}
+
+func verifyLedger(t *testing.T, db *sqlite.DB, want map[[2]string]*counter) {
+	t.Helper()
+	rows := 0
+	err := db.Query(t.Context(), `SELECT tenant, stream, n, last FROM ledger`, func(r *sqlite.Row) error {
+		rows++
+		k := [2]string{r.Text(0), r.Text(1)}
+		if w := want[k]; w == nil || r.Int64(2) != int64(w.Count) || r.Int64(3) != int64(w.Count) {
+			t.Errorf("ledger of %v: n %d, last version %d; the log has %+v", k, r.Int64(2), r.Int64(3), w)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rows != len(want) {
+		t.Errorf("ledger has %d rows, want %d", rows, len(want))
+	}
+}
+
+// verifyMail checks that the reactor saw every event at least once, in order by
+// stream but for repetitions after a crash, which go back a bounded way.
+func verifyMail(t *testing.T, path string, want map[[2]string]*counter) (again int) {
+	t.Helper()
+	all, err := deliveries(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[[2]string]int64{}
+	for _, d := range all {
+		k := [2]string{d.tenant, d.stream}
+		switch {
+		case d.version == seen[k]+1:
+			seen[k]++
+		case d.version <= seen[k]:
+			again++
+		default:
+			t.Fatalf("reactor: stream %v: version %d after %d: skipped", k, d.version, seen[k])
+		}
+	}
+	for k, w := range want {
+		if seen[k] != int64(w.Count) {
+			t.Errorf("reactor: stream %v seen up to version %d of %d", k, seen[k], w.Count)
+		}
+	}
+	return again
+}
