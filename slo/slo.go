@@ -14,9 +14,9 @@ const (
 	DefaultMax = time.Minute
 )
 
-// An Objective bounds the update latency of a read model: from when an event
-// occurred to when the read model that contains it is committed. The zero
-// Objective stands for the defaults.
+// An Objective bounds the update latency of a read model: from when the log
+// recorded an event to when the read model that contains it is committed. The
+// zero Objective stands for the defaults.
 type Objective struct {
 	// P99 is met by 99 of 100 events. Default: 1 s, or Max where that is less.
 	P99 time.Duration

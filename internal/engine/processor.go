@@ -139,13 +139,13 @@ const (
 	// ParkKey moves the event, and all later ones of its ordering key, to the
 	// dead letters, in order. Everything else flows on.
 	ParkKey Policy = iota
-	// ParkTenant stops the event's tenant before the event.
+	// ParkTenant stops the event's tenant before the event, until it is resumed.
 	ParkTenant
 	// SkipAndRecord puts the event into the dead letters; later ones of its key
 	// are applied.
 	SkipAndRecord
-	// StopLane stops the lane before the event until it is resumed or the
-	// process restarts.
+	// StopLane stops the lane before the event, until the processor is resumed;
+	// a restart of the process does not.
 	StopLane
 )
 
