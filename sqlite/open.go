@@ -151,7 +151,13 @@ func open(path string, migrations []migration, opts ...Options) (*DB, error) {
 	db.closing, db.close = context.WithCancel(context.Background())
 	db.readers.init(db)
 	ctx := db.closing
-	w, err := db.openWriter(ctx)
+	// Another process that has just opened the file, or is recovering it after a
+	// crash, locks even those who only look at its schema.
+	var w *writer
+	err = db.retryBusy(ctx, func() (err error) {
+		w, err = db.openWriter(ctx)
+		return err
+	})
 	if err != nil {
 		return nil, db.fault(ctx, "open", err)
 	}

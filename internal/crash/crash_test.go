@@ -26,9 +26,10 @@ func start(t *testing.T, role, dir string, seed uint64) *exec.Cmd {
 	return cmd
 }
 
-// TestKilledWorkersLoseAndDoubleNothing kills a process at random moments, over
-// and over, while it appends, projects, reacts, and moves tenants between
-// lanes. The seed is printed; FAIRLEAD_CRASH_ROUNDS sets the number of rounds.
+// TestKilledWorkersLoseAndDoubleNothing kills processes at random moments, over
+// and over, while they append, project, react, and move tenants between lanes:
+// in every other round two that share the file. The seed is printed;
+// FAIRLEAD_CRASH_ROUNDS sets the number of rounds.
 func TestKilledWorkersLoseAndDoubleNothing(t *testing.T) {
 	rounds := 12
 	if v := os.Getenv("FAIRLEAD_CRASH_ROUNDS"); v != "" {
@@ -45,13 +46,19 @@ func TestKilledWorkersLoseAndDoubleNothing(t *testing.T) {
 	t.Logf("seed %d, %d rounds", seed, rounds)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	dir := t.TempDir()
-	for range rounds {
-		w := start(t, "work", dir, rng.Uint64())
-		time.Sleep(time.Duration(200+rng.IntN(1000)) * time.Millisecond)
-		if err := w.Process.Kill(); err != nil {
-			t.Fatal(err)
+	var ended []*exec.Cmd
+	for round := range rounds {
+		for range 1 + round%2 {
+			w := start(t, "work", dir, rng.Uint64())
+			life := time.Duration(200+rng.IntN(2000)) * time.Millisecond
+			defer time.AfterFunc(life, func() { _ = w.Process.Kill() }).Stop()
+			defer w.Process.Kill()
+			ended = append(ended, w)
 		}
-		_ = w.Wait() // killed
+		for _, w := range ended {
+			_ = w.Wait() // killed
+		}
+		ended = ended[:0]
 	}
 	if err := start(t, "finish", dir, 0).Wait(); err != nil {
 		t.Fatalf("the last worker: %v", err)

@@ -60,6 +60,7 @@ type batchLane struct {
 	undone      *batch         // to be thrown away by restart
 	cost        float64        // of running one event, seconds, moving average
 	skipShare   float64        // of the events read that were excluded, in the last shared page
+	passShare   float64        // of those that were passed over for their type
 	tenants     int            // in the last page
 	density     float64        // of a tenant lane's own events in the last page
 	counts      counts
@@ -197,8 +198,9 @@ func (l *batchLane) request() eventlog.ReadRequest {
 		req.Filter.Tenants = l.p.Tenants
 	}
 	// A filter by type is left to prepare where pages are shared: to read and
-	// drop a page that another lane has read costs less than to read it again.
-	if req.Filter.Tenants != nil && l.p.Types != nil {
+	// drop a page that another lane has read costs less than to read it again,
+	// unless nearly all of it is to be dropped.
+	if l.p.Types != nil && (req.Filter.Tenants != nil || l.passShare > 0.8 && l.farBehind()) {
 		req.Filter.Types = storedTypes(l.p.Types)
 	}
 	if req.Filter.Tenants == nil && l.id.Tenant == "" {
@@ -219,18 +221,25 @@ func (l *batchLane) dense() bool {
 	return l.density > 0.1 || l.pages.head(l.logPart)-l.at < pageEvents
 }
 
-// measure notes how much of a page is the lane's tenant's.
+// measure notes how much of a page is of interest to the lane.
 func (l *batchLane) measure(page eventlog.Page) {
-	if l.id.Tenant == "" || len(page.Events) == 0 {
+	if len(page.Events) == 0 {
 		return
 	}
-	own := 0
+	own, passed := 0, 0
 	for i := range page.Events {
-		if page.Events[i].Tenant == l.id.Tenant {
+		e := &page.Events[i]
+		if e.Tenant == l.id.Tenant {
 			own++
+		}
+		if l.p.Types != nil && !slices.Contains(l.p.Types, e.HandledType()) {
+			passed++
 		}
 	}
 	l.density = float64(own) / float64(page.Next-page.Events[0].Position+1)
+	if req := l.request(); req.Filter.Types == nil {
+		l.passShare = float64(passed) / float64(len(page.Events))
+	}
 }
 
 // storedTypes returns the types as they stand in the log: without the schema.
@@ -246,7 +255,7 @@ func storedTypes(types []string) []string {
 // left for good, while the lane is far behind and they are most of what it
 // reads. Otherwise a shared page is cheaper.
 func (l *batchLane) skipping() []string {
-	if l.skipShare < 0.5 || l.pages.head(l.logPart)-l.at < 2*pageEvents {
+	if l.skipShare < 0.5 || !l.farBehind() {
 		return nil
 	}
 	var out []string
@@ -258,6 +267,10 @@ func (l *batchLane) skipping() []string {
 	slices.Sort(out)
 	return out
 }
+
+// farBehind reports whether other lanes, which are at the end of the log, read
+// other pages than this one.
+func (l *batchLane) farBehind() bool { return l.pages.head(l.logPart)-l.at >= 2*pageEvents }
 
 // tenantSpace returns the tenant of the documents made from e.
 func (l *batchLane) tenantSpace(e *event.Event) string {
