@@ -36,7 +36,7 @@ var floors = []floor{
 	},
 	{
 		name:     "programs",
-		packages: []string{"cmd/...", "examples/...", "bench/..."},
+		packages: []string{"cmd/...", "examples/...", "bench/...", "internal/docgen/..."},
 	},
 	{
 		name:     "command line",
@@ -66,7 +66,7 @@ var floors = []floor{
 	},
 	{
 		name:     "parts of the engine",
-		packages: []string{"internal/lane/...", "internal/dispatch/...", "internal/fair/...", "internal/done/..."},
+		packages: []string{"internal/lane/...", "internal/dispatch/...", "internal/fair/...", "internal/done/...", "internal/mutant/..."},
 		peers:    true,
 		core:     true,
 	},

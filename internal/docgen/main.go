@@ -1,0 +1,184 @@
+// Command docgen writes docs/configuration.md from the code: the fields of the
+// option structs with their comments, their defaults from the functions that
+// fill them in, and the commands with their flags from their own help. Run it in
+// the root of the module:
+//
+//	go run ./internal/docgen
+//
+// A test fails if the page is not what it would write. The tests here also keep
+// the other pages honest: the README's program is built and run, every test that
+// docs/guarantees.md names exists, and no link leads nowhere.
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/cli"
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/projection"
+	"github.com/fairlead-dev/fairlead/slo"
+)
+
+// page is where the generated page is, below the root of the module.
+const page = "docs/configuration.md"
+
+func main() {
+	text, err := generate(".")
+	if err == nil {
+		err = os.WriteFile(page, text, 0o644) //nolint:gosec // a page that everybody may read
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "docgen:", err)
+		os.Exit(1)
+	}
+}
+
+// A section is a struct of the page.
+type section struct {
+	title string // as users write it
+	file  string
+	name  string
+	intro string
+	// defaults say where the zero fields are filled in: by an assignment to
+	// a field of the variable "via", in the function "fill" of the file "in".
+	in, fill, via string
+}
+
+var sections = []section{
+	{"fairlead.Config", "fairlead.go", "Config", "What a consumer works on; see `fairlead.New`.", "internal/engine/engine.go", "New", "cfg"},
+	{
+		"fairlead.Options", "fairlead.go", "Options", "The last argument of `Project`, `ProjectBatch` and `React`.",
+		"internal/engine/processor.go", "WithDefaults", "p",
+	},
+	{"fairlead.Retry", "internal/engine/processor.go", "Retry", "The field `Retry` of the options.", "internal/engine/processor.go", "WithDefaults", "p.Retry"},
+	{"slo.Objective", "slo/slo.go", "Objective", "The field `Freshness` of the options.", "", "", ""},
+	{"sqlite.Options", "sqlite/open.go", "Options", "The last argument of `sqlite.Open`.", "sqlite/open.go", "withDefaults", "o"},
+}
+
+// generate returns the page for the module in the folder root.
+func generate(root string) ([]byte, error) {
+	var b bytes.Buffer
+	b.WriteString(`# Configuration
+
+<!-- Made by go run ./internal/docgen; a test fails if it is stale. Change the comments in the code. -->
+
+Configuration is Go code: plain structs whose zero value works. Every fault in them is reported by the call that takes
+them. There is no configuration file.
+
+`)
+	for _, s := range sections {
+		if err := s.write(&b, root); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.title, err)
+		}
+	}
+	if err := writeConstants(&b, root, "Policy", "internal/engine/processor.go",
+		"What becomes of an event that cannot be applied: the field `Poison` of the options."); err != nil {
+		return nil, err
+	}
+	if err := writeFunctions(&b, root, "Start", "internal/engine/processor.go",
+		"Where a new processor begins: the field `Start` of the options. It counts once, when the processor is new to the store."); err != nil {
+		return nil, err
+	}
+	writeLimits(&b)
+	if err := writeEnvironment(&b, root); err != nil {
+		return nil, err
+	}
+	if err := writeCommands(&b); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+func (s section) write(b *bytes.Buffer, root string) error {
+	fields, err := structFields(filepath.Join(root, s.file), s.name)
+	if err != nil {
+		return err
+	}
+	defaults := map[string]string{}
+	if s.in != "" {
+		if defaults, err = defaultsIn(filepath.Join(root, s.in), s.fill, s.via); err != nil {
+			return err
+		}
+	}
+	if s.name == "Objective" {
+		d := slo.Objective{}.WithDefaults()
+		defaults["P99"], defaults["Max"] = readable(d.P99), readable(d.Max)
+	}
+	fmt.Fprintf(b, "## %s\n\n%s\n\n| field | type | default | what |\n| --- | --- | --- | --- |\n", s.title, s.intro)
+	for _, f := range fields {
+		var shown []string
+		for _, n := range f.names {
+			shown = append(shown, cell(defaults[n]))
+		}
+		def := strings.Join(shown, ", ")
+		if strings.Trim(def, ", ") == "" {
+			def = ""
+		}
+		fmt.Fprintf(b, "| `%s` | `%s` | %s | %s |\n", strings.Join(f.names, "`, `"), f.typ, def, f.doc)
+	}
+	b.WriteByte('\n')
+	return nil
+}
+
+// readable is like "1 s" and "1 min".
+func readable(d time.Duration) string {
+	if d%time.Minute == 0 {
+		return fmt.Sprintf("%d min", d/time.Minute)
+	}
+	return fmt.Sprintf("%d s", d/time.Second)
+}
+
+// cell quotes a default that is code.
+func cell(s string) string {
+	if strings.ContainsAny(s, "()") {
+		return "`" + s + "`"
+	}
+	return s
+}
+
+func writeLimits(b *bytes.Buffer) {
+	fmt.Fprintf(b, `## Limits
+
+| what | limit |
+| --- | --- |
+| tenant | %d bytes of printable UTF-8 |
+| stream | %d bytes |
+| event type | %d bytes |
+| event id | %d bytes |
+| document id | %d bytes |
+
+A log refuses longer names; an event of a foreign log that has one is parked.
+
+`, event.MaxTenant, event.MaxStream, event.MaxType, event.MaxID, projection.MaxDocument)
+}
+
+// writeCommands writes what the commands say of themselves.
+func writeCommands(b *bytes.Buffer) error {
+	fmt.Fprintf(b, `## Command line
+
+The environment variable %s stands for the flag %s. These are the commands of package cli, which every program can have
+for its own processors with one line; the program fairlead has demo besides. Every command has %s and %s.
+
+`, "`"+cli.EnvDB+"`", "`--db`", "`--help`", "`--json`")
+	queue := [][]string{nil}
+	for len(queue) > 0 {
+		at := queue[0]
+		queue = queue[1:]
+		help, err := helpOf(at)
+		if err != nil {
+			return err
+		}
+		for _, name := range subcommands(help) {
+			queue = append(queue, append(append([]string(nil), at...), name))
+		}
+		title := strings.Join(append([]string{"fairlead"}, at...), " ")
+		fmt.Fprintf(b, "### %s\n\n```text\n%s```\n\n", title, trimHelp(help))
+	}
+	b.Truncate(b.Len() - 1) // one newline at the end
+	return nil
+}
