@@ -39,6 +39,10 @@ var floors = []floor{
 		packages: []string{"cmd/...", "examples/...", "bench/...", "internal/docgen/..."},
 	},
 	{
+		name:     "what the examples share",
+		packages: []string{"examples/internal/..."},
+	},
+	{
 		name:     "command line",
 		packages: []string{"cli/..."},
 	},
