@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"testing"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -12,40 +11,6 @@ import (
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/fairlead-dev/fairlead/store/storetest"
 )
-
-// openTemp opens a new database in a directory of the test.
-func openTemp(t testing.TB, opts ...Options) *DB {
-	t.Helper()
-	return openAt(t, filepath.Join(t.TempDir(), "test.db"), opts...)
-}
-
-func openAt(t testing.TB, path string, opts ...Options) *DB {
-	t.Helper()
-	db, err := Open(path, opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return db
-}
-
-// sql runs statements as the shell would, on a connection of its own.
-func sql(t testing.TB, path string, statements ...string) {
-	t.Helper()
-	c := shell(t, path)
-	for _, q := range statements {
-		if err := c.exec(q); err != nil {
-			t.Fatalf("%s: %v", q, err)
-		}
-	}
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestLogConformance(t *testing.T) {
 	eventlogtest.Run(t, func(t *testing.T) eventlog.Log { return openTemp(t) }, eventlogtest.Features{

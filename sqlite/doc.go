@@ -37,7 +37,7 @@
 // gets an [eventlog.TruncatedError]. Versions and event ids are remembered. Where
 // that is what you want, and readers shall pass over the hole, say so:
 //
-//	UPDATE fairlead_control SET removed = 0;
+//	UPDATE fairlead_control SET accepted = removed;
 //
 // To erase what an event says, and keep the event, update its data.
 package sqlite

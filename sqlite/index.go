@@ -221,7 +221,7 @@ func (w *writer) lookup(key streamKey) (*streamState, error) {
 		w.streams.put(key, s)
 	}
 	if v, ok := w.tail[s.no]; ok {
-		s.version = v
+		s.version = max(s.version, v) // what was removed behind it counts too
 	}
 	return s, nil
 }

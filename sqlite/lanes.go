@@ -316,7 +316,7 @@ func (tx *storeTx) DeleteDocuments(b store.Build, tenant string, limit int) (int
 		return 0, err
 	}
 	if limit > 0 {
-		where += fmt.Sprintf(" AND (tenant_no, id) IN (SELECT tenant_no, id FROM fairlead_documents WHERE %s LIMIT ?%d)", where, len(args)+1)
+		where += fmt.Sprintf(" AND doc_no IN (SELECT doc_no FROM fairlead_documents WHERE %s LIMIT ?%d)", where, len(args)+1)
 		args = append(args, limit)
 	}
 	n, err := tx.exec("DELETE FROM fairlead_documents WHERE "+where, args...)

@@ -31,10 +31,10 @@ func checkPartition(p int) error {
 
 // A mark is how far the log reaches, in one snapshot.
 type mark struct {
-	head, removed, indexed event.Position
+	head, removed, indexed, accepted event.Position
 }
 
-const selectMark = "SELECT (SELECT max(position) FROM fairlead_events), removed, indexed FROM fairlead_control"
+const selectMark = "SELECT (SELECT max(position) FROM fairlead_events), removed, indexed, accepted FROM fairlead_control"
 
 // snapshot opens a read transaction, which lasts until the statement it returns
 // is reset, and says how far the log reaches in it.
@@ -47,9 +47,10 @@ func (c *conn) snapshot() (mark, *zs.Stmt, error) {
 		return mark{}, nil, cmp.Or(err, error(ErrCorrupt))
 	}
 	m := mark{
-		head:    event.Position(s.ColumnInt64(0)),
-		removed: event.Position(s.ColumnInt64(1)),
-		indexed: event.Position(s.ColumnInt64(2)),
+		head:     event.Position(s.ColumnInt64(0)),
+		removed:  event.Position(s.ColumnInt64(1)),
+		indexed:  event.Position(s.ColumnInt64(2)),
+		accepted: event.Position(s.ColumnInt64(3)),
 	}
 	m.head = max(m.head, m.removed)
 	return m, s, nil
@@ -136,7 +137,7 @@ func (c *conn) page(req *eventlog.ReadRequest, m mark) (eventlog.Page, error) {
 // truncated returns a [*eventlog.TruncatedError] where an event that follows
 // after is gone.
 func (c *conn) truncated(after event.Position, m mark) error {
-	if after >= m.removed {
+	if after >= m.removed || m.accepted >= m.removed {
 		return nil
 	}
 	first, found, err := c.int64("SELECT position FROM fairlead_events WHERE position > ? ORDER BY position LIMIT 1", int64(m.removed))

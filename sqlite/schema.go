@@ -44,9 +44,10 @@ CREATE TABLE fairlead_control(
 	one      INTEGER PRIMARY KEY CHECK(one = 1),
 	revision INTEGER NOT NULL, -- raised by every writing Update
 	indexed  INTEGER NOT NULL, -- the indexes hold the events up to this position
-	removed  INTEGER NOT NULL  -- the highest position that was deleted
+	removed  INTEGER NOT NULL, -- the highest position that was deleted
+	accepted INTEGER NOT NULL  -- set by hand: readers may pass over what was deleted up to here
 );
-INSERT INTO fairlead_control VALUES(1, 0, 0, 0);
+INSERT INTO fairlead_control VALUES(1, 0, 0, 0, 0);
 
 CREATE TABLE fairlead_tenants(tenant_no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 INSERT INTO fairlead_tenants VALUES(0, ''); -- of documents across tenants
@@ -138,15 +139,16 @@ CREATE TABLE fairlead_builds(
 	UNIQUE(processor, number)
 );
 CREATE TABLE fairlead_documents(
+	doc_no     INTEGER PRIMARY KEY, -- in order of creation: what is new is what changes most
 	build_no   INTEGER NOT NULL,
 	tenant_no  INTEGER NOT NULL,
 	id         TEXT NOT NULL,
 	version    INTEGER NOT NULL,
 	position   INTEGER NOT NULL,
 	updated_at INTEGER NOT NULL,
-	doc        TEXT, -- a blob where it is not text
-	PRIMARY KEY(build_no, tenant_no, id)
-) WITHOUT ROWID;
+	doc        TEXT -- a blob where it is not text
+);
+CREATE UNIQUE INDEX fairlead_documents_by_id ON fairlead_documents(build_no, tenant_no, id);
 CREATE VIEW read_model AS
 	SELECT p.collection, t.name AS tenant, d.id, d.version, d.position,
 	       strftime('%Y-%m-%dT%H:%M:%fZ', d.updated_at / 1e9, 'unixepoch') AS updated_at, d.doc

@@ -22,7 +22,7 @@ func (db *DB) Commit(ctx context.Context, c *store.Commit) error {
 	if c.Position < c.Fence.Position {
 		return fmt.Errorf("sqlite: commit lane %v: position %v is before %v, where the lane is", c.Lane, c.Position, c.Fence.Position)
 	}
-	return db.write(ctx, "commit lane "+c.Lane.String(), func(w *writer) error {
+	err := db.write(ctx, "commit", func(w *writer) error {
 		now := time.Now()
 		if err := w.fence(c, now); err != nil {
 			return err
@@ -50,6 +50,11 @@ func (db *DB) Commit(ctx context.Context, c *store.Commit) error {
 		}
 		return w.userSQL(ctx, c.SQL)
 	})
+	switch err.(type) {
+	case nil, *store.FenceError, *store.UserError:
+		return err
+	}
+	return fmt.Errorf("commit lane %v: %w", c.Lane, err)
 }
 
 func (w *writer) fence(c *store.Commit, now time.Time) error {
@@ -95,8 +100,9 @@ func (w *writer) fence(c *store.Commit, now time.Time) error {
 }
 
 const (
-	putDocument = `INSERT OR REPLACE INTO fairlead_documents(build_no, tenant_no, id, version, position, updated_at, doc)
-		VALUES(?, ?, ?, ?, ?, ?, ?)`
+	putDocument = `INSERT INTO fairlead_documents(build_no, tenant_no, id, version, position, updated_at, doc)
+		VALUES(?, ?, ?, ?, ?, ?, ?) ON CONFLICT(build_no, tenant_no, id) DO UPDATE
+		SET version = excluded.version, position = excluded.position, updated_at = excluded.updated_at, doc = excluded.doc`
 	deleteDocument = "DELETE FROM fairlead_documents WHERE build_no = ? AND tenant_no = ? AND id = ?"
 )
 
@@ -155,7 +161,7 @@ func (w *writer) removeLetters(c *store.Commit) error {
 			return err
 		}
 		if w.Changes() != 1 {
-			return fmt.Errorf("sqlite: commit lane %v: remove dead letter %d: %w", c.Lane, id, store.ErrNotFound)
+			return fmt.Errorf("sqlite: remove dead letter %d: %w", id, store.ErrNotFound)
 		}
 	}
 	return nil
@@ -173,7 +179,7 @@ func (w *writer) detach(c *store.Commit) error {
 		return err
 	}
 	if !found {
-		return fmt.Errorf("sqlite: commit lane %v: detach: %w", c.Lane, store.ErrNotFound)
+		return fmt.Errorf("sqlite: detach: %w", store.ErrNotFound)
 	}
 	for _, tenant := range c.Forget {
 		if err := w.exec("DELETE FROM fairlead_exclusions WHERE lane_no = ? AND tenant = ?", no, tenant); err != nil {

@@ -205,7 +205,7 @@ func (w *writer) undo() {
 	}
 }
 
-// write runs f in a write transaction. When it returns an error nothing has
+// write runs f in a write transaction. Op says what for, in errors. When it returns an error nothing has
 // changed, unless it says [ErrOutcomeUnknown].
 func (db *DB) write(ctx context.Context, op string, f func(w *writer) error) error {
 	if err := ctx.Err(); err != nil {
