@@ -66,8 +66,9 @@ type streamLane struct {
 	seen         int64         // events read that were the lane's
 	wakeOnDone   bool          // the shell wants to know of the next completion
 	wakeBelow    int           // the shell wants to know when fewer bytes are held
-	settled      done.Set      // done or of no interest for ever; what is above the row's position
-	finished     []done.Range  // done, not yet in settled
+	settled      done.Set      // done or of no interest for ever, above the row's position; only the shell's, under no lock
+	runsHeld     int           // runs in settled
+	finished     []done.Range  // done since the last commit was made
 	fresh        []time.Time   // when the finished were recorded, as far as not committed
 	appliedAt    time.Time     // when the last event that was applied was recorded
 	dirty        bool          // there is something that a commit would make last
@@ -434,7 +435,7 @@ func (l *streamLane) unlink(t *task) {
 }
 
 // held returns about how many bytes the lane holds.
-func (l *streamLane) held() int { return l.bytes + 16*(l.settled.Len()+len(l.finished)) }
+func (l *streamLane) held() int { return l.bytes + 16*(l.runsHeld+len(l.finished)) }
 
 func (l *streamLane) warn(text string, args ...any) {
 	l.notes = append(l.notes, note{true, text, args})

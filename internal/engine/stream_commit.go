@@ -14,11 +14,12 @@ const lettersAtOnce = 2000 // dead letters of one commit
 // A streamCommit is a commit on its way.
 type streamCommit struct {
 	store.Commit
-	letters []*task
-	settled []done.Range // with the letters
-	fresh   []time.Time
-	applied int64 // not used by the store: how many were handled
-	changes bool  // more than the position over events of no interest
+	letters  []*task
+	finished []done.Range // since the last commit
+	settled  []done.Range // with the letters
+	fresh    []time.Time  // when what was handled since the last commit was recorded
+	applied  int64
+	changes  bool // more than the position over events of no interest
 }
 
 // A removal is a dead letter that was handled.
@@ -27,22 +28,20 @@ type removal struct {
 	key store.Key
 }
 
-// settle moves what is finished into settled. One pass over both, because one by
-// one each would move what follows it.
-func (l *streamLane) settle(more []done.Range) {
-	l.finished = append(l.finished, more...)
-	if len(l.finished) == 0 {
+// settle adds to settled, which is the shell's and not guarded by the lock. One
+// pass over both, because one by one each would move what follows it.
+func (l *streamLane) settle(ranges []done.Range) {
+	if len(ranges) == 0 {
 		return
 	}
-	slices.SortFunc(l.finished, func(a, b done.Range) int { return comparePositions(a.To, b.To) })
-	if len(l.finished) <= 8 || l.finished[0].From >= l.settled.Last() {
-		for _, r := range l.finished {
+	slices.SortFunc(ranges, func(a, b done.Range) int { return comparePositions(a.To, b.To) })
+	if len(ranges) <= 8 || ranges[0].From >= l.settled.Last() {
+		for _, r := range ranges {
 			l.settled.AddRange(r.From, r.To)
 		}
-	} else {
-		l.settled = merge(&l.settled, l.finished)
+		return
 	}
-	l.finished = l.finished[:0]
+	l.settled = merge(&l.settled, ranges)
 }
 
 // merge returns the union of a set and of ranges that are sorted.
@@ -61,10 +60,19 @@ func merge(s *done.Set, ranges []done.Range) (out done.Set) {
 	return out
 }
 
+// beyond returns what of a set lies above p. It is not done.Set.Advance, because
+// a lane that has just begun knows of more than it has read.
+func beyond(s *done.Set, p event.Position) (out done.Set) {
+	for r := range s.All() {
+		out.AddRange(max(r.From, p), r.To)
+	}
+	return out
+}
+
 // build makes the next commit, or returns nil if there is nothing to commit. It
-// changes nothing that a refusal would have to take back.
+// changes nothing that a refusal would have to take back. What does not need the
+// lock is left to complete.
 func (l *streamLane) build(lazy bool) *streamCommit {
-	l.settle(nil)
 	c := &streamCommit{}
 	for _, t := range l.letters {
 		if len(c.letters) >= lettersAtOnce {
@@ -86,23 +94,29 @@ func (l *streamLane) build(lazy bool) *streamCommit {
 			c.Forget = append(c.Forget, t)
 		}
 	}
-	slices.Sort(c.Forget)
 	c.changes = l.dirty || len(c.letters)+len(c.Remove)+len(c.Detach)+len(c.Forget) > 0
 	if !c.changes && (lazy || c.Position == l.row.Position) {
 		return nil
 	}
 	c.Lane = l.id
 	c.Fence = store.Fence{Epoch: l.row.Epoch, Position: l.row.Position, Revision: l.row.Revision}
+	c.AppliedAt = l.appliedAt
+	c.finished, l.finished = l.finished, nil
+	c.fresh, l.fresh = l.fresh, nil
+	c.applied = int64(len(c.fresh) + len(c.Remove))
+	l.dirty = false
+	return c
+}
+
+// complete does the rest of build, which needs no lock.
+func (l *streamLane) complete(c *streamCommit) {
+	l.settle(c.finished)
+	slices.Sort(c.Forget)
 	c.Letters = l.deadLetters(c.letters)
 	c.Done = l.doneAfter(c.Position, c.settled)
 	for i := range c.Detach {
 		c.Detach[i].Done = l.doneAfter(c.Detach[i].Position, c.settled)
 	}
-	c.AppliedAt = l.appliedAt
-	c.fresh, l.fresh = l.fresh, nil
-	c.applied = int64(len(c.fresh) + len(c.Remove))
-	l.dirty = false
-	return c
 }
 
 // departures adds the tenants that can leave now to a commit: nothing of theirs
@@ -159,11 +173,12 @@ func (l *streamLane) doneAfter(p event.Position, more []done.Range) []byte {
 	if l.settled.Last() <= p && len(more) == 0 {
 		return nil
 	}
-	s := l.settled.Clone()
+	s := beyond(&l.settled, p)
 	for _, r := range more {
-		s.AddRange(r.From, r.To)
+		if r.To > p {
+			s.AddRange(max(r.From, p), r.To)
+		}
 	}
-	s.Advance(p)
 	b, err := s.MarshalBinary()
 	if err != nil { // it never fails: see done.Set
 		panic(err)
@@ -188,8 +203,15 @@ func (l *streamLane) deadLetters(tasks []*task) []store.DeadLetter {
 	return out
 }
 
+// tidy is the part of committed that needs no lock, and comes first.
+func (l *streamLane) tidy(c *streamCommit) {
+	l.settle(c.settled)
+	l.settled = beyond(&l.settled, c.Position)
+}
+
 // committed notes that c has taken effect.
 func (l *streamLane) committed(c *streamCommit) {
+	l.runsHeld = l.settled.Len()
 	l.row.Position, l.row.Done = c.Position, c.Done
 	if len(c.Detach)+len(c.Forget) > 0 {
 		l.row.Revision++
@@ -209,8 +231,6 @@ func (l *streamLane) committed(c *streamCommit) {
 			}
 		}
 	}
-	l.settle(c.settled)
-	l.settled.Advance(c.Position)
 	for _, t := range c.letters {
 		l.unlink(t)
 		l.account(t)

@@ -97,7 +97,7 @@ func (l *streamLane) drainLoaded(d *drain, letters []store.DeadLetter) {
 		if k == nil {
 			k = l.key(d.id)
 		}
-		t := &task{Event: x.Event, letter: x.ID, attempts: x.Attempts, key: k, size: x.Event.Size() + taskOverhead}
+		t := &task{Event: x.Event, letter: x.ID, attempts: x.Attempts, key: k, size: x.Event.Size() + taskOverhead, fault: faultOf(&x.Event)}
 		t.Tenant = d.id.Tenant
 		l.queue.arrivals++
 		t.arrival = l.queue.arrivals

@@ -225,6 +225,8 @@ func (r *streamRunner) commitEnded(err error) {
 // took notes that a commit has taken effect.
 func (r *streamRunner) took(c *streamCommit) {
 	now := time.Now()
+	r.l.tidy(c)
+	moved := c.Position > c.Fence.Position
 	r.pool.mu.Lock()
 	r.l.committed(c)
 	r.revision.Store(r.l.row.Revision)
@@ -235,7 +237,9 @@ func (r *streamRunner) took(c *streamCommit) {
 	r.status.position.Store(int64(c.Position))
 	r.status.applied.Add(c.applied)
 	r.e.freshAt(r.l.p, c.fresh, c.applied, now)
-	r.e.progress.broadcast()
+	if moved {
+		r.e.progress.broadcast()
+	}
 	if len(c.Detach) > 0 {
 		r.e.wake()
 	}
@@ -374,6 +378,11 @@ func (r *streamRunner) drain(ctx context.Context, d *drain) {
 			}
 		}
 	})
+	for i := range letters {
+		if x := &letters[i].Event; err == nil && x.Withheld > 0 {
+			err = r.readAgain(ctx, x)
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -385,6 +394,17 @@ func (r *streamRunner) drain(ctx context.Context, d *drain) {
 	}
 	l.drainLoaded(d, letters)
 	s.dispatch(nil, time.Now())
+}
+
+// readAgain gets the payload of an event that was too large as it was parked.
+func (r *streamRunner) readAgain(ctx context.Context, e *event.Event) error {
+	page, err := r.e.pages.read(ctx, eventlog.ReadRequest{Partition: r.logPart, After: e.Position - 1, Until: e.Position})
+	for i := range page.Events {
+		if found := &page.Events[i]; found.ID == e.ID {
+			*e = *found
+		}
+	}
+	return err
 }
 
 // tryMerge gives the tenant back to its base lane.

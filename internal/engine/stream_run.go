@@ -44,12 +44,13 @@ type streamRunner struct {
 	gone    bool // the context has ended
 	tries   int  // to commit what is left at the end, that failed
 	backOff time.Duration
-	again   time.Time // no I/O before, after an error
-	flushed time.Time // the last commit
-	merge   time.Time // the next try
-	isolate time.Time // the next look
-	heldAt  time.Time // since when the row is held
-	seen    int       // claims that the view in hand knows of
+	again   time.Time     // no I/O before, after an error
+	flushed time.Time     // the last commit
+	spacing time.Duration // to the next
+	merge   time.Time     // the next try
+	isolate time.Time     // the next look
+	heldAt  time.Time     // since when the row is held
+	seen    int           // claims that the view in hand knows of
 
 	tasks []*task // for examine
 	keys  []string
@@ -79,10 +80,13 @@ type streamPlan struct {
 }
 
 const (
-	commitEvery  = 500 * time.Microsecond // commits of one lane are no closer, unless somebody waits for one
-	isolateEvery = 20 * time.Millisecond
-	admitAtOnce  = 256       // events taken in under one lock
-	leastWindow  = 256 << 10 // bytes
+	// Commits of one lane are no closer than commitEvery, and take no more than
+	// about a tenth of a processor's time, but are no further apart than that.
+	commitEvery   = 500 * time.Microsecond
+	commitAtLeast = 20 * time.Millisecond
+	isolateEvery  = 20 * time.Millisecond
+	admitAtOnce   = 64        // events taken in under one lock
+	leastWindow   = 256 << 10 // bytes
 )
 
 func (e *Engine) streamRunner(p *Processor, row store.Lane, logPart int) *streamRunner {
@@ -252,9 +256,10 @@ func (r *streamRunner) decideRead(p *streamPlan, full bool, now time.Time, due f
 // decideCommit says whether there is something to commit now, or when.
 func (r *streamRunner) decideCommit(p *streamPlan, now time.Time, due func(time.Time)) {
 	l := r.l
-	flush := r.flushs.Load() || l.closing || l.stop != "" || l.id.Tenant != "" && !l.row.Pinned && p.more != nil
-	if next := r.flushed.Add(commitEvery); !flush && now.Before(next) {
-		if l.dirty || len(l.letters)+len(l.removed) > 0 {
+	last := l.closing || l.stop != ""
+	flush := last || r.flushs.Load() || l.id.Tenant != "" && !l.row.Pinned && p.more != nil
+	if next := r.flushed.Add(r.spacing); !last && now.Before(next) {
+		if flush || l.dirty || len(l.letters)+len(l.removed) > 0 {
 			due(next)
 		} else {
 			l.wakeOnDone = true
@@ -286,6 +291,9 @@ func (l *streamLane) mergeable() bool {
 // act does what the plan says. It reports whether to decide again at once.
 func (r *streamRunner) act(ctx context.Context, p *streamPlan) (again bool) {
 	if p.commit != nil {
+		began := time.Now()
+		r.l.complete(p.commit)
+		r.spacing = min(max(10*time.Since(began), commitEvery), commitAtLeast)
 		go func(c *streamCommit) {
 			// A commit that has begun may end after ctx: it was paid for.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitAtMost)

@@ -158,7 +158,7 @@ func TestStreamOrderPerKey(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		rnd := rand.New(rand.NewPCG(1, 2))
 		w := newWitness(t, func(ctx context.Context, d Delivery) error {
-			return sleeps(time.Duration(d.Version*7919%20) * time.Millisecond)(ctx, d)
+			return sleeps(time.Duration(d.Version*7919%20)*time.Millisecond)(ctx, d)
 		})
 		r.add(reactor(w, Processor{Concurrency: 32}))
 		stop := r.run(r.e)
