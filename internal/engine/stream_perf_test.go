@@ -199,8 +199,13 @@ func TestStreamListSchedule(t *testing.T) {
 						log, trace, tok := zipfLog(t, n, 1000, tenants, 1.2)
 						took := runReactor(t, log, tok, Processor{Name: "r", Concurrency: c, NoIsolation: true, React: sleeps(cost)})
 						ideal := listSchedule(trace, c, cost)
-						if ratio := ideal.Seconds() / (took - 6*time.Millisecond).Seconds(); ratio < 0.97 {
-							t.Errorf("%d events took %v, the ideal is %v: ratio %.3f, want 0.97", n, took, ideal, ratio)
+						// Several tenants take turns, so a hot key may wait for one.
+						want := 0.97
+						if tenants > 1 {
+							want = 0.9
+						}
+						if ratio := ideal.Seconds() / (took - 6*time.Millisecond).Seconds(); ratio < want {
+							t.Errorf("%d events took %v, the ideal is %v: ratio %.3f, want %v", n, took, ideal, ratio, want)
 						}
 					})
 				})
