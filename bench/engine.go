@@ -55,11 +55,9 @@ func catchUp(ctx context.Context, path string, memory int, tenants []string, pro
 	if err := c.Add(ctx, processors...); err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ended := make(chan error, 1)
 	started := time.Now()
-	go func() { ended <- c.Run(ctx) }()
+	consumer := start(ctx, c)
+	defer func() { _ = consumer.stop() }()
 	token := eventlog.Token{Position: head, Tenants: tenants}
 	for _, p := range processors {
 		for {
@@ -73,8 +71,8 @@ func catchUp(ctx context.Context, path string, memory int, tenants []string, pro
 			select {
 			case <-watched.reached:
 			case <-time.After(100 * time.Millisecond): // a tenant may have come home without a commit
-			case err := <-ended:
-				return 0, fmt.Errorf("the consumer ended: %w", err)
+			case <-consumer.ended:
+				return 0, consumer.stop()
 			}
 		}
 	}
@@ -83,11 +81,36 @@ func catchUp(ctx context.Context, path string, memory int, tenants []string, pro
 	if err == nil && len(letters) > 0 {
 		err = fmt.Errorf("wrong result: a dead letter: %s", letters[0].Error)
 	}
-	cancel()
-	if end := <-ended; !errors.Is(end, context.Canceled) {
-		err = errors.Join(err, end)
+	return took, errors.Join(err, consumer.stop())
+}
+
+// A running is a consumer that runs.
+type running struct {
+	cancel context.CancelFunc
+	ended  chan struct{} // closed as it has ended
+	err    error
+}
+
+// start runs a consumer until stop.
+func start(ctx context.Context, c *fairlead.Consumer) *running {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &running{cancel: cancel, ended: make(chan struct{})}
+	go func() {
+		defer close(r.ended)
+		r.err = c.Run(ctx)
+	}()
+	return r
+}
+
+// stop ends the consumer, waits for it, and returns why it ended, unless that is
+// stop. It may be called again.
+func (r *running) stop() error {
+	r.cancel()
+	<-r.ended
+	if errors.Is(r.err, context.Canceled) {
+		return nil
 	}
-	return took, err
+	return fmt.Errorf("the consumer ended: %w", r.err)
 }
 
 // A foldedDoc is a document as the plain fold in memory has it.
@@ -165,4 +188,22 @@ func compareDocuments(path, processor string, want map[store.Key]foldedDoc) erro
 		err = fmt.Errorf("wrong result: %s: %d of %d documents are missing", processor, left, len(want))
 	}
 	return err
+}
+
+// atWork waits until a consumer works a processor's lane, so that its start is
+// no part of what is measured.
+func (r *running) atWork(c *fairlead.Consumer, processor string) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		st, err := c.Stats(processor)
+		if err != nil || st.Lanes > 0 {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-r.ended:
+			return r.stop()
+		}
+	}
 }
