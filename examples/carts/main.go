@@ -32,7 +32,7 @@ func run(ctx context.Context, file string, out io.Writer) error {
 	ctx, stop := context.WithCancel(ctx)
 	ended := make(chan error)
 	go func() { ended <- consumer.Run(ctx) }()
-	defer func() { stop(); <-ended }()
+	defer func() { stop(); log.Print("consumer: ", <-ended) }()
 
 	for _, shop := range []string{"acme", "bolt"} { // a new tenant needs no preparation
 		token, err := db.Append(ctx, shopping(shop)...)
