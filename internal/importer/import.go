@@ -43,6 +43,9 @@ type Importer struct {
 	// wait there.
 	Before func(ctx context.Context) error
 
+	// Trust leaves out the comparison of what the log has already.
+	Trust bool
+
 	Counts Counts // of all files
 
 	versions map[eventlog.StreamRef]int64 // as last seen

@@ -56,7 +56,7 @@ func (im *Importer) plan(ctx context.Context, file string, records []record, bad
 			p.fault(file, r, fmt.Errorf("version %d of stream %q of tenant %q, but the version before it is %d: "+
 				"versions come in order and without gaps", r.Version, r.Stream, r.Tenant, at))
 		default:
-			p.again(file, ref, r)
+			p.again(file, ref, r, im.Trust)
 		}
 	}
 	return p, im.compare(ctx, file, p)
@@ -110,7 +110,7 @@ func (p *plan) add(ref eventlog.StreamRef, r *record) {
 
 // again handles a version that the stream has already: from this block, or in
 // the log.
-func (p *plan) again(file string, ref eventlog.StreamRef, r *record) {
+func (p *plan) again(file string, ref eventlog.StreamRef, r *record, trust bool) {
 	if mine := p.records[ref]; len(mine) > 0 && r.Version >= mine[0].Version {
 		first := mine[r.Version-mine[0].Version]
 		if first.Type != r.Type || first.ID != r.ID {
@@ -118,6 +118,10 @@ func (p *plan) again(file string, ref eventlog.StreamRef, r *record) {
 				r.Version, r.Stream, r.Tenant, first.line, first.Type, r.Type))
 			return
 		}
+		p.present++
+		return
+	}
+	if trust {
 		p.present++
 		return
 	}

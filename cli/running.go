@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/fairlead-dev/fairlead"
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/store"
+	"github.com/spf13/cobra"
+)
+
+func (p *program) runCommand() *cobra.Command {
+	var name string
+	var once, verbose bool
+	var memory, slots int
+	var lease time.Duration
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Run the program's processors",
+		Long: `Run the program's processors until SIGINT or SIGTERM. Any number of processes may
+run them on one database: each lane has one owner among them. The database is
+made where there is none. With --once a tenant that is paused is not waited for.`,
+		Example: `  $NAME run --db shop.db
+  $NAME run --db shop.db --once`,
+		Args: between(0, 0),
+	}
+	p.named(c)
+	c.Flags().StringVar(&name, "name", "", "`NAME` of this process for operators; default: the host's")
+	c.Flags().BoolVar(&once, "once", false, "end as soon as all events that are there now are applied")
+	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "log more")
+	c.Flags().IntVar(&memory, "memory", 64, "`MIB` of events and documents kept in memory")
+	c.Flags().IntVar(&slots, "slots", 0, "run `N` batches at once; default: the number of CPUs, at least 4")
+	c.Flags().DurationVar(&lease, "lease", 10*time.Second, "after this `TIME` another process takes over from a dead one")
+	return p.onDatabase(c, Create, func(ctx context.Context, db Database, _ []string) error {
+		if len(p.app.Processors) == 0 {
+			return fmt.Errorf("%s has no processors to run: they are Go code, so write a program that calls cli.Main "+
+				"with its own, and has all of these commands (see package github.com/fairlead-dev/fairlead/cli)", p.app.Name)
+		}
+		consumer, err := fairlead.New(fairlead.Config{
+			Log: db, Store: db, Name: name, Logger: p.logger(verbose), Memory: memory << 20, Slots: slots, Lease: lease,
+		})
+		if err != nil {
+			return err
+		}
+		if err := consumer.Add(ctx, p.app.Processors...); err != nil {
+			return err
+		}
+		if !once {
+			return ended(ctx, consumer.Run(ctx))
+		}
+		return p.runOnce(ctx, db, consumer)
+	})
+}
+
+// ended makes of the end that was asked for no error.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
+}
+
+// runOnce runs consumer until its processors have applied all that is in the log.
+func (p *program) runOnce(ctx context.Context, db Database, consumer *fairlead.Consumer) error {
+	runCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	result := make(chan error, 1)
+	go func() {
+		result <- consumer.Run(runCtx)
+		stop() // it may have failed: then nobody need wait any longer
+	}()
+	var err error
+	for _, proc := range p.app.Processors {
+		if err == nil {
+			err = caughtUp(runCtx, db, consumer, proc.Name())
+		}
+	}
+	stop()
+	if ran := ended(runCtx, <-result); ran != nil {
+		return ran
+	}
+	return err
+}
+
+// caughtUp waits until a processor has applied all that is in the log now.
+func caughtUp(ctx context.Context, db Database, consumer *fairlead.Consumer, processor string) error {
+	parts, err := db.Partitions(ctx)
+	if err != nil {
+		return err
+	}
+	var tenants []string // in lanes of their own; "" stands for the base lane
+	err = db.View(ctx, func(tx store.Tx) error {
+		proc, err := tx.Processor(processor)
+		if err != nil {
+			return err
+		}
+		if proc.Paused {
+			return fmt.Errorf("processor %q is paused: resume it first", processor)
+		}
+		lanes, err := tx.Lanes(processor)
+		tenants = []string{""}
+		for _, l := range lanes {
+			if l.Tenant != "" && l.State != store.Paused {
+				tenants = append(tenants, l.Tenant)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for part := range parts {
+		head, err := db.Head(ctx, part)
+		if err != nil {
+			return err
+		}
+		if head == event.Beginning {
+			continue
+		}
+		if err := consumer.WaitFor(ctx, processor, eventlog.Token{Partition: part, Position: head, Tenants: tenants}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// logger writes to stderr.
+func (p *program) logger(verbose bool) *slog.Logger {
+	o := &slog.HandlerOptions{Level: slog.LevelInfo}
+	if verbose {
+		o.Level = slog.LevelDebug
+	}
+	if p.JSON {
+		return slog.New(slog.NewJSONHandler(p.Stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(p.Stderr, o))
+}

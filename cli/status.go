@@ -1,0 +1,282 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/fairlead-dev/fairlead"
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/store"
+	"github.com/spf13/cobra"
+)
+
+// processorJSON is a processor in the output of status.
+type processorJSON struct {
+	Name        string       `json:"name"`
+	Kind        string       `json:"kind"`
+	Version     string       `json:"version,omitempty"`
+	State       string       `json:"state"` // running, paused, stopped, or unowned: no consumer has it
+	Documents   int64        `json:"documents"`
+	Position    int64        `json:"position"` // of the lane furthest behind
+	Behind      int64        `json:"behind"`   // events, counted to a million in each lane
+	Lag         float64      `json:"lag_seconds"`
+	Lanes       int          `json:"lanes"`
+	TenantLanes int          `json:"tenant_lanes"`
+	Parked      int          `json:"parked_keys"`
+	Rebuild     *rebuildJSON `json:"rebuild,omitempty"`
+}
+
+type rebuildJSON struct {
+	Build    int64  `json:"build"`
+	Tenant   string `json:"tenant,omitempty"`
+	Position int64  `json:"position"`
+}
+
+type memberJSON struct {
+	ID    string     `json:"id"`
+	Host  string     `json:"host"`
+	Since *time.Time `json:"since"`
+	Alive bool       `json:"alive"`
+}
+
+type statusJSON struct {
+	Database   string          `json:"database"`
+	Heads      []int64         `json:"heads"` // of the log's partitions
+	Processors []processorJSON `json:"processors"`
+	Members    []memberJSON    `json:"members"`
+}
+
+func (p *program) statusCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show the processors: their state, documents and lag",
+		Long: `Show the log, the processors and the processes that run them. STATE is running;
+paused by hand; stopped, with the reason in lanes; or unowned: no consumer runs
+it. BEHIND is how many events it has still to look at, LAG the age of the first.`,
+		Example: `  $NAME status --db shop.db`,
+		Args:    between(0, 0),
+	}
+	p.named(c)
+	return p.onDatabase(c, Read, func(ctx context.Context, db Database, _ []string) error {
+		s, err := p.status(ctx, db)
+		if err != nil {
+			return err
+		}
+		if p.JSON {
+			return p.writeJSON(s)
+		}
+		for i, h := range s.Heads {
+			fmt.Fprintf(p.Stdout, "log partition %d: up to position %s\n", i, thousands(h))
+		}
+		fmt.Fprintln(p.Stdout)
+		t := newTable(p.Stdout, "PROCESSOR", "KIND", "STATE", "DOCUMENTS", "BEHIND", "LAG", "LANES", "OF TENANTS", "PARKED KEYS", "REBUILD")
+		for _, r := range s.Processors {
+			rebuild := ""
+			if r.Rebuild != nil {
+				rebuild = "at " + thousands(r.Rebuild.Position)
+				if r.Rebuild.Tenant != "" {
+					rebuild += " of " + r.Rebuild.Tenant
+				}
+			}
+			t.row(r.Name, r.Kind, r.State, r.Documents, r.Behind, seconds(r.Lag), r.Lanes, r.TenantLanes, r.Parked, rebuild)
+		}
+		if err := t.flush(); err != nil {
+			return err
+		}
+		fmt.Fprintln(p.Stdout)
+		t = newTable(p.Stdout, "CONSUMER", "HOST", "SINCE", "ALIVE")
+		for _, m := range s.Members {
+			var since time.Time
+			if m.Since != nil {
+				since = *m.Since
+			}
+			t.row(m.ID, m.Host, since, m.Alive)
+		}
+		return t.flush()
+	})
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+func (p *program) status(ctx context.Context, db Database) (statusJSON, error) {
+	s := statusJSON{Database: p.db, Heads: []int64{}, Processors: []processorJSON{}, Members: []memberJSON{}}
+	parts, err := db.Partitions(ctx)
+	if err != nil {
+		return s, err
+	}
+	for i := range parts {
+		h, err := db.Head(ctx, i)
+		if err != nil {
+			return s, err
+		}
+		s.Heads = append(s.Heads, int64(h))
+	}
+	lanes, err := p.admin(db).Lanes(ctx, "")
+	if err != nil {
+		return s, err
+	}
+	err = db.View(ctx, func(tx store.Tx) error {
+		s.Processors, s.Members = s.Processors[:0], s.Members[:0]
+		ps, err := tx.Processors()
+		if err != nil {
+			return err
+		}
+		for _, proc := range ps {
+			r := summary(proc, lanes)
+			if r.Documents, err = tx.CountDocuments(store.Build{Processor: proc.Name, Number: proc.Live}, ""); err != nil {
+				return err
+			}
+			s.Processors = append(s.Processors, r)
+		}
+		members, err := tx.Members()
+		for _, m := range members {
+			s.Members = append(s.Members, memberJSON{m.ID, m.Host, stamp(m.Since), m.Until.After(tx.Now())})
+		}
+		return err
+	})
+	return s, err
+}
+
+// summary makes one row of a processor's lanes.
+func summary(proc store.Processor, lanes []fairlead.Lane) processorJSON {
+	r := processorJSON{Name: proc.Name, Kind: proc.Kind, Version: proc.Version, State: "running"}
+	if proc.Rebuild != 0 {
+		r.Rebuild = &rebuildJSON{Build: proc.Rebuild, Tenant: proc.RebuildTenant, Position: -1}
+	}
+	lowest, first, unowned, stopped := event.Unbounded, true, true, false
+	var lag time.Duration
+	for i := range lanes {
+		l := &lanes[i]
+		if l.Processor != proc.Name {
+			continue
+		}
+		if !l.Live {
+			if r.Rebuild != nil && l.Number == proc.Rebuild && (r.Rebuild.Position < 0 || int64(l.Position) < r.Rebuild.Position) {
+				r.Rebuild.Position = int64(l.Position)
+			}
+			continue
+		}
+		if first || l.Position < lowest {
+			lowest, first = l.Position, false
+		}
+		r.Lanes++
+		if l.Tenant != "" {
+			r.TenantLanes++
+		} else if l.State == store.Paused {
+			stopped = true
+		}
+		unowned = unowned && !l.Alive
+		r.Behind += l.Behind
+		r.Parked += l.Parked
+		lag = max(lag, l.Lag)
+	}
+	if !first {
+		r.Position = int64(lowest)
+	}
+	r.Lag = lag.Seconds()
+	switch {
+	case proc.Paused:
+		r.State = "paused"
+	case stopped:
+		r.State = "stopped"
+	case unowned:
+		r.State = "unowned"
+	}
+	return r
+}
+
+// laneJSON is a lane in JSON.
+type laneJSON struct {
+	Processor  string          `json:"processor"`
+	Build      int64           `json:"build"`
+	Live       bool            `json:"live"` // false: of a rebuild
+	Partition  int             `json:"partition"`
+	Tenant     string          `json:"tenant,omitempty"` // none: the base lane
+	State      store.State     `json:"state"`
+	Reason     string          `json:"reason,omitempty"`
+	Pinned     bool            `json:"pinned"`
+	Position   int64           `json:"position"`
+	Behind     int64           `json:"behind"`
+	Lag        float64         `json:"lag_seconds"`
+	Parked     int             `json:"parked_keys"`
+	Owner      string          `json:"owner,omitempty"`
+	Alive      bool            `json:"alive"`
+	Epoch      int64           `json:"epoch"`
+	Exclusions []exclusionJSON `json:"exclusions,omitempty"`
+	AppliedAt  *time.Time      `json:"applied_at"`
+	UpdatedAt  *time.Time      `json:"updated_at"`
+}
+
+type exclusionJSON struct {
+	Tenant string `json:"tenant"`
+	Until  *int64 `json:"until"` // null: until further notice
+}
+
+func (p *program) lanesCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "lanes [PROCESSOR]",
+		Short: "Show the lanes: position, lag, owner, state",
+		Long: `Show the lanes of a processor, or of all. A lane without a tenant is the base
+lane of its partition; EXCLUDES says how many tenants are, or were just now, in
+lanes of their own. A build beside the live one is a rebuild in the making.`,
+		Example: `  $NAME lanes orders --db shop.db`,
+		Args:    between(0, 1),
+	}
+	p.named(c)
+	return p.onDatabase(c, Read, func(ctx context.Context, db Database, args []string) error {
+		name := ""
+		if len(args) == 1 {
+			name = args[0]
+			if _, err := p.processors(ctx, db, name); err != nil {
+				return err
+			}
+		}
+		lanes, err := p.admin(db).Lanes(ctx, name)
+		if err != nil {
+			return err
+		}
+		if p.JSON {
+			rows := make([]laneJSON, len(lanes))
+			for i := range lanes {
+				rows[i] = laneOf(&lanes[i])
+			}
+			return p.writeJSON(map[string]any{"lanes": rows})
+		}
+		t := newTable(p.Stdout, "LANE", "TENANT", "STATE", "POSITION", "BEHIND", "LAG", "EXCLUDES", "PARKED KEYS", "OWNER", "UPDATED", "REASON")
+		for i := range lanes {
+			l := &lanes[i]
+			name := fmt.Sprintf("%s/%d", l.Processor, l.Partition)
+			if !l.Live {
+				name += fmt.Sprintf(" (build %d)", l.Number)
+			}
+			state := string(l.State)
+			if l.Pinned {
+				state += ", pinned"
+			}
+			owner := l.Owner
+			if owner != "" && !l.Alive {
+				owner += " (dead)"
+			}
+			t.row(name, l.Tenant, state, int64(l.Position), l.Behind, l.Lag, len(l.Exclusions), l.Parked, owner, l.UpdatedAt, short(l.Reason, 80))
+		}
+		return t.flush()
+	})
+}
+
+func laneOf(l *fairlead.Lane) laneJSON {
+	j := laneJSON{
+		Processor: l.Processor, Build: l.Number, Live: l.Live, Partition: l.Partition, Tenant: l.Tenant,
+		State: l.State, Reason: l.Reason, Pinned: l.Pinned, Position: int64(l.Position), Behind: l.Behind,
+		Lag: l.Lag.Seconds(), Parked: l.Parked, Owner: l.Owner, Alive: l.Alive, Epoch: l.Epoch,
+		AppliedAt: stamp(l.AppliedAt), UpdatedAt: stamp(l.UpdatedAt),
+	}
+	for _, t := range sortedKeys(l.Exclusions) {
+		x := exclusionJSON{Tenant: t}
+		if until := int64(l.Exclusions[t]); until != int64(event.Unbounded) {
+			x.Until = &until
+		}
+		j.Exclusions = append(j.Exclusions, x)
+	}
+	return j
+}
