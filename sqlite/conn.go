@@ -14,7 +14,8 @@ import (
 // a time.
 type conn struct {
 	*zs.Conn
-	db *DB
+	db     *DB
+	inUser bool // SQL of the user is compiled: see authorize
 }
 
 // watch lets the end of ctx interrupt what runs on c, until unwatch.
@@ -176,7 +177,11 @@ func (p *pool) take(ctx context.Context) (*conn, error) {
 	case c := <-p.idle:
 		return c, nil
 	case <-p.slots:
-		c, err := p.open()
+		var c *conn
+		err := p.db.retryBusy(ctx, func() (err error) {
+			c, err = p.open()
+			return err
+		})
 		if err != nil {
 			p.slots <- struct{}{}
 		}
@@ -198,6 +203,10 @@ func (p *pool) open() (*conn, error) {
 		return nil, err
 	}
 	c := &conn{Conn: zc, db: p.db}
+	if err := c.SetAuthorizer(zs.AuthorizeFunc(c.authorize)); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
 	for _, q := range []string{
 		fmt.Sprintf("PRAGMA cache_size = -%d", max(p.db.opts.CacheBytes/8, 64<<10)/1024),
 		"PRAGMA query_only = ON",

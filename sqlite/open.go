@@ -197,8 +197,6 @@ func (db *DB) prepareFile(ctx context.Context, c *zs.Conn) error {
 		fmt.Sprintf("PRAGMA wal_autocheckpoint = %d", checkpointPages),
 		fmt.Sprintf("PRAGMA journal_size_limit = %d", 4*checkpointPages*4096),
 		fmt.Sprintf("PRAGMA cache_size = -%d", db.opts.CacheBytes/1024),
-		"BEGIN IMMEDIATE", // tells now, not at the first write, that it cannot be written
-		"ROLLBACK",
 	} {
 		mode := ""
 		err := db.retryBusy(ctx, func() error {
@@ -213,7 +211,16 @@ func (db *DB) prepareFile(ctx context.Context, c *zs.Conn) error {
 			return fmt.Errorf("sqlite: open %s: the file system cannot do WAL (journal mode %q)", db.path, mode)
 		}
 	}
-	return nil
+	// Tell now, and not at the first write, that the file cannot be written. Who
+	// finds it locked knows that it can.
+	err := sqlitex.ExecuteTransient(c, "BEGIN IMMEDIATE", nil)
+	if err == nil {
+		err = sqlitex.ExecuteTransient(c, "ROLLBACK", nil)
+	}
+	if busy(err) {
+		return nil
+	}
+	return err
 }
 
 // openReadOnly checks that the file can be read as it is.

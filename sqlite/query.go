@@ -13,6 +13,8 @@ import (
 func (db *DB) Query(ctx context.Context, query string, f func(*Row) error, args ...any) error {
 	var own error
 	err := db.read(ctx, "query", func(c *conn) error {
+		c.inUser = true
+		defer func() { c.inUser = false }()
 		row := new(Row)
 		err := c.rows(query, func(s *zs.Stmt) error {
 			row.s = s

@@ -31,7 +31,8 @@ func TestQueryReadsAndDoesNotWrite(t *testing.T) {
 	if err := db.Query(t.Context(), `SELECT 1`, func(*Row) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("the function's error came back as %v", err)
 	}
-	for _, q := range []string{`CREATE TABLE mine (x)`, `DELETE FROM fairlead_events`, `nonsense`} {
+	for _, q := range []string{`CREATE TABLE mine (x)`, `DELETE FROM fairlead_events`, `nonsense`,
+		`BEGIN`, `PRAGMA query_only = OFF`, `ATTACH ':memory:' AS m`} {
 		if err := db.Query(t.Context(), q, func(*Row) error { return nil }); err == nil {
 			t.Errorf("%s: no error", q)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/fairlead-dev/fairlead/store"
 	zs "zombiezen.com/go/sqlite"
@@ -134,35 +133,4 @@ func (w *writer) userSQL(ctx context.Context, f func(ctx context.Context, tx any
 		err = errors.Join(err, ctx.Err())
 	}
 	return &store.UserError{Err: err}
-}
-
-// authorize is asked about each statement that is compiled. It refuses those of
-// the user that would end the transaction or write where Fairlead's own rows
-// are.
-func (w *writer) authorize(a zs.Action) zs.AuthResult {
-	if !w.inUser {
-		return zs.AuthResultOK
-	}
-	if w.AutocommitEnabled() {
-		return zs.AuthResultDeny // the transaction is lost: nothing may be half done
-	}
-	switch a.Type() {
-	case zs.OpTransaction, zs.OpAttach, zs.OpDetach:
-		return zs.AuthResultDeny
-	case zs.OpPragma:
-		if a.PragmaArg() != "" && !strings.HasPrefix(strings.ToLower(a.Pragma()), "table_") {
-			return zs.AuthResultDeny
-		}
-	case zs.OpInsert, zs.OpUpdate, zs.OpDelete, zs.OpDropTable, zs.OpAlterTable, zs.OpCreateIndex, zs.OpCreateTrigger, zs.OpDropIndex, zs.OpDropTrigger,
-		zs.OpCreateTempTrigger, zs.OpCreateTable:
-		if strings.HasPrefix(strings.ToLower(a.Table()), "fairlead_") {
-			return zs.AuthResultDeny
-		}
-	case zs.OpDropView, zs.OpCreateView:
-		switch strings.ToLower(a.View()) {
-		case "log", "read_model":
-			return zs.AuthResultDeny
-		}
-	}
-	return zs.AuthResultOK
 }

@@ -18,7 +18,6 @@ import (
 type writer struct {
 	conn
 	begin, commit, rollback *zs.Stmt // outside the driver's cache, where a user's SQL would find them
-	inUser                  bool     // the user's function runs: see authorize
 
 	// What is known of the log. Valid if fresh and nobody else has appended
 	// since: see sync.
@@ -121,12 +120,14 @@ func (w *writer) prepare(ctx context.Context) error {
 		return nil
 	}
 	if w.Conn == nil {
-		c, err := w.db.openConn(zs.OpenReadWrite)
+		err := w.db.retryBusy(ctx, func() (err error) {
+			w.Conn, err = w.db.openConn(zs.OpenReadWrite)
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		w.Conn = c
-		if err := w.db.prepareFile(ctx, c); err != nil {
+		if err := w.db.prepareFile(ctx, w.Conn); err != nil {
 			w.discard()
 			return err
 		}
