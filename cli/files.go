@@ -25,7 +25,7 @@ type output struct {
 // and .zst compress.
 func create(name string, stdout io.Writer) (*output, error) {
 	o := &output{discard: func() {}}
-	var w io.Writer = stdout
+	w := stdout
 	var file *os.File
 	if name != "" && name != "-" {
 		var err error
