@@ -226,17 +226,19 @@ func (w *writer) lookup(key streamKey) (*streamState, error) {
 	return s, nil
 }
 
-// addStream is lookup that adds the stream where it is new.
+// addStream is lookup that adds the stream where it is new. What plan has not
+// found is not looked for again: the insert itself tells whether it is there.
 func (w *writer) addStream(tenant int64, name string) (*streamState, error) {
 	key := streamKey{tenant, name}
-	s, err := w.lookup(key)
-	if err != nil || s != nil {
-		return s, err
+	if _, ok := w.streams.get(key); !ok {
+		if err := w.exec("INSERT INTO fairlead_streams(tenant_no, name) VALUES(?, ?) ON CONFLICT DO NOTHING", tenant, name); err != nil {
+			return nil, err
+		}
+		if w.Changes() == 1 {
+			s := &streamState{no: w.LastInsertRowID()}
+			w.streams.put(key, s)
+			return s, nil
+		}
 	}
-	if err := w.exec("INSERT INTO fairlead_streams(tenant_no, name) VALUES(?, ?)", tenant, name); err != nil {
-		return nil, err
-	}
-	s = &streamState{no: w.LastInsertRowID()}
-	w.streams.put(key, s)
-	return s, nil
+	return w.lookup(key)
 }
