@@ -38,8 +38,8 @@ func appendCalls(calls, n int) []eventlog.StreamAppend {
 }
 
 // An appendLoop is a hand-written appender on the schema of package sqlite: the
-// same statements, transactions and upkeep of the indexes, for one process that
-// is the only writer of its streams. It knows their versions by heart.
+// same statements, transactions and upkeep of the indexes. It knows the versions
+// of the streams that it has seen by heart, for as long as nobody else appends.
 type appendLoop struct {
 	c        *raw
 	tenants  map[string]int64
@@ -65,6 +65,9 @@ const (
 	loopMark   = "SELECT (SELECT max(position) FROM fairlead_events), removed, indexed FROM fairlead_control"
 	loopInsert = `INSERT INTO fairlead_events(position, tenant_no, stream_no, version, type_no, occurred_at, recorded_at, id, metadata, data)
 	VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	loopStreamVersion = `SELECT s.stream_no, max(s.floor, coalesce((SELECT i.version + i.events - 1
+		FROM fairlead_stream_index i WHERE i.stream_no = s.stream_no ORDER BY i.version DESC LIMIT 1), 0))
+	FROM fairlead_streams s WHERE s.tenant_no = ? AND s.name = ?`
 	loopByStream = "INSERT INTO fairlead_stream_index(stream_no, version, events, positions) VALUES(?, ?, ?, ?)"
 	loopByTenant = "INSERT INTO fairlead_tenant_index(tenant_no, position, last, events, positions) VALUES(?, ?, ?, ?, ?)"
 )
@@ -88,6 +91,17 @@ func (l *appendLoop) append(a *eventlog.StreamAppend) error {
 		return err
 	}
 	st := l.streams[streamName{tenant, a.Stream}]
+	if st == nil {
+		// It may be there from an earlier run.
+		err := l.c.rows(loopStreamVersion, func(s *zs.Stmt) error {
+			st = &loopStream{s.ColumnInt64(0), s.ColumnInt64(1)}
+			l.streams[streamName{tenant, a.Stream}] = st
+			return nil
+		}, tenant, a.Stream)
+		if err != nil {
+			return err
+		}
+	}
 	if st == nil {
 		if err := l.c.exec("INSERT INTO fairlead_streams(tenant_no, name) VALUES(?, ?)", tenant, a.Stream); err != nil {
 			return err

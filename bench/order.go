@@ -9,6 +9,7 @@ import (
 // An orderCheck asserts, while handlers run, that the events of a key are
 // handled one at a time and in order.
 type orderCheck struct {
+	known map[string]*keyCheck // never changes: to look there takes no lock
 	mu    sync.Mutex
 	keys  map[string]*keyCheck
 	fault atomic.Pointer[error]
@@ -19,18 +20,22 @@ type keyCheck struct {
 	version int64 // the last one done; guarded by busy
 }
 
-func newOrderCheck() *orderCheck { return &orderCheck{keys: map[string]*keyCheck{}} }
+// newOrderCheck returns a check; to name the keys beforehand makes it cheaper.
+func newOrderCheck(known ...string) *orderCheck {
+	o := &orderCheck{known: make(map[string]*keyCheck, len(known)), keys: map[string]*keyCheck{}}
+	for _, k := range known {
+		o.known[k] = &keyCheck{}
+	}
+	return o
+}
 
 // begin is called as a handler begins, the function it returns as it ends. An
 // event that fails comes again: then done is not called with true.
 func (o *orderCheck) begin(key string, version int64) (end func(done bool)) {
-	o.mu.Lock()
-	k := o.keys[key]
+	k := o.known[key]
 	if k == nil {
-		k = &keyCheck{}
-		o.keys[key] = k
+		k = o.unknown(key)
 	}
-	o.mu.Unlock()
 	if !k.busy.CompareAndSwap(false, true) {
 		o.fail(fmt.Errorf("wrong result: version %d of %q is handled beside another", version, key))
 		return func(bool) {}
@@ -44,6 +49,17 @@ func (o *orderCheck) begin(key string, version int64) (end func(done bool)) {
 		}
 		k.busy.Store(false)
 	}
+}
+
+func (o *orderCheck) unknown(key string) *keyCheck {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	k := o.keys[key]
+	if k == nil {
+		k = &keyCheck{}
+		o.keys[key] = k
+	}
+	return k
 }
 
 func (o *orderCheck) fail(err error) { o.fault.CompareAndSwap(nil, &err) }

@@ -37,19 +37,22 @@ func reactorCases(about time.Duration) []reactorCase {
 	return append(out, reactorCase{5 * time.Millisecond, 64, 1, int(about.Seconds() / 0.005 * 6)})
 }
 
+const reactorKeys = 10_000
+
+func reactorKey(k int) string { return fmt.Sprintf("key-%05d", k) }
+
 // reactorLog is a log in memory with events of Zipf keys, and the chain that
 // each event belongs to.
 func reactorLog(ctx context.Context, c reactorCase) (*memlog.Log, [][]int, error) {
-	const keys = 10_000
 	rng := rand.New(rand.NewPCG(5, 5))
-	zipf := rand.NewZipf(rng, 1.1, c.q, keys-1)
+	zipf := rand.NewZipf(rng, 1.1, c.q, reactorKeys-1)
 	log := memlog.New()
-	chains := make([][]int, keys)
+	chains := make([][]int, reactorKeys)
 	var batch []eventlog.StreamAppend
 	for i := range c.events {
 		k := int(zipf.Uint64())
 		chains[k] = append(chains[k], i)
-		batch = append(batch, eventlog.StreamAppend{Tenant: fmt.Sprintf("tenant-%02d", k%50), Stream: fmt.Sprintf("key-%05d", k),
+		batch = append(batch, eventlog.StreamAppend{Tenant: fmt.Sprintf("tenant-%02d", k%50), Stream: reactorKey(k),
 			Events: []eventlog.NewEvent{{Type: "Ordered", Data: []byte(`{"n":1}`)}}})
 		if len(batch) == 1000 || i == c.events-1 {
 			if _, err := log.Append(ctx, batch...); err != nil {
@@ -71,7 +74,11 @@ type reactorRun struct {
 // react runs a reactor over the log until every event was handled once.
 func react(ctx context.Context, log *memlog.Log, c reactorCase) (reactorRun, error) {
 	r := reactorRun{waits: make([]time.Duration, c.events)}
-	order := newOrderCheck()
+	names := make([]string, reactorKeys)
+	for k := range names {
+		names[k] = reactorKey(k)
+	}
+	order := newOrderCheck(names...)
 	var handled, busy, most atomic.Int64
 	all := make(chan struct{})
 	var first event.Position // positions are dense from here
