@@ -20,15 +20,26 @@ func results(t *testing.T, events string) (incidents, running answers.Table) {
 	return answers.Read(t, i), answers.Read(t, r)
 }
 
+// some are tenants for a comparison that takes seconds under the race detector
+// too.
+var some = []string{"location-15", "location-44", "location-165"}
+
 // TestKnownIncidents compares with the counters of the original system. In 91
-// incidents that counted a reassignment that no event shows.
+// incidents that counted a reassignment that no event shows. With the
+// race detector and -short it compares some tenants.
 func TestKnownIncidents(t *testing.T) {
 	dir := answers.Dir(t, "it-incidents")
 	if dir == "" {
 		return
 	}
-	incidents, running := results(t, filepath.Join(dir, "events.jsonl.gz"))
+	events, whole := filepath.Join(dir, "events.jsonl.gz"), true
 	want := answers.Read(t, filepath.Join(dir, "expected_incidents.csv.gz"))
+	wantRunning := answers.Read(t, filepath.Join(dir, "expected_running.csv.gz"))
+	if answers.Race || testing.Short() {
+		events, whole = answers.Of(t, events, some), false
+		want, wantRunning = want.Of(t, some), wantRunning.Of(t, some)
+	}
+	incidents, running := results(t, events)
 	derivable, reassignments := want.Column(t, "reassignments_derivable"), want.Column(t, "reassignments")
 	resolvedAt, stream := want.Column(t, "resolved_at"), want.Column(t, "stream")
 	except, unresolved := map[string]bool{}, 0
@@ -47,12 +58,12 @@ func TestKnownIncidents(t *testing.T) {
 			row[resolvedAt] = got[resolvedAt] // missing in the source
 		}
 	}
-	if len(except) != 91 || unresolved != 1556 {
+	if whole && (len(except) != 91 || unresolved != 1556) {
 		t.Errorf("left out: %d counters and %d times, want 91 and 1,556", len(except), unresolved)
 	}
 	answers.Equal(t, "incidents", incidents, want)
 
-	want = answers.Read(t, filepath.Join(dir, "expected_running.csv.gz"))
+	want = wantRunning
 	reassignments = want.Column(t, "reassignments")
 	state, active, contradictions := want.Column(t, "state"), want.Column(t, "active"), 0
 	for n, row := range want.Rows {
@@ -64,7 +75,7 @@ func TestKnownIncidents(t *testing.T) {
 			row[active] = "true"
 		}
 	}
-	// Version 5 of incident-0018594: Resolved and not active, for that row only.
+	// Version 5 of incident-0018594 at location-15: Resolved and not active, for that row only.
 	if contradictions != 1 {
 		t.Errorf("the source says of %d events that an open incident is not active, want 1", contradictions)
 	}

@@ -3,6 +3,7 @@
 package answers
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"encoding/csv"
@@ -89,6 +90,23 @@ func (tb *Table) Select(t *testing.T, columns ...string) Table {
 	return out
 }
 
+// Of returns the table with only the rows of some tenants, which are its first
+// column. All must have one.
+func (tb *Table) Of(t *testing.T, tenants []string) Table {
+	t.Helper()
+	out, have := Table{Header: tb.Header}, map[string]bool{}
+	for _, row := range tb.Rows {
+		if slices.Contains(tenants, row[0]) {
+			out.Rows = append(out.Rows, row)
+			have[row[0]] = true
+		}
+	}
+	if len(have) != len(tenants) {
+		t.Fatalf("%d of the tenants %q have rows", len(have), tenants)
+	}
+	return out
+}
+
 // Equal fails the test unless both tables are equal, row by row in order.
 func Equal(t *testing.T, what string, got, want Table) {
 	t.Helper()
@@ -116,6 +134,36 @@ func Equal(t *testing.T, what string, got, want Table) {
 		t.Errorf("%s: and %d more rows differ", what, mismatches-shown)
 	}
 	t.Logf("%s: %d rows compared, %d mismatches", what, len(want.Rows), mismatches)
+}
+
+// Of returns a file with all events of some tenants in another.
+func Of(t *testing.T, path string, tenants []string) string {
+	t.Helper()
+	begins := make([][]byte, len(tenants))
+	for i, tenant := range tenants {
+		begins[i] = []byte(`{"tenant":"` + tenant + `",`)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	r, err := gzip.NewReader(file)
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	var out []byte
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		line := lines.Bytes()
+		if slices.ContainsFunc(begins, func(b []byte) bool { return bytes.HasPrefix(line, b) }) {
+			out = append(append(out, line...), '\n')
+		}
+	}
+	if err := lines.Err(); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return File(t, "events.jsonl", string(out))
 }
 
 // File writes a file into a temporary folder and returns its path.
