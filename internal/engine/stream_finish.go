@@ -98,6 +98,9 @@ func (l *streamLane) finishDropped(k *orderedKey, t *task, v verdict) {
 	case v.err == nil && t.letter == 0:
 		l.handled(t)
 	case t.letter != 0:
+		if v.err == nil && !k.orphan {
+			l.removed = append(l.removed, removal{t.letter, k.id})
+		}
 		l.account(t)
 	default:
 		if d != nil {
@@ -108,7 +111,7 @@ func (l *streamLane) finishDropped(k *orderedKey, t *task, v verdict) {
 	}
 	l.dirty = true
 	if k.orphan {
-		l.queue.orphanEnded(l.id.Partition, k.id, t.Position, v.err == nil)
+		l.queue.orphanEnded(l.id.Partition, k.id, t, v.err == nil)
 	}
 	l.release(k)
 }

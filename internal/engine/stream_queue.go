@@ -3,7 +3,6 @@ package engine
 import (
 	"time"
 
-	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/fair"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -144,9 +143,9 @@ func (q *keyQueue) block(k *orderedKey) bool {
 
 func (q *keyQueue) orphaned(partition int, key store.Key) { q.orphans[orphanKey{partition, key}]++ }
 
-// orphanEnded lets those go on that waited for the event at p; done says that it
-// was handled after all, so it need not be handled again.
-func (q *keyQueue) orphanEnded(partition int, key store.Key, p event.Position, done bool) {
+// orphanEnded lets those go on that waited for t; done says that it was handled
+// after all, so it need not be handled again.
+func (q *keyQueue) orphanEnded(partition int, key store.Key, t *task, done bool) {
 	o := orphanKey{partition, key}
 	if q.orphans[o]--; q.orphans[o] > 0 {
 		return
@@ -159,7 +158,7 @@ func (q *keyQueue) orphanEnded(partition int, key store.Key, p event.Position, d
 			continue
 		}
 		k.state = keyIdle
-		if done && k.head.Position == p && k.head.letter == 0 {
+		if done && k.head.Position == t.Position && k.head.letter == t.letter {
 			k.lane.succeed(k, k.lane.dequeue(k))
 		}
 		k.lane.goOn(k)
