@@ -70,7 +70,12 @@ func start(l *memlog.Log, s *memstore.Store, processors ...fairlead.Processor) (
 	check(c.Add(ctx, processors...))
 	ended := make(chan error)
 	go func() { ended <- c.Run(ctx) }()
-	return ctx, c, func() { cancel(); <-ended }
+	return ctx, c, func() {
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			log.Fatal(err)
+		}
+	}
 }
 
 // A whole program: a log, a store, a projection, an append, and the document
