@@ -110,7 +110,8 @@ func (d *demo) run(ctx context.Context, path string) (err error) {
 			err = e
 		}
 	}()
-	d.consumer, err = fairlead.New(fairlead.Config{Log: d.db, Store: d.db, Name: "demo"})
+	// A demo that was killed holds its lanes until its lease ends: not for long.
+	d.consumer, err = fairlead.New(fairlead.Config{Log: d.db, Store: d.db, Name: "demo", Lease: 2 * time.Second})
 	if err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func TestKilledDemoEndsRight(t *testing.T) {
 			t.Fatal(err)
 		}
 		// From the making of the file to well into the import.
-		after := time.Duration(rng.Float64() * rng.Float64() * 6 * float64(time.Second))
+		after := time.Duration(rng.Float64() * 5 * float64(time.Second))
 		time.Sleep(after)
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
