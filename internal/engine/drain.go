@@ -2,7 +2,9 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -20,22 +22,10 @@ const drainLimit = 500 // letters of one commit
 // again from the next batch on. An error other than the store's is recorded
 // with the letter, and the key stays parked.
 func (l *batchLane) drain(ctx context.Context, k store.ParkedKey) error {
-	var letters []store.DeadLetter
-	err := l.st.View(ctx, func(tx store.Tx) (err error) {
-		letters, err = tx.Letters(store.LetterFilter{Build: l.id.Build, Partition: &k.Partition, Tenant: k.Tenant, Key: &k.Key})
-		return err
-	})
+	letters, err := l.queue(ctx, k)
 	if err != nil {
 		return fmt.Errorf("lane %v: load dead letters of key %q: %w", l.id, k.Key, err)
 	}
-	n := 0
-	for _, d := range letters {
-		if d.State != store.Skipped && d.Tenant == k.Tenant && n < drainLimit {
-			letters[n] = d
-			n++
-		}
-	}
-	letters = letters[:n]
 	for i := range letters {
 		if letters[i].Event.Withheld > 0 {
 			if err := l.readAgain(ctx, &letters[i].Event); err != nil {
@@ -75,6 +65,34 @@ func (l *batchLane) drain(ctx context.Context, k store.ParkedKey) error {
 	return l.drainCommit(ctx, b, letters)
 }
 
+// queue loads the first letters of a parked key, to a limit in number and bytes:
+// a key may have any number of them.
+func (l *batchLane) queue(ctx context.Context, k store.ParkedKey) (letters []store.DeadLetter, err error) {
+	const atOnce = 50
+	err = l.st.View(ctx, func(tx store.Tx) error {
+		letters = nil
+		f := store.LetterFilter{Build: l.id.Build, Partition: &k.Partition, Tenant: k.Tenant, Key: &k.Key, Limit: atOnce}
+		for size := 0; len(letters) < drainLimit && size < maxPageBytes; {
+			found, err := tx.Letters(f)
+			if err != nil {
+				return err
+			}
+			for _, d := range found {
+				f.AfterID = d.ID
+				if d.State != store.Skipped && d.Tenant == k.Tenant {
+					letters = append(letters, d)
+					size += d.Event.Size()
+				}
+			}
+			if len(found) < atOnce {
+				break
+			}
+		}
+		return nil
+	})
+	return letters, err
+}
+
 // readAgain gets the payload of an event that was too large as it was parked.
 func (l *batchLane) readAgain(ctx context.Context, e *event.Event) error {
 	page, err := l.pages.read(ctx, eventlog.ReadRequest{Partition: l.logPart, After: e.Position - 1, Until: e.Position})
@@ -93,7 +111,13 @@ func (l *batchLane) readAgain(ctx context.Context, e *event.Event) error {
 // the parked one, or all where they could not be told before.
 func (l *batchLane) enterLetter(b *batch, i int32, k store.ParkedKey) {
 	it := &b.items[i]
-	if err := l.p.Projection.Touch(it.e, &it.touched); err != nil {
+	err := l.p.Projection.Touch(it.e, &it.touched)
+	if mine, fault := l.p.inBucket(it.e, l.id.Partition); fault != nil {
+		err = fault
+	} else if !mine { // it was parked here because its partition could not be told
+		err = &projection.HandlerError{Reason: "partition", Err: errors.New("the event's documents are another partition's: rebuild the projection")}
+	}
+	if err != nil {
 		it.touched.Handled = false
 		b.enter(store.Key{Tenant: k.Tenant, ID: k.Key}, i).failed = &failure{i, asHandlerError(err)}
 		return
@@ -157,6 +181,11 @@ func (l *batchLane) applyLetter(b *batch, i int32) *projection.HandlerError {
 func (l *batchLane) drainSome(ctx context.Context, k store.ParkedKey, letters []store.DeadLetter, failed store.DeadLetter) error {
 	if err := l.restart(ctx); err != nil {
 		return err
+	}
+	// Under the fence that it has now, the key must still be the lane's.
+	still := func(r store.ParkedKey) bool { return r.Tenant == k.Tenant && r.Key == k.Key }
+	if ok, _ := l.runnable(); !ok || !slices.ContainsFunc(l.retry, still) {
+		return errAgain
 	}
 	b := &batch{seq: l.seq + 1, from: l.at, to: l.at, byKey: map[store.Key]int32{}}
 	b.items = make([]item, len(letters))

@@ -133,7 +133,10 @@ func (e *Engine) Add(ctx context.Context, p Processor) error {
 		if p.Partitions > 1 && p.Partitions != logParts {
 			return fmt.Errorf("processor %q: %d partitions, but the log has %d of its own: leave Partitions out", p.Name, p.Partitions, logParts)
 		}
-		p.Partitions = logParts
+		p.Partitions, p.follows = logParts, true
+		if err := p.checkShared(); err != nil {
+			return err
+		}
 	}
 	starts := make([]event.Position, p.Partitions)
 	for i := range starts {
@@ -171,11 +174,12 @@ func (e *Engine) logPartition(p *Processor, i, logParts int) int {
 }
 
 // Remove stops a processor in this process and gives its lanes up. Its rows and
-// documents stay.
+// documents stay. If ctx ends first the processor is stopping all the same: call
+// Remove again to wait for its end.
 func (e *Engine) Remove(ctx context.Context, name string) error {
 	e.mu.Lock()
 	a, ok := e.procs[name]
-	if !ok || a.gone {
+	if !ok {
 		e.mu.Unlock()
 		return fmt.Errorf("processor %q: %w", name, ErrUnknownProcessor)
 	}
@@ -194,7 +198,9 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 		}
 	}
 	e.mu.Lock()
-	delete(e.procs, name)
+	if e.procs[name] == a {
+		delete(e.procs, name)
+	}
 	e.mu.Unlock()
 	return nil
 }

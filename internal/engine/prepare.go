@@ -19,6 +19,7 @@ type batch struct {
 	entries  []entry // of groups
 	groups   []group
 	byKey    map[store.Key]int32
+	faulty   bool // a group failed as it was made
 	commit   store.Commit
 	counts   counts
 }
@@ -84,14 +85,15 @@ func (l *batchLane) prepare(page eventlog.Page, limit int) *batch {
 		if e.Position > b.to {
 			break
 		}
-		if !l.mine(e, b) {
+		mine, fault := l.mine(e, b)
+		if !mine {
 			continue
 		}
 		if len(b.items) >= limit {
 			b.to = e.Position - 1
 			break
 		}
-		l.add(b, e)
+		l.add(b, e, fault)
 	}
 	for t, d := range l.leave {
 		if d.after > b.to {
@@ -122,50 +124,63 @@ func (l *batchLane) prepare(page eventlog.Page, limit int) *batch {
 }
 
 // mine reports whether the lane is to apply e. It decides by what stands in the
-// log's index, and decodes nothing.
-func (l *batchLane) mine(e *event.Event, b *batch) bool {
+// log's index, and decodes nothing. A fault makes the event poison: the user's
+// partition key cannot be told.
+func (l *batchLane) mine(e *event.Event, b *batch) (mine bool, fault *projection.HandlerError) {
 	p := l.p
 	switch {
 	case l.id.Tenant != "" && e.Tenant != l.id.Tenant:
-		return false
+		return false, nil
 	case p.Tenants != nil && !slices.Contains(p.Tenants, e.Tenant),
 		p.Types != nil && !slices.Contains(p.Types, e.HandledType()):
 		b.counts.passed++
-		return false
-	case !p.bucket(e, l.id.Partition):
-		return false
-	case l.id.Tenant == "" && l.row.Excluded(e.Tenant, e.Position):
+		return false, nil
+	}
+	if mine, fault = p.inBucket(e, l.id.Partition); !mine {
+		return false, nil
+	}
+	if l.id.Tenant == "" && l.row.Excluded(e.Tenant, e.Position) {
 		b.counts.excluded++
-		return false
+		return false, nil
 	}
 	if d, ok := l.leave[e.Tenant]; ok && e.Position > d.after {
 		b.counts.excluded++
-		return false
+		return false, nil
 	}
-	return true
+	return true, fault
 }
 
 // add puts an event into its groups.
-func (l *batchLane) add(b *batch, e *event.Event) {
+func (l *batchLane) add(b *batch, e *event.Event, herr *projection.HandlerError) {
 	b.items = append(b.items, item{e: e})
 	n := int32(len(b.items) - 1)
 	it := &b.items[n]
 	tenant := l.tenantSpace(e)
-	var herr *projection.HandlerError
 	if err := e.Check(); err != nil {
 		herr = &projection.HandlerError{Reason: "name", Err: err}
-	} else if l.p.Batch != nil && e.Withheld > 0 {
-		herr = &projection.HandlerError{Reason: "size", Err: projection.TooLarge(e)}
+	} else if herr != nil {
+		it.touched.Handled = true
 	} else if l.p.Batch != nil {
 		it.touched.Handled = true
-		b.enter(store.Key{Tenant: tenant, ID: l.p.orderKey(e)}, n)
-		return
+		var id string
+		if id, herr = l.p.safeOrderKey(e); herr == nil {
+			key := store.Key{Tenant: tenant, ID: id}
+			g := b.enter(key, n)
+			if e.Withheld > 0 { // what follows it in its key must wait
+				l.blame(b, g, n, &projection.HandlerError{Reason: "size", Err: projection.TooLarge(e)})
+			}
+			return
+		}
 	} else if err := l.p.Projection.Touch(e, &it.touched); err != nil {
 		herr = asHandlerError(err)
 	}
 	switch {
 	case herr != nil:
 		g := b.enter(store.Key{Tenant: tenant, ID: parkedUnknown + e.Stream}, n)
+		if l.stops() && herr.Reason != "name" {
+			l.blame(b, g, n, herr)
+			return
+		}
 		g.letters = append(g.letters, letter{n, store.Poison, herr})
 	case !it.touched.Handled && !l.p.Projection.ByStream():
 		b.counts.passed++
@@ -181,6 +196,19 @@ func (l *batchLane) add(b *batch, e *event.Event) {
 		}
 	}
 }
+
+// blame notes before the batch is run that an item is poison in a group.
+func (l *batchLane) blame(b *batch, g *group, item int32, err *projection.HandlerError) {
+	switch {
+	case !l.stops():
+		l.poison[mark{b.items[item].e.Position, g.key}] = err
+	case g.failed == nil:
+		g.failed, b.faulty = &failure{item, err}, true
+	}
+}
+
+// stops reports whether the poison policy stops a lane.
+func (l *batchLane) stops() bool { return l.p.Poison == ParkTenant || l.p.Poison == StopLane }
 
 func (b *batch) enter(k store.Key, item int32) *group {
 	i, ok := b.byKey[k]

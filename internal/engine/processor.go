@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -46,6 +47,8 @@ type Processor struct {
 	Concurrency int           // handlers at once: reactors; groups of a batch at once: projections
 	Timeout     time.Duration // of one call of React; 0: none
 	NoIsolation bool          // never detach a tenant automatically
+
+	follows bool // its partitions are those of the log; set by Engine.Add
 }
 
 // Kind returns the processor's kind.
@@ -62,9 +65,11 @@ func (p *Processor) Kind() string {
 // crossTenant reports whether the processor's results belong to no tenant.
 func (p *Processor) crossTenant() bool { return p.Projection != nil && p.Projection.CrossTenant() }
 
-// bucket reports whether e belongs to bucket i of a log with a single partition.
+// bucket reports whether e, of the log partition that partition i reads, belongs
+// to partition i: everything does where the log has partitions of its own, else
+// what falls into bucket i.
 func (p *Processor) bucket(e *event.Event, i int) bool {
-	if p.Partitions <= 1 {
+	if p.Partitions <= 1 || p.follows {
 		return true
 	}
 	var key string
@@ -79,12 +84,57 @@ func (p *Processor) bucket(e *event.Event, i int) bool {
 	return partition.Bucket(key, p.Partitions) == i
 }
 
+// inBucket is bucket where a panic of PartitionBy is an error, and the event is
+// partition 0's.
+func (p *Processor) inBucket(e *event.Event, i int) (mine bool, fault *projection.HandlerError) {
+	defer func() {
+		if v := recover(); v != nil {
+			mine, fault = i == 0, panicOf("partition key", v)
+		}
+	}()
+	return p.bucket(e, i), nil
+}
+
+// safeOrderKey is orderKey where a panic is an error.
+func (p *Processor) safeOrderKey(e *event.Event) (key string, fault *projection.HandlerError) {
+	defer func() {
+		if v := recover(); v != nil {
+			fault = panicOf("ordering key", v)
+		}
+	}()
+	return p.orderKey(e), nil
+}
+
+func panicOf(what string, v any) *projection.HandlerError {
+	return &projection.HandlerError{Reason: "panic", Err: fmt.Errorf("%s: %v", what, v), Stack: debug.Stack()}
+}
+
 // orderKey returns the ordering key of an event of Batch or React.
 func (p *Processor) orderKey(e *event.Event) string {
 	if p.OrderBy != nil {
 		return p.OrderBy(e)
 	}
 	return e.Stream
+}
+
+// checkShared returns an error if events of one document, or of one ordering
+// key, may be in several partitions. Whoever sets PartitionBy says that they are
+// not; on a log with partitions of its own it says how that one is cut.
+func (p *Processor) checkShared() error {
+	what := ""
+	switch {
+	case p.Partitions <= 1 || p.PartitionBy != nil:
+	case p.crossTenant():
+		what = "folds all tenants into shared documents"
+	case p.follows && p.Projection != nil && !p.Projection.ByStream():
+		what = "chooses its documents itself, so one may get events from several partitions of the log"
+	case p.Projection == nil && p.OrderBy != nil:
+		what = "has an ordering key of its own, which several partitions may have"
+	}
+	if what == "" {
+		return nil
+	}
+	return fmt.Errorf("processor %q: %s: more than one partition needs PartitionBy, which says what keeps them together", p.Name, what)
 }
 
 // A Delivery is an event handed to a reactor.
@@ -237,8 +287,8 @@ func (p Processor) WithDefaults() (Processor, error) {
 	if p.crossTenant() && p.Poison == ParkTenant {
 		fail("folds all tenants into shared documents, so it cannot park a tenant")
 	}
-	if p.crossTenant() && p.Partitions > 1 && p.PartitionBy == nil {
-		fail("folds all tenants into shared documents: more than one partition needs PartitionBy")
+	if err := p.checkShared(); err != nil {
+		errs = append(errs, err)
 	}
 	for _, t := range p.Tenants {
 		if err := event.CheckTenant(t); err != nil {

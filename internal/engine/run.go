@@ -20,6 +20,9 @@ import (
 // means that b must be thrown away, and prepared again after a restart.
 func (l *batchLane) run(ctx context.Context, b *batch) error {
 	l.undone = b
+	if b.faulty && l.failures(b) {
+		return errAgain
+	}
 	l.note(b)
 	if l.p.Batch != nil {
 		l.hand(b)

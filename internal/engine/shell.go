@@ -29,7 +29,8 @@ type batchRunner struct {
 	busy       atomic.Int64 // when the batch in hand began to run, Unix nanoseconds; 0: none
 	cacheLimit atomic.Int64 // bytes
 
-	pending *batch // being committed
+	held    time.Time // since when the lane waits for who holds it
+	pending *batch    // being committed
 	ended   chan error
 	ahead   chan fetched // the next page, being read
 }
@@ -49,6 +50,7 @@ var (
 const (
 	flushAfter   = time.Second            // the most that a checkpoint lags behind events of no interest
 	quantum      = 50 * time.Millisecond  // the most estimated work of one batch
+	firstEvents  = 256                    // of the first batch
 	heldAtMost   = 2 * time.Second        // then a lane stops waiting for who holds it
 	maxBackOff   = 5 * time.Second        // between tries of a store or log that fails
 	minBackOff   = 20 * time.Millisecond  // the first of them
@@ -106,6 +108,10 @@ func (r *batchRunner) work(ctx context.Context) error {
 		}
 		if ok, _ := l.runnable(); !ok {
 			return r.halted(ctx)
+		}
+		r.held = time.Time{}
+		if err := r.stopIfDue(ctx); err != nil { // it may be due before any event is read
+			return err
 		}
 		if len(l.retry) > 0 {
 			if err := r.join(ctx, nil); err != nil {
@@ -364,9 +370,14 @@ func (r *batchRunner) halted(ctx context.Context) error {
 	if r.l.row.State != store.Held {
 		return errHalted
 	}
+	// Whoever waits for the lane kicks it, which must not make the hold longer.
+	if r.held.IsZero() {
+		r.held = time.Now()
+	}
 	select {
 	case <-r.kick:
-	case <-time.After(heldAtMost):
+	case <-time.After(heldAtMost - time.Since(r.held)):
+		r.held = time.Time{}
 		if err := lane.Unhold(ctx, r.e.store, r.l.id); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
@@ -395,8 +406,11 @@ func (r *batchRunner) stopIfDue(ctx context.Context) error {
 // limit returns how many events the next batch may have: what is estimated to
 // take one quantum.
 func (r *batchRunner) limit() int {
-	if r.l.cost <= 0 {
-		return pageEvents
+	switch {
+	case r.l.p.Batch != nil:
+		return pageEvents // its time is the commit's
+	case r.l.cost <= 0:
+		return firstEvents // until it is known what an event costs
 	}
 	workers := float64(r.l.workers(time.Hour))
 	return max(1, min(pageEvents, int(workers*quantum.Seconds()/r.l.cost)))

@@ -55,6 +55,13 @@ func (s *procStats) failed(id store.LaneID, err error) {
 	s.errs[id] = err
 }
 
+// started forgets why a lane ended: it runs again.
+func (s *procStats) started(id store.LaneID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.errs, id)
+}
+
 // fresh records how long events took from the log to their commit.
 func (e *Engine) fresh(p *Processor, items []item, now time.Time) {
 	a, err := e.processor(p.Name)

@@ -17,6 +17,7 @@ const (
 	retryFailed  = 30 * time.Second       // before a lane that ended with an error is tried again
 	purgeAtOnce  = 2000                   // documents of a retired build deleted in one transaction
 	nearlyCaught = 2 * pageEvents         // events, behind which a rebuild holds the live lanes to switch
+	holdEvery    = 5 * heldAtMost         // the most often that it does, if the switch does not come
 )
 
 // A view is what the supervisor sees of the store.
@@ -32,6 +33,7 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 	var seen int64 = -1
 	var full time.Time
 	failed := map[store.LaneID]time.Time{}
+	held := map[string]time.Time{} // when a processor's lanes were held last
 	for ctx.Err() == nil {
 		wait := lookEvery
 		rev, err := e.store.Revision(ctx)
@@ -40,7 +42,7 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 			if v, err = e.look(ctx); err == nil {
 				seen, full = rev, time.Now()
 				e.assign(ctx, v, logParts, failed)
-				if e.rebuilds(ctx, v) {
+				if e.rebuilds(ctx, v, held) {
 					wait, seen = switchEvery, -1
 				}
 			}
@@ -147,6 +149,7 @@ func (e *Engine) start(ctx context.Context, id store.LaneID, logParts, budget in
 		return lane.Release(ctx, e.store, id, e.id, row.Epoch)
 	}
 	delete(failed, id)
+	a.stats.started(id)
 	lctx, cancel := context.WithCancel(ctx)
 	o := &owned{runner: e.runner(a.p, row, logParts), cancel: cancel, ended: make(chan struct{})}
 	o.runner.budget(budget)
@@ -168,6 +171,7 @@ func (e *Engine) start(ctx context.Context, id store.LaneID, logParts, budget in
 		delete(a.lanes, id)
 		if err != nil && lctx.Err() == nil && !errors.Is(err, errLaneGone) && !errors.Is(err, errMerged) && !errors.Is(err, errHalted) {
 			a.stats.failed(id, err)
+			failed[id] = time.Now()
 			e.logger.Error("lane ended", "lane", id.String(), "error", err)
 		}
 		e.mu.Unlock()
@@ -212,7 +216,7 @@ func (e *Engine) workers(p *Processor) func(time.Duration) int {
 
 // rebuilds brings builds in the making nearer to their switch, and deletes the
 // documents of retired ones. It reports whether to look again soon.
-func (e *Engine) rebuilds(ctx context.Context, v view) (soon bool) {
+func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time) (soon bool) {
 	purge := false
 	for _, p := range v.procs {
 		a, _ := e.processor(p.Name)
@@ -228,10 +232,12 @@ func (e *Engine) rebuilds(ctx context.Context, v view) (soon bool) {
 		switch {
 		case err == nil:
 			e.logger.Info("rebuilt read model is live", "processor", p.Name, "build", p.Rebuild, "tenant", p.RebuildTenant)
+			delete(held, p.Name)
 			e.progress.broadcast()
 			e.wake()
 		case errors.Is(err, lane.ErrBehind):
-			if near(p, v.lanes) {
+			if time.Since(held[p.Name]) > holdEvery && near(p, v.lanes) {
+				held[p.Name] = time.Now()
 				if err := lane.HoldForSwitch(ctx, e.store, p.Name); err != nil {
 					e.logger.Warn("live lanes were not held for a switch", "processor", p.Name, "error", err)
 				}
@@ -268,7 +274,7 @@ func (e *Engine) lanesOf(a *active) []*owned {
 }
 
 // near reports whether a rebuild is close behind the live lanes, and these are
-// not held yet.
+// not held yet. One with a lane that does not run will not catch up.
 func near(p store.Processor, lanes []store.Lane) bool {
 	type place struct {
 		partition int
@@ -286,6 +292,9 @@ func near(p store.Processor, lanes []store.Lane) bool {
 			live[k] = l.Position
 			held = held || l.State == store.Held
 		case p.Rebuild:
+			if l.State != store.Running {
+				return false
+			}
 			made[k] = l.Position
 		}
 	}

@@ -155,5 +155,5 @@ func (t *turns) setWeights(w map[string]float64) {
 func (t *turns) setBase(p *Processor, tenants int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	_ = t.of(p).queue.SetWeight("", float64(max(tenants, 1)))
+	_ = t.of(p).queue.SetWeight("", min(float64(max(tenants, 1)), fair.MaxWeight))
 }

@@ -80,6 +80,12 @@ func compatible(got, want store.Processor) error {
 	case got.Partitions != want.Partitions:
 		return fmt.Errorf("processor %q has %d partitions in the store and %d in the program: its lanes cannot be re-cut in place; use a new name: %w",
 			want.Name, got.Partitions, want.Partitions, ErrState)
+	case got.Collection != want.Collection:
+		return fmt.Errorf("processor %q has the collection %q in the store and %q in the program: give it a new name: %w",
+			want.Name, got.Collection, want.Collection, ErrState)
+	case got.CrossTenant != want.CrossTenant:
+		return fmt.Errorf("processor %q folded all tenants into shared documents (%v in the store, %v in the program): give it a new name: %w",
+			want.Name, got.CrossTenant, want.CrossTenant, ErrState)
 	}
 	return nil
 }

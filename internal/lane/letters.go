@@ -44,7 +44,7 @@ func RetryKey(ctx context.Context, s store.Store, processor, tenant, key string)
 		if n == 0 {
 			return fmt.Errorf("processor %q has no dead letters of tenant %q, key %q: %w", processor, tenant, key, ErrUnknown)
 		}
-		return revise(tx, p, touched)
+		return revise(tx, f.Build, touched)
 	})
 	return n, err
 }
@@ -80,11 +80,7 @@ func SkipLetter(ctx context.Context, s store.Store, id int64) error {
 				}
 			}
 		}
-		p, err := known(tx, d.Processor)
-		if err != nil {
-			return err
-		}
-		return revise(tx, p, map[owned]bool{{d.Partition, d.Tenant}: true})
+		return revise(tx, d.Build, map[owned]bool{{d.Partition, d.Tenant}: true})
 	})
 }
 
@@ -118,16 +114,16 @@ type owned struct {
 	tenant    string
 }
 
-// revise raises the revision of the lanes that the letters belong to: their
-// owners must look again before they commit.
-func revise(tx store.Tx, p store.Processor, touched map[owned]bool) error {
-	lanes, err := tx.Lanes(p.Name)
+// revise raises the revision of the lanes of a build that the letters belong to:
+// their owners must look again before they commit.
+func revise(tx store.Tx, b store.Build, touched map[owned]bool) error {
+	lanes, err := tx.Lanes(b.Processor)
 	if err != nil {
 		return err
 	}
 	own := map[owned]bool{}
 	for _, l := range lanes {
-		own[owned{l.Partition, l.Tenant}] = own[owned{l.Partition, l.Tenant}] || l.Number == p.Live
+		own[owned{l.Partition, l.Tenant}] = own[owned{l.Partition, l.Tenant}] || l.Build == b
 	}
 	for _, l := range lanes {
 		hit := touched[owned{l.Partition, l.Tenant}]
@@ -136,7 +132,7 @@ func revise(tx store.Tx, p store.Processor, touched map[owned]bool) error {
 				hit = hit || o.partition == l.Partition && !own[o]
 			}
 		}
-		if l.Number == p.Live && hit {
+		if l.Build == b && hit {
 			l.Revision++
 			if err := tx.PutLane(l); err != nil {
 				return err
