@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string) error {
 	if job.Events == "" {
 		return fmt.Errorf("-events is needed: %v", flags.Args())
 	}
-	return job.Run(ctx, func(db *sqlite.DB, _ string) error {
+	return job.Run(ctx, func(db *sqlite.DB) error {
 		if err := writeBalances(ctx, db, *balances); err != nil {
 			return err
 		}

@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string) error {
 	if job.Events == "" {
 		return errors.New("-events is needed")
 	}
-	return job.Run(ctx, func(db *sqlite.DB, _ string) error {
+	return job.Run(ctx, func(db *sqlite.DB) error {
 		if err := writeIncidents(ctx, db, *last); err != nil {
 			return err
 		}

@@ -44,11 +44,11 @@ func run(ctx context.Context, args []string) error {
 	if job.Events == "" {
 		return errors.New("-events is needed")
 	}
-	return job.Run(ctx, func(db *sqlite.DB, path string) error {
+	return job.Run(ctx, func(db *sqlite.DB) error {
 		if err := writeAssets(ctx, db, *assetsOut); err != nil {
 			return err
 		}
-		return writeTenants(path, *tenantsOut)
+		return writeTenants(ctx, db, *tenantsOut)
 	})
 }
 

@@ -2,15 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/examples/internal/replay"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/sqlite"
-	zs "zombiezen.com/go/sqlite"
-	"zombiezen.com/go/sqlite/sqlitex"
 )
 
 // What a tenant stores is kept in tables of our own: the events say how large
@@ -168,21 +165,16 @@ func storeSize(tx *sqlite.Tx, k assetKey, s *size) (err error) {
 	return err
 }
 
-// writeTenants reads the table as any program can that knows SQLite.
-func writeTenants(db, path string) (err error) {
-	conn, err := zs.OpenConn(db, zs.OpenReadOnly)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
+// writeTenants writes the table; any program that knows SQLite could.
+func writeTenants(ctx context.Context, db *sqlite.DB, path string) error {
 	return replay.WriteCSV(path, []string{"tenant", "events", "streams", "live_assets", "live_bytes", "changes"}, func(put func(...string) error) error {
 		const query = `SELECT tenant, events, streams, live_assets, live_bytes, changes FROM usage ORDER BY events DESC, tenant`
-		return sqlitex.Execute(conn, query, &sqlitex.ExecOptions{ResultFunc: func(s *zs.Stmt) error {
-			row := make([]string, s.ColumnCount())
+		return db.Query(ctx, query, func(r *sqlite.Row) error {
+			row := make([]string, r.Len())
 			for i := range row {
-				row[i] = s.ColumnText(i)
+				row[i] = r.Text(i)
 			}
 			return put(row...)
-		}})
+		})
 	})
 }

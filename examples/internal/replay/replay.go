@@ -28,12 +28,11 @@ type Job struct {
 }
 
 // Run imports the events and returns when every processor has applied all of
-// them; then export is called with the database, which is in the file path. It
-// can be repeated on the same database: what is there already is not imported
-// again.
+// them; then export is called. It can be repeated on the same database: what is
+// there already is not imported again.
 //
 // An event that could not be applied is an error: half an answer is none.
-func (j Job) Run(ctx context.Context, export func(db *sqlite.DB, path string) error) (err error) {
+func (j Job) Run(ctx context.Context, export func(db *sqlite.DB) error) (err error) {
 	path := j.DB
 	if path == "" {
 		dir, err := os.MkdirTemp("", "fairlead-example-")
@@ -83,7 +82,7 @@ func (j Job) Run(ctx context.Context, export func(db *sqlite.DB, path string) er
 	if err := noDeadLetters(ctx, admin); err != nil {
 		return err
 	}
-	return export(db, path)
+	return export(db)
 }
 
 // load imports the file and returns how many events it has.
