@@ -130,7 +130,7 @@ func (t childTask) idle(ctx context.Context, r *childReport) (err error) {
 	err = t.work(ctx, c, db, func() error {
 		// What ended just now is to be at rest: workers that were busy end after
 		// a second.
-		if err := rest(ctx, 2500*time.Millisecond); err != nil {
+		if err := rest(ctx, 1500*time.Millisecond); err != nil {
 			return err
 		}
 		calls, looks := log.calls.Load(), st.calls.Load()

@@ -114,7 +114,7 @@ func (c crowd) check(path string) error {
 func runMemory(ctx context.Context, b *bench) error {
 	c, runs := crowd{tenants: 100_000, documents: 1_000_000, each: 5}, 3
 	if b.quick {
-		c, runs = crowd{tenants: 20_000, documents: 100_000, each: 3}, 1
+		c, runs = crowd{tenants: 20_000, documents: 100_000, each: 2}, 1
 	}
 	if err := b.catchUpMemory(ctx, c, runs); err != nil {
 		return err

@@ -133,9 +133,10 @@ func (b *bench) noisyFigures(prefix string, s shape, got, alone []outcome, capac
 	}
 	var hold50, hold99, holdExcess, holdWork line
 	if prefix == "" {
-		if s.slow {
+		switch {
+		case s.slow:
 			holdExcess = atMost(2 * ms(slowFactor*noisyWait))
-		} else {
+		case !s.failing && !s.oneK: // sustained and burst
 			hold50, hold99 = atMost(1.5), atMost(2)
 		}
 		holdWork = atLeast(0.95)
