@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -275,9 +276,9 @@ func TestStreamPoisonPolicies(t *testing.T) {
 	} {
 		t.Run(tt.policy.String(), func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
-				healed := false
+				var healed atomic.Bool
 				w := newWitness(t, func(ctx context.Context, d Delivery) error {
-					if d.Stream == "bad" && d.Version == 2 && !healed {
+					if d.Stream == "bad" && d.Version == 2 && !healed.Load() {
 						if d.Attempt == 1 {
 							panic("poison")
 						}
@@ -322,7 +323,7 @@ func TestStreamPoisonPolicies(t *testing.T) {
 					t.Errorf("stopped lane %q, want %q", stopped, tt.state)
 				}
 				// After the cause is mended, everything is handled, in order.
-				healed = true
+				healed.Store(true)
 				switch tt.policy {
 				case ParkKey:
 					if n, err := lane.RetryKey(t.Context(), r.st, "r", "t", "bad"); n != 3 || err != nil {
@@ -380,9 +381,10 @@ func TestStreamHostileEventsAreParked(t *testing.T) {
 func TestStreamCrashRepeatsOnlyWhatWasInFlight(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		release := make(chan struct{})
-		first := true
+		var first atomic.Bool
+		first.Store(true)
 		w := newWitness(t, func(ctx context.Context, d Delivery) error {
-			if d.Stream == "slow" && first {
+			if d.Stream == "slow" && first.Load() {
 				select {
 				case <-release:
 				case <-ctx.Done():
@@ -407,7 +409,7 @@ func TestStreamCrashRepeatsOnlyWhatWasInFlight(t *testing.T) {
 			t.Errorf("row at %v with %d bytes of Done, want at 0, with one run", row.Position, len(row.Done))
 		}
 		stop()
-		first = false
+		first.Store(false)
 		close(release)
 		r.e = r.engine("b")
 		r.add(reactor(w, Processor{Concurrency: 16}))

@@ -1,0 +1,212 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/internal/done"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// laneOn returns a lane that has adopted row, for tests without goroutines.
+func laneOn(t *testing.T, row store.Lane) *streamLane {
+	t.Helper()
+	p := &Processor{Name: "r", Concurrency: 4}
+	row.Build, row.State = store.Build{Processor: "r", Number: 1}, store.Running
+	l := newStreamLane(p, row, newKeyQueue(4))
+	l.ctx = context.Background()
+	if err := l.adopt(laneView{row: row}); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// reads takes events in, each of a stream of its own: tenants[i] at from+i.
+func (l *streamLane) reads(from event.Position, tenants ...string) {
+	var tasks []*task
+	var keys []string
+	for i, tenant := range tenants {
+		p := from + event.Position(i)
+		tasks = append(tasks, &task{Event: event.Event{Position: p, Tenant: tenant, ID: fmt.Sprint(p)}})
+		keys = append(keys, fmt.Sprint("s", p))
+	}
+	l.admit(tasks, keys)
+	l.advance(from + event.Position(len(tenants)) - 1)
+}
+
+// handles runs the events at the positions given, in that order.
+func (l *streamLane) handles(t *testing.T, positions ...event.Position) {
+	t.Helper()
+	for _, p := range positions {
+		k := l.keys[store.Key{Tenant: l.tenantOf(p), ID: fmt.Sprint("s", p)}]
+		if k == nil {
+			t.Fatalf("the event at %v is not in the window", p)
+		}
+		l.queue.withdraw(l, k.tenant)
+		l.begin(k, time.Time{})
+		l.finish(k, verdict{}, time.Time{})
+		l.goOn(k)
+	}
+}
+
+func (l *streamLane) tenantOf(p event.Position) string {
+	for x := l.first; x != nil; x = x.after {
+		if x.Position == p {
+			return x.Tenant
+		}
+	}
+	return ""
+}
+
+func set(ranges ...event.Position) []byte {
+	var s done.Set
+	for i := 0; i < len(ranges); i += 2 {
+		s.AddRange(ranges[i], ranges[i+1])
+	}
+	b, _ := s.MarshalBinary()
+	return b
+}
+
+func runs(t *testing.T, b []byte) string {
+	t.Helper()
+	var s done.Set
+	if err := s.UnmarshalBinary(b); err != nil {
+		t.Fatal(err)
+	}
+	out := ""
+	for r := range s.All() {
+		out += fmt.Sprintf("(%v,%v]", r.From, r.To)
+	}
+	return out
+}
+
+func TestStreamCommitSaysWhatIsDone(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		row      store.Lane
+		do       func(l *streamLane)
+		position event.Position
+		done     string
+		detach   string // tenant@position done
+	}{
+		{"in order", store.Lane{}, func(l *streamLane) {
+			l.reads(1, "a", "b", "c")
+			l.handles(t, 1, 2)
+		}, 2, "", ""},
+		{"out of order", store.Lane{}, func(l *streamLane) {
+			l.reads(1, "a", "b", "c", "d", "e")
+			l.handles(t, 4, 2, 5)
+		}, 0, "(1,2](3,5]", ""},
+		{"gaps and what is of no interest join runs", store.Lane{}, func(l *streamLane) {
+			l.reads(1, "a", "b")
+			l.reads(10, "c", "d")
+			l.advance(20)
+			l.handles(t, 2, 10, 11)
+		}, 0, "(1,11]", ""},
+		{"a tenant that is elsewhere holds nothing back, and breaks runs", store.Lane{Exclusions: map[string]event.Position{"x": event.Unbounded}}, func(l *streamLane) {
+			l.reads(1, "a", "b", "x", "c")
+			l.handles(t, 2, 4)
+		}, 0, "(1,2](3,4]", ""},
+		{"what was done before the restart stays done", store.Lane{Done: set(2, 10)}, func(l *streamLane) {
+			l.reads(1, "a", "b", "c", "d", "e")
+			l.handles(t, 1, 2)
+		}, 5, "(5,10]", ""},
+		{"it is not read again", store.Lane{Position: 5, Done: set(5, 7, 8, 9)}, func(l *streamLane) {
+			l.reads(6, "a", "b", "c", "d", "e")
+			l.handles(t, 10)
+		}, 7, "(8,10]", ""},
+		{"a tenant leaves before its first event that is not done", store.Lane{}, func(l *streamLane) {
+			l.reads(1, "a", "x", "b", "x", "x", "c")
+			l.handles(t, 1, 2, 5)
+			l.depart("x", leaving{state: store.Running})
+		}, 2, "(4,5]", "x@3 (4,5]"},
+		{"a tenant that left before begins no earlier than its last lane ended", store.Lane{Exclusions: map[string]event.Position{"x": 7}}, func(l *streamLane) {
+			l.reads(1, "a", "x", "b")
+			l.handles(t, 1)
+			l.depart("x", leaving{state: store.Running})
+		}, 2, "", "x@7 "},
+		{"while one of its events is in progress a tenant stays", store.Lane{}, func(l *streamLane) {
+			l.reads(1, "x", "x", "b")
+			l.handles(t, 3)
+			k := l.keys[store.Key{Tenant: "x", ID: "s2"}]
+			l.queue.withdraw(l, k.tenant)
+			l.begin(k, time.Time{})
+			l.depart("x", leaving{state: store.Running})
+		}, 0, "(2,3]", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := laneOn(t, tt.row)
+			tt.do(l)
+			c := l.build(false)
+			if c == nil {
+				t.Fatal("nothing to commit")
+			}
+			l.complete(c)
+			if got := runs(t, c.Done); c.Position != tt.position || got != tt.done {
+				t.Errorf("commit at %v, done %s; want at %v, done %s", c.Position, got, tt.position, tt.done)
+			}
+			detach := ""
+			for _, d := range c.Detach {
+				detach += fmt.Sprintf("%s@%v %s", d.Tenant, d.Position, runs(t, d.Done))
+			}
+			if detach != tt.detach {
+				t.Errorf("detach %q, want %q", detach, tt.detach)
+			}
+			// A refusal takes nothing away, and what was committed is not again.
+			l.refused(c)
+			again := l.build(false)
+			l.complete(again)
+			if again.Position != c.Position || runs(t, again.Done) != runs(t, c.Done) || len(again.Detach) != len(c.Detach) {
+				t.Errorf("after a refusal: %+v, want %+v", again.Commit, c.Commit)
+			}
+			l.tidy(again)
+			l.committed(again)
+			if x := l.build(false); x != nil {
+				t.Errorf("after the commit there is another one: %+v", x.Commit)
+			}
+		})
+	}
+}
+
+// A tenant that comes back is read again from where its lane ended, in its place
+// in the order, but for what was done.
+func TestStreamCommitAfterATenantCameBack(t *testing.T) {
+	l := laneOn(t, store.Lane{Exclusions: map[string]event.Position{"x": event.Unbounded}})
+	l.reads(1, "a", "x", "b", "x", "c", "x")
+	l.handles(t, 3, 5)
+	row := l.row
+	row.Exclusions, row.Revision = map[string]event.Position{"x": 3}, 1
+	if err := l.adopt(laneView{row: row}); err != nil {
+		t.Fatal(err)
+	}
+	tenant, r, ok := l.refillNext()
+	if !ok || tenant != "x" || r != (done.Range{From: 3, To: 6}) {
+		t.Fatalf("refill %q %v %v, want x from 3 to 6", tenant, r, ok)
+	}
+	l.handles(t, 1)
+	if low := l.low(nil); low != 3 {
+		t.Errorf("low %v before the refill, want 3", low)
+	}
+	var tasks []*task
+	var keys []string
+	for _, p := range []event.Position{2, 4, 6} {
+		tasks, keys = append(tasks, &task{Event: event.Event{Position: p, Tenant: "x", ID: fmt.Sprint(p)}}), append(keys, fmt.Sprint("s", p))
+	}
+	l.readmit("x", tasks, keys, 6)
+	var order []event.Position
+	for x := l.first; x != nil; x = x.after {
+		order = append(order, x.Position)
+	}
+	if got := fmt.Sprint(order); got != "[4 6]" {
+		t.Errorf("undone after the refill: %s, want [4 6]", got)
+	}
+	l.handles(t, 6)
+	c := l.build(false)
+	l.complete(c)
+	if got := runs(t, c.Done); c.Position != 3 || got != "(4,6]" {
+		t.Errorf("commit at %v, done %s; want at 3, done (4,6]", c.Position, got)
+	}
+}
