@@ -36,7 +36,7 @@ func TestAppendOverIndexRuns(t *testing.T) {
 					t.Fatalf("token has position %v, want %d", token.Position, n+size)
 				}
 				n += size
-				if i%400 == 0 {
+				if i%1200 == 100 {
 					checkLog(t, db)
 				}
 			}

@@ -248,6 +248,10 @@ func (db *DB) read(ctx context.Context, op string, f func(c *conn) error) error 
 		return db.fault(ctx, op, err)
 	}
 	defer db.readers.put(c)
+	if err := db.gate.enter(ctx); err != nil {
+		return err
+	}
+	defer db.gate.leave()
 	c.watch(ctx)
 	defer c.unwatch()
 	err = db.retryBusy(ctx, func() error { return f(c) })

@@ -82,7 +82,8 @@ type DB struct {
 	path       string // absolute
 	opts       Options
 	migrations []migration
-	immutable  bool // opened from a medium that cannot be written
+	immutable  bool  // opened from a medium that cannot be written
+	walBytes   int64 // how long the WAL should be; see shortenWAL
 
 	// closing ends when Close begins. Whoever holds a connection counts in uses,
 	// so that Close waits for it.
@@ -94,6 +95,7 @@ type DB struct {
 
 	writer  chan *writer // holds the one writer, while nobody writes
 	readers pool
+	gate    gate
 	queue   appendQueue
 	waiting waiters
 	// pollConn belongs to the goroutine that polls; see waiters.
@@ -140,6 +142,7 @@ func open(path string, migrations []migration, opts ...Options) (*DB, error) {
 		path:        abs,
 		opts:        o.withDefaults(),
 		migrations:  migrations,
+		walBytes:    checkpointPages * 4096,
 		writer:      make(chan *writer, 1),
 		tenantNames: newCache[int64, string](1 << 14),
 		typeNames:   newCache[int64, string](1 << 12),
@@ -195,7 +198,7 @@ func (db *DB) prepareFile(ctx context.Context, c *zs.Conn) error {
 	for _, q := range []string{
 		"PRAGMA journal_mode = WAL",
 		fmt.Sprintf("PRAGMA wal_autocheckpoint = %d", checkpointPages),
-		fmt.Sprintf("PRAGMA journal_size_limit = %d", 4*checkpointPages*4096),
+		fmt.Sprintf("PRAGMA journal_size_limit = %d", db.walBytes*5/4),
 		fmt.Sprintf("PRAGMA cache_size = -%d", db.opts.CacheBytes/1024),
 	} {
 		mode := ""

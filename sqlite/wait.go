@@ -115,6 +115,10 @@ func (db *DB) pollUntilAlone() error {
 		// looking at it takes no lock and reads no page. The first look is at
 		// once: there may have been commits before.
 		err := db.retryBusy(db.closing, func() error {
+			if err := db.gate.enter(db.closing); err != nil {
+				return err
+			}
+			defer db.gate.leave()
 			defer c.unwatch() // resets what was left half read
 			v, _, err := c.int64("PRAGMA data_version")
 			if err != nil || v == version {

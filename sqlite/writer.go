@@ -32,6 +32,8 @@ type writer struct {
 	foreign  bool            // tail has versions that streams does not
 	postings []byte          // a buffer
 
+	commits, walDue int // see shortenWAL
+
 	tenants *cache[string, int64]
 	types   *cache[string, int64]
 	builds  *cache[store.Build, int64]
@@ -174,6 +176,7 @@ func (w *writer) finish() error {
 	_, err := w.commit.Step()
 	if err == nil {
 		_ = w.commit.Reset()
+		w.shortenWAL()
 		return nil
 	}
 	w.abort()

@@ -1,0 +1,94 @@
+package sqlite
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// TestWALStaysSmall: readers that never pause do not keep the WAL from being
+// used again from its beginning.
+func TestWALStaysSmall(t *testing.T) {
+	db := openTemp(t)
+	const pages = 400
+	w := <-db.writer
+	if err := w.exec(fmt.Sprintf("PRAGMA wal_autocheckpoint = %d", pages)); err != nil {
+		t.Fatal(err)
+	}
+	db.walBytes = pages * 4096
+	db.writer <- w
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for after := event.Position(i); ; {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				page, err := db.Read(t.Context(), eventlog.ReadRequest{After: after, MaxEvents: 100})
+				if err != nil {
+					t.Errorf("Read = %v", err)
+					return
+				}
+				if after = page.Next; after == page.Head {
+					after = 0
+				}
+			}
+		})
+	}
+	largest := int64(0)
+	a := one("a", "s", 100)
+	for i := range a.Events {
+		a.Events[i].Data = payload(i)
+	}
+	for range 800 {
+		mustAppend(t, db, a)
+		largest = max(largest, fileSize(db.path+"-wal"))
+	}
+	close(stop)
+	wg.Wait()
+	if size := fileSize(db.path); size < 12*db.walBytes {
+		t.Fatalf("the file has only %d bytes, the WAL had %d: nothing was tested", size, largest)
+	}
+	if limit := 8 * db.walBytes; largest > limit {
+		t.Errorf("the WAL had %d bytes, want %d at most", largest, limit)
+	}
+}
+
+// TestLongReadDoesNotStall: somebody who reads for long keeps neither the writer
+// nor the other readers waiting for more than a moment.
+func TestLongReadDoesNotStall(t *testing.T) {
+	db := openTemp(t)
+	setup(t, db)
+	mustAppend(t, db, one("a", "s", 1))
+	db.walBytes = 1
+	inside, leave := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_ = db.View(t.Context(), func(store.Tx) error {
+			close(inside)
+			<-leave
+			return nil
+		})
+	})
+	<-inside
+	start := time.Now()
+	for range 200 {
+		mustAppend(t, db, one("a", "s", 1))
+		headOf(t, db)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("200 appends and reads beside a long one took %v", took)
+	}
+	close(leave)
+	wg.Wait()
+	mustAppend(t, db, one("a", "s", 1))
+	checkLog(t, db)
+}
