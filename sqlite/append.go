@@ -10,7 +10,6 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
-	zs "zombiezen.com/go/sqlite"
 )
 
 // Limits of what one transaction takes from the queue.
@@ -247,4 +246,3 @@ func (w *writer) appendGroup(group []*appendCall) (err error) {
 	w.db.raise(w.head)
 	return nil
 }
-
