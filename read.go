@@ -17,6 +17,9 @@ type Projection[S any] = projection.Projection[S]
 // An Event is an event with its payload decoded into an E.
 type Event[E any] = projection.Event[E]
 
+// A Part is what [NewProjection] takes: the handlers that [On] makes.
+type Part[S any] = projection.Part[S]
+
 // ErrDelete is returned by a handler to delete its document.
 var ErrDelete = projection.ErrDelete
 
@@ -24,7 +27,7 @@ var ErrDelete = projection.ErrDelete
 var ErrNotFound = store.ErrNotFound
 
 // NewProjection returns the projection called name; parts are what [On] makes.
-func NewProjection[S any](name string, parts ...projection.Part[S]) *Projection[S] {
+func NewProjection[S any](name string, parts ...Part[S]) *Projection[S] {
 	return projection.New(name, parts...)
 }
 

@@ -158,6 +158,9 @@ func (p *Projection[S]) decode(h handler[S], ups []Upcaster, e *event.Event) (an
 	if len(ups) > 0 {
 		v = ups[0].from()
 	}
+	if len(e.Data) == 0 && reflect.TypeOf(v).Elem().Size() == 0 {
+		return v, nil // a struct{}: the event says all with its type
+	}
 	// A payload that nobody can change through a copy is decoded once for all
 	// projections that take it in the same form.
 	_, standard := p.codec.(JSON)

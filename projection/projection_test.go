@@ -374,3 +374,12 @@ func TestDescription(t *testing.T) {
 		t.Errorf("Name, Version = %q, %q, want p, 7", p.Name(), p.Version())
 	}
 }
+
+func TestNoPayload(t *testing.T) {
+	p := projection.New("p", projection.On("Closed", func(n *int, _ projection.Event[struct{}]) error { *n++; return nil }))
+	e := newEvent("Closed", "")
+	e.Data = nil
+	if n, _, err := apply(p, e); err != nil || n != 1 {
+		t.Errorf("state %v, error %v; want an event without a payload applied", s, err)
+	}
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/dispatch"
 	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
@@ -38,6 +39,7 @@ type batchLane struct {
 	logPart int                   // the log partition
 	workers func(estimated time.Duration) int
 	cache   *docCache
+	grouper dispatch.Grouper
 	logger  *slog.Logger
 
 	row    store.Lane
@@ -48,6 +50,7 @@ type batchLane struct {
 	parked map[store.Key]bool
 	retry  []store.ParkedKey
 	paused bool // the processor is
+	live   bool // its build is what readers see
 
 	// What is known from batches that failed. It outlives a restart, because it
 	// is why the batch is prepared again.
@@ -112,7 +115,7 @@ func (l *batchLane) restart(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		l.paused = p.Paused
+		l.paused, l.live = p.Paused, p.Live == l.id.Number
 		parked, err = tx.Parked(l.id.Build, l.id.Tenant)
 		return err
 	})

@@ -36,16 +36,10 @@ func (l *batchLane) drain(ctx context.Context, k store.ParkedKey) error {
 	if l.p.Batch != nil {
 		return l.drainSQL(ctx, letters)
 	}
-	b := &batch{seq: l.seq + 1, from: l.at, to: l.at, byKey: map[store.Key]int32{}}
-	b.items = make([]item, len(letters))
-	for i := range letters {
-		b.items[i].e = &letters[i].Event
-		l.enterLetter(b, int32(i), k)
-	}
-	if err := l.load(ctx, b); err != nil {
+	b, err := l.letterBatch(ctx, k, letters)
+	if err != nil {
 		return err
 	}
-	l.undone = b
 	var failed *store.DeadLetter
 	for i := range letters {
 		if herr := l.applyLetter(b, int32(i)); herr != nil {
@@ -107,6 +101,19 @@ func (l *batchLane) readAgain(ctx context.Context, e *event.Event) error {
 	return nil
 }
 
+// letterBatch makes a batch of letters, with the documents that they are for.
+func (l *batchLane) letterBatch(ctx context.Context, k store.ParkedKey, letters []store.DeadLetter) (*batch, error) {
+	b := l.newBatch(l.at)
+	b.items = make([]item, len(letters))
+	for i := range letters {
+		b.items[i].e = &letters[i].Event
+		l.enterLetter(b, int32(i), k)
+	}
+	b.order()
+	l.undone = b
+	return b, l.load(ctx, b)
+}
+
 // enterLetter puts a letter into the groups of the documents that it is for:
 // the parked one, or all where they could not be told before.
 func (l *batchLane) enterLetter(b *batch, i int32, k store.ParkedKey) {
@@ -145,8 +152,8 @@ func (l *batchLane) applyLetter(b *batch, i int32) *projection.HandlerError {
 		if g.doc == nil || len(g.letters) > 0 {
 			continue
 		}
-		for x := g.first; x >= 0; x = b.entries[x].next {
-			if b.entries[x].item != i {
+		for _, x := range g.items {
+			if x != i {
 				continue
 			}
 			d, it := g.doc, &b.items[i]
@@ -187,16 +194,10 @@ func (l *batchLane) drainSome(ctx context.Context, k store.ParkedKey, letters []
 	if ok, _ := l.runnable(); !ok || !slices.ContainsFunc(l.retry, still) {
 		return errAgain
 	}
-	b := &batch{seq: l.seq + 1, from: l.at, to: l.at, byKey: map[store.Key]int32{}}
-	b.items = make([]item, len(letters))
-	for i := range letters {
-		b.items[i].e = &letters[i].Event
-		l.enterLetter(b, int32(i), k)
-	}
-	if err := l.load(ctx, b); err != nil {
+	b, err := l.letterBatch(ctx, k, letters)
+	if err != nil {
 		return err
 	}
-	l.undone = b
 	for i := range letters {
 		if herr := l.applyLetter(b, int32(i)); herr != nil {
 			return l.drainFailed(ctx, failed) // not the same as before: leave it for another retry

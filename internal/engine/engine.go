@@ -47,6 +47,7 @@ type Engine struct {
 	turns    *turns
 	progress broadcaster
 	id       string
+	since    time.Time // when Run began
 	wakes    chan struct{}
 
 	mu      sync.Mutex
@@ -213,7 +214,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.mu.Unlock()
 		return ErrRunning
 	}
-	e.running = true
+	e.running, e.since = true, time.Now()
 	e.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -246,7 +247,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (e *Engine) member() store.Member { return store.Member{ID: e.id, Host: e.cfg.Name} }
+func (e *Engine) member() store.Member {
+	return store.Member{ID: e.id, Host: e.cfg.Name, Since: e.since}
+}
 
 func (e *Engine) beat(ctx context.Context) error {
 	return lane.Heartbeat(ctx, e.store, e.member(), e.cfg.Lease)

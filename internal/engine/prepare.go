@@ -6,6 +6,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/dispatch"
 	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
@@ -16,10 +17,9 @@ type batch struct {
 	seq      int64
 	from, to event.Position // events in (from, to]
 	items    []item
-	entries  []entry // of groups
 	groups   []group
-	byKey    map[store.Key]int32
-	faulty   bool // a group failed as it was made
+	grouper  *dispatch.Grouper // which items are whose; the lane's, so valid until its next batch
+	faulty   bool              // a group failed as it was made
 	commit   store.Commit
 	counts   counts
 }
@@ -30,22 +30,17 @@ type item struct {
 	touched projection.Touched
 }
 
-// An entry is an item's place in a group.
-type entry struct{ item, next int32 }
-
-// A group is the part of a batch with one ordering key; its entries are a list
-// in log order.
+// A group is the part of a batch with one ordering key.
 type group struct {
-	key         store.Key
-	first, last int32
-	size        int32
-	doc         *doc
-	letters     []letter // in order
-	failed      *failure
-	parks       bool // it ends parked
-	duplicates  int32
-	data        []byte
-	existed     bool
+	key        store.Key
+	items      []int32 // in log order; once the batch is ordered
+	doc        *doc
+	letters    []letter // in order
+	failed     *failure
+	parks      bool // it ends parked
+	duplicates int32
+	data       []byte
+	existed    bool
 }
 
 type letter struct {
@@ -69,7 +64,7 @@ func (b *batch) empty() bool {
 // prepare makes a batch of the beginning of a page: of at most limit events
 // that the lane has to apply. It moves on over events of no interest in bulk.
 func (l *batchLane) prepare(page eventlog.Page, limit int) *batch {
-	b := &batch{seq: l.seq + 1, from: l.at, to: page.Next, byKey: make(map[store.Key]int32, min(limit, len(page.Events)))}
+	b := l.newBatch(page.Next)
 	if l.singleUntil > l.at {
 		limit = 1
 	}
@@ -210,28 +205,34 @@ func (l *batchLane) blame(b *batch, g *group, item int32, err *projection.Handle
 // stops reports whether the poison policy stops a lane.
 func (l *batchLane) stops() bool { return l.p.Poison == ParkTenant || l.p.Poison == StopLane }
 
+// newBatch returns an empty batch from where the lane is.
+func (l *batchLane) newBatch(to event.Position) *batch {
+	l.grouper.Reset()
+	return &batch{seq: l.seq + 1, from: l.at, to: to, grouper: &l.grouper}
+}
+
+// enter puts an item into the group of a key.
 func (b *batch) enter(k store.Key, item int32) *group {
-	i, ok := b.byKey[k]
-	if !ok {
-		i = int32(len(b.groups))
-		b.byKey[k] = i
-		b.groups = append(b.groups, group{key: k, first: -1, last: -1})
+	i := b.grouper.Add(int(item), k.Tenant, k.ID)
+	if i == len(b.groups) {
+		b.groups = append(b.groups, group{key: k})
 	}
-	g := &b.groups[i]
-	b.entries = append(b.entries, entry{item, -1})
-	n := int32(len(b.entries) - 1)
-	if mutant.Is(mutant.GroupsReordered) && g.first >= 0 {
-		b.entries[n].next, g.first, g.size = g.first, n, g.size+1
-		return g
+	return &b.groups[i]
+}
+
+// order gives the groups their items, and returns them largest first, those of
+// equal size in the order in which they came.
+func (b *batch) order() []int32 {
+	order := b.grouper.Order()
+	for i := range b.groups {
+		g := &b.groups[i]
+		g.items = b.grouper.Members(i)
+		if mutant.Is(mutant.GroupsReordered) {
+			g.items = slices.Clone(g.items)
+			slices.Reverse(g.items)
+		}
 	}
-	if g.last >= 0 {
-		b.entries[g.last].next = n
-	} else {
-		g.first = n
-	}
-	g.last = n
-	g.size++
-	return g
+	return order
 }
 
 // recorded returns when the log stored e, as far as it says so.

@@ -23,6 +23,7 @@ func (l *batchLane) run(ctx context.Context, b *batch) error {
 	if b.faulty && l.failures(b) {
 		return errAgain
 	}
+	order := b.order()
 	l.note(b)
 	if l.p.Batch != nil {
 		l.hand(b)
@@ -30,7 +31,6 @@ func (l *batchLane) run(ctx context.Context, b *batch) error {
 		if err := l.load(ctx, b); err != nil {
 			return err
 		}
-		order := b.order()
 		estimate := time.Duration(l.cost * float64(len(b.items)) * float64(time.Second))
 		dispatch.Run(ctx, l.workers(estimate), order, func(_, g int) { l.fold(ctx, b, &b.groups[g]) })
 		if ctx.Err() != nil {
@@ -45,17 +45,6 @@ func (l *batchLane) run(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// order returns the groups, largest first, those of equal size in the order in
-// which they came.
-func (b *batch) order() []int32 {
-	order := make([]int32, len(b.groups))
-	for i := range order {
-		order[i] = int32(i)
-	}
-	slices.SortStableFunc(order, func(x, y int32) int { return int(b.groups[y].size - b.groups[x].size) })
-	return order
-}
-
 // note marks what is known beforehand: events that are poison, and keys that
 // are parked.
 func (l *batchLane) note(b *batch) {
@@ -68,8 +57,7 @@ func (l *batchLane) note(b *batch) {
 			continue // parked as unknown
 		}
 		parked := l.parked[g.key]
-		for n := g.first; n >= 0; n = b.entries[n].next {
-			it := b.entries[n].item
+		for _, it := range g.items {
 			if !b.items[it].touched.Handled {
 				continue
 			}
@@ -90,10 +78,11 @@ func (l *batchLane) note(b *batch) {
 // load finds the documents of a batch in the cache, or else in the store.
 func (l *batchLane) load(ctx context.Context, b *batch) error {
 	var missing []store.Key
+	var whose []int32 // the group of each
 	for i := range b.groups {
 		g := &b.groups[i]
 		if g.doc = l.cache.get(g.key); g.doc == nil && b.handled(g) {
-			missing = append(missing, g.key)
+			missing, whose = append(missing, g.key), append(whose, int32(i))
 		}
 	}
 	if len(missing) == 0 {
@@ -111,21 +100,21 @@ func (l *batchLane) load(ctx context.Context, b *batch) error {
 		}
 		l.cache.put(d)
 	}
-	for _, k := range missing {
+	for i, k := range missing {
 		d := l.cache.docs[k]
 		if d == nil {
 			d = &doc{key: k}
 			l.cache.put(d)
 		}
-		b.groups[b.byKey[k]].doc = d
+		b.groups[whose[i]].doc = d
 	}
 	return nil
 }
 
 // handled reports whether g has an event to apply.
 func (b *batch) handled(g *group) bool {
-	for n := g.first; n >= 0; n = b.entries[n].next {
-		if b.items[b.entries[n].item].touched.Handled {
+	for _, i := range g.items {
+		if b.items[i].touched.Handled {
 			return true
 		}
 	}
@@ -141,8 +130,7 @@ func (l *batchLane) fold(ctx context.Context, b *batch, g *group) {
 	}
 	g.existed = d.state != nil
 	byStream := def.ByStream()
-	for n := g.first; n >= 0; n = b.entries[n].next {
-		i := b.entries[n].item
+	for _, i := range g.items {
 		it := &b.items[i]
 		if next < len(g.letters) && g.letters[next].item == i {
 			next++
@@ -176,7 +164,7 @@ func (l *batchLane) fold(ctx context.Context, b *batch, g *group) {
 				g.failed = &failure{-1, asHandlerError(err)}
 				return
 			}
-			g.failed = &failure{b.entries[g.last].item, asHandlerError(err)}
+			g.failed = &failure{g.items[len(g.items)-1], asHandlerError(err)}
 			return
 		}
 		g.data = data
@@ -381,7 +369,7 @@ func (l *batchLane) refused(b *batch, err error) time.Duration {
 	l.attempts = 0
 	first := -1
 	for i := range b.groups {
-		if len(b.groups[i].letters) == 0 && (first < 0 || b.groups[i].first < b.groups[first].first) {
+		if first < 0 && len(b.groups[i].letters) == 0 {
 			first = i
 		}
 	}

@@ -455,7 +455,7 @@ func (r *batchRunner) noteApplied(b *batch) {
 	now := time.Now()
 	r.status.position.Store(int64(b.to))
 	r.status.applied.Add(b.counts.applied)
-	r.e.fresh(r.l.p, b.items, now)
+	r.e.note(r.l.p, b, r.l.live, now)
 	r.status.clear()
 }
 

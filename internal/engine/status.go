@@ -43,6 +43,7 @@ type procStats struct {
 	mu     sync.Mutex
 	window *slo.Window
 	events int64
+	counts counts
 	errs   map[store.LaneID]error
 }
 
@@ -62,24 +63,30 @@ func (s *procStats) started(id store.LaneID) {
 	delete(s.errs, id)
 }
 
-// fresh records how long events took from the log to their commit.
-func (e *Engine) fresh(p *Processor, items []item, now time.Time) {
+// note records what a batch of the live build did, and how long its events took
+// from the log to their commit. A rebuild's events are old: they would say
+// nothing of how fresh readers see the model.
+func (e *Engine) note(p *Processor, b *batch, live bool, now time.Time) {
 	a, err := e.processor(p.Name)
-	if err != nil {
+	if err != nil || !live {
 		return
 	}
 	a.stats.mu.Lock()
 	defer a.stats.mu.Unlock()
-	a.stats.events += int64(len(items))
-	for i := range items {
-		a.stats.window.Record(now, now.Sub(recorded(items[i].e)))
+	a.stats.counts.add(&b.counts)
+	a.stats.events += int64(len(b.items))
+	for i := range b.items {
+		a.stats.window.Record(now, now.Sub(recorded(b.items[i].e)))
 	}
 }
 
-// Stats are the figures of a processor in this process.
+// Stats are the figures of a processor's live build in this process.
 type Stats struct {
 	Events    int64       // applied since it was added
 	Freshness slo.Summary // from the log to the commit, over the last five minutes
+	Passed    int64       // of a type, or a tenant, that it does not handle
+	Excluded  int64       // left to another lane, because their tenant has one of its own
+	Repeated  int64       // at or below what their document has reached already
 	Lanes     int         // worked here
 	Errors    map[store.LaneID]error
 }
@@ -105,6 +112,7 @@ func (e *Engine) Stats(name string) (Stats, error) {
 		st.Errors[id] = err
 	}
 	st.Events, st.Freshness = a.stats.events, a.stats.window.Summary(time.Now())
+	st.Passed, st.Excluded, st.Repeated = a.stats.counts.passed, a.stats.counts.excluded, a.stats.counts.duplicates
 	return st, nil
 }
 
@@ -147,6 +155,11 @@ func Reached(ctx context.Context, log eventlog.Log, s store.Store, processor str
 			return err
 		}
 		ok = true
+		if len(token.Tenants) == 0 { // everybody's events
+			for _, l := range lanes {
+				ok = ok && (l.Number != p.Live || logParts > 1 && l.Partition != token.Partition || l.Position >= token.Position)
+			}
+		}
 		for _, t := range token.Tenants {
 			for part := range p.Partitions {
 				if logParts > 1 && part != token.Partition {

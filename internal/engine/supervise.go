@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -42,8 +43,8 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 			if v, err = e.look(ctx); err == nil {
 				seen, full = rev, time.Now()
 				e.assign(ctx, v, logParts, failed)
-				if e.rebuilds(ctx, v, held) {
-					wait, seen = switchEvery, -1
+				if soon := e.rebuilds(ctx, v, held); soon > 0 {
+					wait, seen = soon, -1
 				}
 			}
 		}
@@ -215,8 +216,8 @@ func (e *Engine) workers(p *Processor) func(time.Duration) int {
 }
 
 // rebuilds brings builds in the making nearer to their switch, and deletes the
-// documents of retired ones. It reports whether to look again soon.
-func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time) (soon bool) {
+// documents of retired ones. It returns when to look again, 0 for no hurry.
+func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time) (soon time.Duration) {
 	purge := false
 	for _, p := range v.procs {
 		a, _ := e.processor(p.Name)
@@ -224,7 +225,12 @@ func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time
 		if a == nil || p.Rebuild == 0 || p.Paused {
 			continue
 		}
-		soon = true
+		close, isHeld := near(p, v.lanes)
+		if !close {
+			soon = cmp.Or(soon, lookEvery)
+			continue
+		}
+		soon = switchEvery
 		for _, o := range e.lanesOf(a) {
 			o.runner.flush()
 		}
@@ -236,7 +242,7 @@ func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time
 			e.progress.broadcast()
 			e.wake()
 		case errors.Is(err, lane.ErrBehind):
-			if time.Since(held[p.Name]) > holdEvery && near(p, v.lanes) {
+			if time.Since(held[p.Name]) > holdEvery && !isHeld {
 				held[p.Name] = time.Now()
 				if err := lane.HoldForSwitch(ctx, e.store, p.Name); err != nil {
 					e.logger.Warn("live lanes were not held for a switch", "processor", p.Name, "error", err)
@@ -250,7 +256,7 @@ func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time
 		if _, err := lane.Purge(ctx, e.store, purgeAtOnce); err != nil && ctx.Err() == nil {
 			e.logger.Warn("documents of a retired build were not deleted", "error", err)
 		}
-		return true
+		return switchEvery
 	}
 	return soon
 }
@@ -273,15 +279,14 @@ func (e *Engine) lanesOf(a *active) []*owned {
 	return all
 }
 
-// near reports whether a rebuild is close behind the live lanes, and these are
-// not held yet. One with a lane that does not run will not catch up.
-func near(p store.Processor, lanes []store.Lane) bool {
+// near reports whether a rebuild is close behind the live lanes, so that a
+// switch is worth trying, and whether these are held for it already.
+func near(p store.Processor, lanes []store.Lane) (close, held bool) {
 	type place struct {
 		partition int
 		tenant    string
 	}
 	live, made := map[place]event.Position{}, map[place]event.Position{}
-	held := false
 	for _, l := range lanes {
 		if l.Processor != p.Name {
 			continue
@@ -293,7 +298,7 @@ func near(p store.Processor, lanes []store.Lane) bool {
 			held = held || l.State == store.Held
 		case p.Rebuild:
 			if l.State != store.Running {
-				return false
+				return false, held
 			}
 			made[k] = l.Position
 		}
@@ -304,8 +309,8 @@ func near(p store.Processor, lanes []store.Lane) bool {
 			old = live[place{k.partition, ""}]
 		}
 		if old-at > nearlyCaught {
-			return false
+			return false, held
 		}
 	}
-	return !held
+	return true, held
 }

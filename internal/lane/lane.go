@@ -21,13 +21,13 @@ import (
 // Errors to branch on.
 var (
 	// ErrOwned means that a live member holds the lane.
-	ErrOwned = errors.New("lane: owned by another process")
+	ErrOwned = errors.New("owned by another process")
 	// ErrUnknown means that there is no such processor, tenant lane, key or rebuild.
-	ErrUnknown = errors.New("lane: unknown")
+	ErrUnknown = errors.New("unknown")
 	// ErrBehind means that a lane must catch up before it can do that.
-	ErrBehind = errors.New("lane: behind")
+	ErrBehind = errors.New("behind")
 	// ErrState means that the lane or processor is in no state to do that.
-	ErrState = errors.New("lane: not possible now")
+	ErrState = errors.New("not possible now")
 )
 
 // Setup makes the rows of a processor that is new, and checks those of one that

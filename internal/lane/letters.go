@@ -42,11 +42,22 @@ func RetryKey(ctx context.Context, s store.Store, processor, tenant, key string)
 			}
 		}
 		if n == 0 {
-			return fmt.Errorf("processor %q has no dead letters of tenant %q, key %q: %w", processor, tenant, key, ErrUnknown)
+			return fmt.Errorf("processor %q has no dead letters%s to retry: %w", processor, of(tenant, key), ErrUnknown)
 		}
 		return revise(tx, f.Build, touched)
 	})
 	return n, err
+}
+
+// of says whose letters were meant.
+func of(tenant, key string) (s string) {
+	if tenant != "" {
+		s = fmt.Sprintf(" of tenant %q", tenant)
+	}
+	if key != "" {
+		s += fmt.Sprintf(" with the ordering key %q", key)
+	}
+	return s
 }
 
 // SkipLetter gives up one dead letter: it stays recorded, and nothing waits for
