@@ -380,6 +380,6 @@ func TestNoPayload(t *testing.T) {
 	e := newEvent("Closed", "")
 	e.Data = nil
 	if n, _, err := apply(p, e); err != nil || n != 1 {
-		t.Errorf("state %v, error %v; want an event without a payload applied", s, err)
+		t.Errorf("state %v, error %v; want an event without a payload applied", n, err)
 	}
 }
