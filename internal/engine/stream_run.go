@@ -82,7 +82,7 @@ type streamPlan struct {
 const (
 	// Commits of one lane are no closer than commitEvery, and take no more than
 	// about a tenth of a processor's time, but are no further apart than that.
-	commitEvery   = 500 * time.Microsecond
+	commitEvery   = 2 * time.Millisecond
 	commitAtLeast = 20 * time.Millisecond
 	isolateEvery  = 20 * time.Millisecond
 	admitAtOnce   = 64        // events taken in under one lock
