@@ -226,19 +226,22 @@ func (w *writer) lookup(key streamKey) (*streamState, error) {
 	return s, nil
 }
 
-// addStream is lookup that adds the stream where it is new. What plan has not
-// found is not looked for again: the insert itself tells whether it is there.
-func (w *writer) addStream(tenant int64, name string) (*streamState, error) {
-	key := streamKey{tenant, name}
-	if _, ok := w.streams.get(key); !ok {
-		if err := w.exec("INSERT INTO fairlead_streams(tenant_no, name) VALUES(?, ?) ON CONFLICT DO NOTHING", tenant, name); err != nil {
-			return nil, err
-		}
-		if w.Changes() == 1 {
-			s := &streamState{no: w.LastInsertRowID()}
-			w.streams.put(key, s)
-			return s, nil
-		}
+// ensureStream is lookup that adds the stream where it is new. No is its number
+// as of the plan, 0 where it had none.
+func (w *writer) ensureStream(key streamKey, no int64) (*streamState, error) {
+	if no != 0 {
+		return w.lookup(key)
 	}
-	return w.lookup(key)
+	if s, ok := w.streams.get(key); ok { // an append before this one has added it
+		return s, nil
+	}
+	if err := w.exec("INSERT INTO fairlead_streams(tenant_no, name) VALUES(?, ?) ON CONFLICT DO NOTHING", key.tenant, key.name); err != nil {
+		return nil, err
+	}
+	if w.Changes() == 0 {
+		return w.lookup(key)
+	}
+	s := &streamState{no: w.LastInsertRowID()}
+	w.streams.put(key, s)
+	return s, nil
 }

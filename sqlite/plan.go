@@ -25,13 +25,14 @@ type planPart struct {
 }
 
 func (w *writer) plan(appends []eventlog.StreamAppend) (plan, error) {
-	pl := plan{parts: make([]planPart, len(appends))}
+	pl := plan{parts: make([]planPart, len(appends)), token: eventlog.Token{Tenants: tenantsOf(appends)}}
 	var seen map[string]bool // ids of this call
+	var latest map[eventlog.StreamRef]int
+	if len(appends) > 1 { // a stream may come twice
+		latest = make(map[eventlog.StreamRef]int, len(appends))
+	}
 	for i := range appends {
 		a := &appends[i]
-		if !slices.Contains(pl.token.Tenants, a.Tenant) {
-			pl.token.Tenants = append(pl.token.Tenants, a.Tenant)
-		}
 		s, err := w.stream(a.Tenant, a.Stream)
 		if err != nil {
 			return plan{}, err
@@ -53,11 +54,12 @@ func (w *writer) plan(appends []eventlog.StreamAppend) (plan, error) {
 			}
 		}
 		version := s.version
-		for j := i - 1; j >= 0; j-- { // the stream may come twice in one call
-			if b := &appends[j]; !pl.parts[j].known && b.Stream == a.Stream && b.Tenant == a.Tenant {
-				version = pl.parts[j].first + int64(len(b.Events)) - 1
-				break
+		if latest != nil {
+			ref := eventlog.StreamRef{Tenant: a.Tenant, Stream: a.Stream}
+			if j, twice := latest[ref]; twice {
+				version = pl.parts[j].first + int64(len(appends[j].Events)) - 1
 			}
+			latest[ref] = i
 		}
 		if !a.Expected.Accepts(version) {
 			return plan{}, &eventlog.ConflictError{
@@ -76,6 +78,26 @@ func (w *writer) plan(appends []eventlog.StreamAppend) (plan, error) {
 		}
 	}
 	return pl, nil
+}
+
+// tenantsOf returns the tenants of appends, without repeats.
+func tenantsOf(appends []eventlog.StreamAppend) []string {
+	out := []string{appends[0].Tenant}
+	var known map[string]bool
+	for i := 1; i < len(appends); i++ {
+		tenant := appends[i].Tenant
+		if tenant == appends[i-1].Tenant {
+			continue
+		}
+		if known == nil {
+			known = map[string]bool{out[0]: true}
+		}
+		if !known[tenant] {
+			known[tenant] = true
+			out = append(out, tenant)
+		}
+	}
+	return out
 }
 
 // repeated returns the position that covers a where it is in the log already, 0
@@ -202,7 +224,7 @@ func (w *writer) apply(ctx context.Context, pl *plan, appends []eventlog.StreamA
 		if err != nil {
 			return err
 		}
-		state, err := w.addStream(tenant, a.Stream)
+		state, err := w.ensureStream(streamKey{tenant, a.Stream}, part.stream)
 		if err != nil {
 			return err
 		}
