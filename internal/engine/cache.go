@@ -68,7 +68,7 @@ func (c *docCache) drop(d *doc) {
 func (c *docCache) trim(committed int64) {
 	for e := c.lru.Back(); e != nil && c.size > c.limit; {
 		d, before := e.Value.(*doc), e.Prev()
-		if d.batch <= committed {
+		if d.batch <= committed || mutant.Is(mutant.EvictedEarly) {
 			c.drop(d)
 		}
 		e = before

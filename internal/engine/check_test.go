@@ -135,7 +135,12 @@ func (f *simStore) commit(ctx context.Context, c *store.Commit) error {
 		}
 		return err
 	}
-	return f.Store.Commit(ctx, &x)
+	state := row().State
+	err := f.Store.Commit(ctx, &x)
+	if err == nil && state != store.Running {
+		s.fail("lane %v is %s, and has committed up to %v", c.Lane, state, c.Position)
+	}
+	return err
 }
 
 // committed checks invariant 2: one writer an epoch, and checkpoints that only
@@ -216,7 +221,7 @@ func (s *sim) check() {
 				out[m] = true
 			}
 		}
-		want := map[store.Key]*tally{}
+		want := map[store.Key]*simDoc{}
 		type share struct {
 			partition int
 			tenant    string
@@ -250,7 +255,7 @@ func (s *sim) check() {
 			}
 			for _, id := range docs {
 				if !out[missed{e.ID, id}] {
-					s.apply(want, store.Key{Tenant: e.Tenant, ID: id}, e)
+					s.apply(p, want, store.Key{Tenant: e.Tenant, ID: id}, e)
 				}
 			}
 		}
@@ -259,19 +264,30 @@ func (s *sim) check() {
 }
 
 // apply is the fold, written once more without the package under test.
-func (s *sim) apply(docs map[store.Key]*tally, k store.Key, e *simEvent) {
+func (s *sim) apply(p *Processor, docs map[store.Key]*simDoc, k store.Key, e *simEvent) {
 	if docs[k] == nil {
-		docs[k] = &tally{}
+		docs[k] = &simDoc{}
 	}
-	p, t := e.payload, docs[k]
+	t := docs[k]
 	t.N++
-	t.Sum = t.Sum*31 + uint64(p.N)
-	if p.N%23 == 0 {
+	t.Sum = t.Sum*31 + uint64(e.payload.N)
+	t.position = e.Position
+	if p.Projection.ByStream() {
+		t.version = e.Version
+	}
+	if e.payload.N%23 == 0 {
 		delete(docs, k)
 	}
 }
 
-func (s *sim) compare(p *Processor, want map[store.Key]*tally) {
+// A simDoc is a document as it should be.
+type simDoc struct {
+	tally
+	version  int64
+	position event.Position
+}
+
+func (s *sim) compare(p *Processor, want map[store.Key]*simDoc) {
 	ctx := context.Background()
 	seen := 0
 	for _, t := range tenants {
@@ -285,11 +301,12 @@ func (s *sim) compare(p *Processor, want map[store.Key]*tally) {
 			if err != nil {
 				panic(err)
 			}
+			x := simDoc{*got.(*tally), d.Version, d.Position}
 			w := want[d.Key]
 			if w == nil {
-				s.fail("%s: document %v should not exist: %+v", p.Name, d.Key, *got.(*tally))
-			} else if *w != *got.(*tally) {
-				s.fail("%s: document %v is %+v, the fold of the log is %+v", p.Name, d.Key, *got.(*tally), *w)
+				s.fail("%s: document %v should not exist: %+v", p.Name, d.Key, x)
+			} else if *w != x {
+				s.fail("%s: document %v is %+v, the fold of the log is %+v", p.Name, d.Key, x, *w)
 			}
 		}
 	}
@@ -322,8 +339,29 @@ func (s *sim) describe() (why string) {
 	return why
 }
 
-// checkEnd checks that what is left in the dead letters was given up by somebody.
+// checkEnd checks that what is left in the dead letters was given up by
+// somebody, and that nothing is left of builds that are no more.
 func (s *sim) checkEnd() {
+	_ = s.mem.View(context.Background(), func(tx store.Tx) error {
+		live := map[store.Build]bool{}
+		ps, err := tx.Processors()
+		for _, p := range ps {
+			live[store.Build{Processor: p.Name, Number: p.Live}] = true
+		}
+		all, _ := tx.Letters(store.LetterFilter{})
+		for _, d := range all {
+			if !live[d.Build] {
+				s.fail("dead letter %d is of %+v, which is no more", d.ID, d.Build)
+			}
+		}
+		lanes, _ := tx.Lanes("")
+		for _, l := range lanes {
+			if !live[l.Build] {
+				s.fail("lane %v is of a build that is no more", l.LaneID)
+			}
+		}
+		return err
+	})
 	for _, p := range s.procs {
 		for _, d := range s.letters(p.Name) {
 			if d.State != store.Skipped {

@@ -295,7 +295,7 @@ func (s *sim) acquire(h *simHost) {
 		s.logf("%s has %v under epoch %d", h.id, got.LaneID, got.Epoch)
 		i := slices.IndexFunc(s.procs, func(p *Processor) bool { return p.Name == row.Processor })
 		l := &batchLane{p: s.procs[i], id: got.LaneID, st: h.st, pages: h.pages, streams: s.log,
-			workers: func(time.Duration) int { return 1 }, cache: newDocCache(4000), logger: slog.New(slog.DiscardHandler)}
+			workers: func(time.Duration) int { return 1 }, cache: newDocCache([]int{1000, 1 << 20}[s.rng.IntN(2)]), logger: slog.New(slog.DiscardHandler)}
 		l.row.Epoch = got.Epoch
 		h.lanes = append(h.lanes, &simLane{h: h, l: l})
 	}
@@ -413,7 +413,7 @@ func (x *simLane) work(ctx context.Context) error {
 		if err := x.checkpoint(ctx); err != nil {
 			return err
 		}
-		if l.id.Tenant == "" || l.row.Pinned || page.Next > l.at {
+		if l.id.Tenant == "" || l.row.Pinned {
 			return nil
 		}
 		switch _, err := lane.TryMerge(ctx, x.h.st, l.id, l.row.Epoch); {

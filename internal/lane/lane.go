@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
@@ -221,7 +222,9 @@ func Leave(ctx context.Context, s store.Store, owner string) error {
 // has in flight cannot commit.
 func setState(tx store.Tx, l store.Lane, s store.State, reason string) error {
 	l.State, l.Reason = s, reason
-	l.Revision++
+	if !mutant.Is(mutant.StateUnrevised) {
+		l.Revision++
+	}
 	return tx.PutLane(l)
 }
 

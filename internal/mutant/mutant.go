@@ -17,10 +17,14 @@ const (
 	SwitchBehind    = "switch to a build that is behind"
 	AnswerAssumed   = "a failed commit taken for done"
 	DrainUnfenced   = "dead letters drained and left in their queue"
+	MergeBehind     = "merge of a lane that is behind its base lane"
+	StateUnrevised  = "lanes paused and held without a new revision"
+	EvictedEarly    = "documents evicted before they are committed"
 )
 
 // All lists them.
 var All = []string{
 	MergePosition, CacheKept, GroupsReordered, ResumeEarly, ParkedForgotten, DetachPosition,
 	DirtyKept, ForgetEarly, SwitchBehind, AnswerAssumed, DrainUnfenced,
+	MergeBehind, StateUnrevised, EvictedEarly,
 }
