@@ -51,17 +51,22 @@ func upperEnd(bucket int) time.Duration {
 
 // Record counts d. A negative d, which clocks that differ make, counts as 0 and
 // in Negative.
-func (h *Histogram) Record(d time.Duration) {
+func (h *Histogram) Record(d time.Duration) { h.RecordN(d, 1) }
+
+// RecordN counts d n times.
+func (h *Histogram) RecordN(d time.Duration, n int) {
 	if d < 0 {
-		h.negative++
+		h.negative += uint64(n)
 		d = 0
 	}
-	h.count++
+	h.count += uint64(n)
 	h.max = max(h.max, d)
-	if h.sum += d; h.sum < 0 {
+	if d > 0 && int64(n) > (math.MaxInt64-int64(h.sum))/int64(d) {
 		h.sum = math.MaxInt64
+	} else {
+		h.sum += d * time.Duration(n)
 	}
-	h.add(bucketOf(uint64(d/time.Microsecond)), 1)
+	h.add(bucketOf(uint64(d/time.Microsecond)), uint32(n))
 }
 
 func (h *Histogram) add(bucket int, n uint32) {

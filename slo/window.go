@@ -44,17 +44,20 @@ func (w *Window) Span() time.Duration { return w.width * time.Duration(len(w.par
 
 // Record counts the update latency d of an event that was committed at now.
 // Where now is a little earlier than before, it counts in the newest part.
-func (w *Window) Record(now time.Time, d time.Duration) {
+func (w *Window) Record(now time.Time, d time.Duration) { w.RecordN(now, d, 1) }
+
+// RecordN is Record for n events with one latency.
+func (w *Window) RecordN(now time.Time, d time.Duration, n int) {
 	w.advance(now)
 	p := w.part(w.newest)
-	p.Histogram.Record(d)
+	p.Histogram.RecordN(d, n)
 	// Exact, whatever the buckets: a declared line must not be judged by a
 	// neighbouring one.
 	if d > w.objective.P99 {
-		p.lateP99++
+		p.lateP99 += uint64(n)
 	}
 	if d > w.objective.Max {
-		p.lateMax++
+		p.lateMax += uint64(n)
 	}
 }
 

@@ -21,6 +21,11 @@ func (l *batchLane) isolate(page eventlog.Page) {
 	if l.id.Tenant != "" || l.p.NoIsolation || l.p.crossTenant() || len(page.Events) == 0 {
 		return
 	}
+	behind := time.Duration(float64(page.Head-l.at) * l.cost * float64(time.Second))
+	risk := behind >= l.p.Freshness.P99/2
+	if !risk && len(l.row.Exclusions) == 0 {
+		return
+	}
 	shares, total := map[string]int{}, 0
 	excluded := 0
 	for i := range page.Events {
@@ -39,8 +44,7 @@ func (l *batchLane) isolate(page eventlog.Page) {
 		l.skipShare = float64(excluded) / float64(total+excluded+1)
 	}
 	l.tenants = len(shares)
-	behind := time.Duration(float64(page.Head-l.at) * l.cost * float64(time.Second))
-	if behind < l.p.Freshness.P99/2 || len(shares) < 2 {
+	if !risk || len(shares) < 2 {
 		return
 	}
 	out := 0

@@ -19,6 +19,7 @@ type pages struct {
 	eventLimit int
 	reads      atomic.Int64 // pages read from the log
 	pageBytes  atomic.Int64 // of one page
+	solo       atomic.Bool  // there is one lane: nothing is kept for others
 
 	mu      sync.Mutex
 	size    int
@@ -60,6 +61,7 @@ func newPages(log eventlog.Log, limit int) *pages {
 // share sets the size of pages such that so many lanes, each with the page that
 // it works on and the next one, hold about as much as is kept.
 func (p *pages) share(lanes int) {
+	p.solo.Store(lanes <= 1)
 	p.pageBytes.Store(int64(min(maxPageBytes, max(minPageBytes, p.limit/2/max(lanes, 1)))))
 }
 
@@ -67,7 +69,7 @@ func (p *pages) share(lanes int) {
 // the event after `after`, whatever the kept page begins with.
 func (p *pages) read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
 	req.MaxEvents, req.MaxBytes, req.MaxEventBytes = pageEvents, int(p.pageBytes.Load()), p.eventLimit
-	if !req.Filter.All() || req.Until != 0 {
+	if !req.Filter.All() || req.Until != 0 || p.solo.Load() {
 		p.reads.Add(1)
 		return p.log.Read(ctx, req)
 	}

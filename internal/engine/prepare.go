@@ -207,8 +207,9 @@ func (l *batchLane) stops() bool { return l.p.Poison == ParkTenant || l.p.Poison
 
 // newBatch returns an empty batch from where the lane is.
 func (l *batchLane) newBatch(to event.Position) *batch {
+	most := l.grouper.Len() // as many groups as last time, more or less
 	l.grouper.Reset()
-	return &batch{seq: l.seq + 1, from: l.at, to: to, grouper: &l.grouper}
+	return &batch{groups: make([]group, 0, most+16), seq: l.seq + 1, from: l.at, to: to, grouper: &l.grouper}
 }
 
 // enter puts an item into the group of a key.

@@ -264,6 +264,7 @@ func (l *batchLane) condemn(e *event.Event, key store.Key, err *projection.Handl
 func (l *batchLane) finish(b *batch) {
 	c := &b.commit
 	c.Lane, c.Fence, c.Position = l.id, l.sent, b.to
+	c.Writes = make([]store.Write, 0, len(b.groups))
 	for i := range b.groups {
 		g := &b.groups[i]
 		b.counts.duplicates += int64(g.duplicates)

@@ -429,7 +429,7 @@ func (l *batchLane) learn(seconds float64) {
 // need not be kept by the lane.
 func (l *batchLane) sharedPage(eventlog.Page) bool {
 	req := l.request()
-	return req.Filter.All() && req.Until == 0
+	return req.Filter.All() && req.Until == 0 && !l.pages.solo.Load()
 }
 
 func (r *batchRunner) sleep(ctx context.Context, d time.Duration) bool {

@@ -141,6 +141,9 @@ func (s *sim) projection(name string, by bool) *projection.Projection[tally] {
 func (s *sim) host(i int) *simHost {
 	h := &simHost{s: s, id: fmt.Sprintf("host%d.%d", i, s.n), pages: newPages(s.log, 1<<20)}
 	s.n++
+	if s.n%2 == 0 {
+		h.pages.share(8) // pages are kept for other lanes
+	}
 	h.st = &simStore{Store: s.mem, h: h}
 	return h
 }

@@ -75,8 +75,12 @@ func (e *Engine) note(p *Processor, b *batch, live bool, now time.Time) {
 	defer a.stats.mu.Unlock()
 	a.stats.counts.add(&b.counts)
 	a.stats.events += int64(len(b.items))
-	for i := range b.items {
-		a.stats.window.Record(now, now.Sub(recorded(b.items[i].e)))
+	for i := 0; i < len(b.items); { // what was appended together is as old
+		at, n := recorded(b.items[i].e), 1
+		for i += 1; i < len(b.items) && recorded(b.items[i].e).Equal(at); i++ {
+			n++
+		}
+		a.stats.window.RecordN(now, now.Sub(at), n)
 	}
 }
 
