@@ -58,13 +58,13 @@ func TestReadersAreBounded(t *testing.T) {
 // connection can be used again.
 func TestReadInterrupted(t *testing.T) {
 	db := openTemp(t, Options{Readers: 1})
-	for range 30 {
-		mustAppend(t, db, one("a", "s", 2000))
+	for range 10 {
+		mustAppend(t, db, one("a", "s", 1000))
 	}
-	f := eventlog.Filter{Types: []string{"T"}, Exclude: []string{"a"}} // none of 60,000
+	f := eventlog.Filter{Types: []string{"T"}, Exclude: []string{"a"}} // none of 10,000
 	mustAppend(t, db, one("b", "s", 1))
-	for i := range 20 {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*300*time.Microsecond)
+	for i := range 12 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*100*time.Microsecond)
 		_, err := db.Read(ctx, eventlog.ReadRequest{Filter: f})
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Read = %v, want nil or %v", err, context.DeadlineExceeded)

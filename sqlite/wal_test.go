@@ -15,7 +15,7 @@ import (
 // used again from its beginning.
 func TestWALStaysSmall(t *testing.T) {
 	db := openTemp(t)
-	const pages = 400
+	const pages = 100
 	w := <-db.writer
 	if err := w.exec(fmt.Sprintf("PRAGMA wal_autocheckpoint = %d", pages)); err != nil {
 		t.Fatal(err)
@@ -24,7 +24,7 @@ func TestWALStaysSmall(t *testing.T) {
 	db.writer <- w
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
-	for i := range 4 {
+	for i := range 3 {
 		wg.Go(func() {
 			for after := event.Position(i); ; {
 				select {
@@ -48,7 +48,7 @@ func TestWALStaysSmall(t *testing.T) {
 	for i := range a.Events {
 		a.Events[i].Data = payload(i)
 	}
-	for range 800 {
+	for range 250 {
 		mustAppend(t, db, a)
 		largest = max(largest, fileSize(db.path+"-wal"))
 	}
