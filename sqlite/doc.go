@@ -7,7 +7,8 @@
 // A [DB] is an event log ([eventlog.Log], [eventlog.Appender],
 // [eventlog.StreamReader], [eventlog.Counter]) with one partition and dense
 // positions, and a [store.Store]. Several processes may open one file: writers
-// wait for one another, readers never wait.
+// wait for one another, readers do not wait for writers (but for at most 20 ms,
+// rarely, where the write-ahead log would otherwise never begin anew).
 //
 // # Durability
 //
