@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -112,9 +113,7 @@ func (e *Engine) Stats(name string) (Stats, error) {
 	e.mu.Unlock()
 	a.stats.mu.Lock()
 	defer a.stats.mu.Unlock()
-	for id, err := range a.stats.errs {
-		st.Errors[id] = err
-	}
+	maps.Copy(st.Errors, a.stats.errs)
 	st.Events, st.Freshness = a.stats.events, a.stats.window.Summary(time.Now())
 	st.Passed, st.Excluded, st.Repeated = a.stats.counts.passed, a.stats.counts.excluded, a.stats.counts.duplicates
 	return st, nil

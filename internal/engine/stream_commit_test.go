@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,11 +77,11 @@ func runs(t *testing.T, b []byte) string {
 	if err := s.UnmarshalBinary(b); err != nil {
 		t.Fatal(err)
 	}
-	out := ""
+	var out strings.Builder
 	for r := range s.All() {
-		out += fmt.Sprintf("(%v,%v]", r.From, r.To)
+		out.WriteString(fmt.Sprintf("(%v,%v]", r.From, r.To))
 	}
-	return out
+	return out.String()
 }
 
 func TestStreamCommitSaysWhatIsDone(t *testing.T) {
@@ -148,12 +149,12 @@ func TestStreamCommitSaysWhatIsDone(t *testing.T) {
 			if got := runs(t, c.Done); c.Position != tt.position || got != tt.done {
 				t.Errorf("commit at %v, done %s; want at %v, done %s", c.Position, got, tt.position, tt.done)
 			}
-			detach := ""
+			var detach strings.Builder
 			for _, d := range c.Detach {
-				detach += fmt.Sprintf("%s@%v %s", d.Tenant, d.Position, runs(t, d.Done))
+				detach.WriteString(fmt.Sprintf("%s@%v %s", d.Tenant, d.Position, runs(t, d.Done)))
 			}
-			if detach != tt.detach {
-				t.Errorf("detach %q, want %q", detach, tt.detach)
+			if detach.String() != tt.detach {
+				t.Errorf("detach %q, want %q", detach.String(), tt.detach)
 			}
 			// A refusal takes nothing away, and what was committed is not again.
 			l.refused(c)

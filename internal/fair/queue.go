@@ -5,6 +5,7 @@ package fair
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -442,9 +443,7 @@ func (q *Queue[T]) forget(f *flow) {
 	if q.peak > 1024 && len(q.flows) < q.peak/8 {
 		// A Go map does not shrink. The work is paid for by those who left.
 		flows := make(map[string]*flow, 2*len(q.flows))
-		for name, f := range q.flows {
-			flows[name] = f
-		}
+		maps.Copy(flows, q.flows)
 		q.flows, q.peak = flows, len(flows)
 		q.idle.flows, q.ready.flows = slices.Clone(q.idle.flows), slices.Clone(q.ready.flows)
 		q.active = slices.Clone(q.active)

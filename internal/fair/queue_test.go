@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -57,12 +58,12 @@ func TestTurns(t *testing.T) {
 			for i, f := range c.push {
 				q.Push(string(f), 1, i)
 			}
-			got := ""
+			var got strings.Builder
 			for _, f := range drain(q, c.cost) {
-				got += f
+				got.WriteString(f)
 			}
-			if got != c.want {
-				t.Errorf("turns %q, want %q", got, c.want)
+			if got.String() != c.want {
+				t.Errorf("turns %q, want %q", got.String(), c.want)
 			}
 		})
 	}
