@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -51,6 +50,7 @@ func (l *batchLane) drain(ctx context.Context, k store.ParkedKey) error {
 	}
 	if failed != nil && len(b.items) > len(letters) {
 		// The failed one may have changed its document: begin again without it.
+		l.undo(b)
 		if len(letters) == 0 {
 			return l.drainFailed(ctx, *failed)
 		}
@@ -186,20 +186,13 @@ func (l *batchLane) applyLetter(b *batch, i int32) *projection.HandlerError {
 
 // drainSome drains the letters before one that failed.
 func (l *batchLane) drainSome(ctx context.Context, k store.ParkedKey, letters []store.DeadLetter, failed store.DeadLetter) error {
-	if err := l.restart(ctx); err != nil {
-		return err
-	}
-	// Under the fence that it has now, the key must still be the lane's.
-	still := func(r store.ParkedKey) bool { return r.Tenant == k.Tenant && r.Key == k.Key }
-	if ok, _ := l.runnable(); !ok || !slices.ContainsFunc(l.retry, still) {
-		return errAgain
-	}
 	b, err := l.letterBatch(ctx, k, letters)
 	if err != nil {
 		return err
 	}
 	for i := range letters {
 		if herr := l.applyLetter(b, int32(i)); herr != nil {
+			l.undo(b)
 			return l.drainFailed(ctx, failed) // not the same as before: leave it for another retry
 		}
 	}
@@ -207,6 +200,17 @@ func (l *batchLane) drainSome(ctx context.Context, k store.ParkedKey, letters []
 		return err
 	}
 	return l.drainFailed(ctx, failed)
+}
+
+// undo drops the documents that a batch of letters has changed in memory: the
+// rows are as they were, and so is the fence.
+func (l *batchLane) undo(b *batch) {
+	for i := range b.groups {
+		if d := b.groups[i].doc; d != nil && d.dirty {
+			l.cache.drop(d)
+		}
+	}
+	l.undone = nil
 }
 
 func (l *batchLane) drainFailed(ctx context.Context, failed store.DeadLetter) error {

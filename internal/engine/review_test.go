@@ -168,9 +168,9 @@ func TestRebuildThatWaitsHoldsNobodyUp(t *testing.T) {
 		t.Run("rebuild of "+tenant, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t)
-				slow := false
+				var slow atomic.Bool
 				p := projection.New("docs", projection.On("added", func(s *tally, e projection.Event[added]) error {
-					if slow && e.Tenant == "t" {
+					if slow.Load() && e.Tenant == "t" {
 						time.Sleep(time.Second)
 					}
 					s.N++
@@ -183,7 +183,7 @@ func TestRebuildThatWaitsHoldsNobodyUp(t *testing.T) {
 					r.append("u", "s", added{})
 				}
 				time.Sleep(5 * time.Second)
-				slow = true
+				slow.Store(true)
 				if err := lane.StartRebuild(t.Context(), r.st, "docs", tenant); err != nil {
 					t.Fatal(err)
 				}
@@ -204,7 +204,7 @@ func TestRebuildThatWaitsHoldsNobodyUp(t *testing.T) {
 				if late > 5 {
 					t.Errorf("%d of 50 events of another tenant took more than a second", late)
 				}
-				slow = false
+				slow.Store(false)
 				if err := lane.Resume(t.Context(), r.st, "docs", "t"); err != nil {
 					t.Fatal(err)
 				}
@@ -478,8 +478,8 @@ func TestDrainLeavesWhatIsAnotherLanes(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := l.drain(ctx, l.retry[0]); !errors.Is(err, errAgain) {
-		t.Errorf("drain of a tenant that has left: %v, want %v", err, errAgain)
+	if err := l.drain(ctx, l.retry[0]); !errors.Is(err, store.ErrFenced) {
+		t.Errorf("drain of a tenant that has left: %v, want %v", err, store.ErrFenced)
 	}
 	if got := len(r.letters()); got != 2 {
 		t.Errorf("%d dead letters are left, want both", got)
@@ -499,4 +499,68 @@ func (h *hookedStore) Load(ctx context.Context, b store.Build, keys []store.Key)
 		f()
 	}
 	return docs, err
+}
+
+// Many keys are retried at once, every third fails again: each letter is tried
+// once, in few transactions, and others do not wait for the end of it.
+func TestRetryOfManyKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		st := &countedStore{Store: r.st}
+		r.over(r.log, st)
+		var healed atomic.Bool
+		p := projection.New("docs", projection.On("added", func(s *tally, e projection.Event[added]) error {
+			s.N++
+			if e.Tenant == "t" {
+				time.Sleep(time.Millisecond)
+			}
+			if e.Data.Fail && (!healed.Load() || e.Data.N%3 == 0) {
+				return errors.New("told to fail")
+			}
+			return nil
+		}))
+		r.add(Processor{Projection: p, Name: "docs"})
+		const keys = 3000
+		for i := range keys {
+			r.append("t", fmt.Sprint("s", i), added{N: i + 1, Fail: true})
+		}
+		defer r.run(r.e)()
+		r.wait("docs", r.append("t", "last", added{}))
+		healed.Store(true)
+		before := st.views.Load()
+		if _, err := lane.RetryKey(t.Context(), r.st, "docs", "t", ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second) // in the middle of it
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := r.e.WaitFor(ctx, "docs", r.append("u", "s", added{})); err != nil {
+			t.Errorf("another tenant waits for the dead letters: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if got := len(r.letters()); got != keys/3 {
+			t.Errorf("%d dead letters, want the %d that fail again", got, keys/3)
+		}
+		for i := range keys {
+			want := 1
+			if (i+1)%3 == 0 {
+				want = 0
+			}
+			if got := r.get(p, "t", fmt.Sprint("s", i)).N; got != want {
+				t.Errorf("document s%d has %d events, want %d", i, got, want)
+			}
+		}
+		if n := st.views.Load() - before; n > 3*keys {
+			t.Errorf("%d reads for %d keys", n, keys)
+		}
+		// What failed has left nothing behind in memory.
+		if err := lane.SkipLetter(t.Context(), r.st, r.letters()[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		r.wait("docs", r.append("t", "s2", added{}))
+		if got := r.get(p, "t", "s2").N; got != 1 {
+			t.Errorf("the document of the letter that was given up has %d events, want the 1 after it", got)
+		}
+	})
 }

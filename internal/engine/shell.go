@@ -30,6 +30,7 @@ type batchRunner struct {
 	cacheLimit atomic.Int64 // bytes
 
 	held    time.Time // since when the lane waits for who holds it
+	drained bool      // the last turn was one of dead letters
 	pending *batch    // being committed
 	ended   chan error
 	ahead   chan fetched // the next page, being read
@@ -113,20 +114,18 @@ func (r *batchRunner) work(ctx context.Context) error {
 		if err := r.stopIfDue(ctx); err != nil { // it may be due before any event is read
 			return err
 		}
-		if len(l.retry) > 0 {
-			if err := r.join(ctx, nil); err != nil {
-				return err
-			}
-			if err := l.drain(ctx, l.retry[0]); err != nil {
-				return err
-			}
-			return errAgain
+		if len(l.retry) > 0 && !r.drained {
+			return r.drain(ctx)
 		}
 		page, err := r.fetch(ctx)
 		if err != nil {
 			return r.join(ctx, err)
 		}
+		r.drained = false
 		if page.Next <= l.at {
+			if len(l.retry) > 0 {
+				continue
+			}
 			if err := r.idle(ctx, &flushed); err != nil {
 				return err
 			}
@@ -143,6 +142,29 @@ func (r *batchRunner) work(ctx context.Context) error {
 		}
 	}
 	return r.join(ctx, ctx.Err())
+}
+
+// drain applies dead letters for a quantum. Then it is the turn of a batch, so
+// that a long queue does not hold up the others, and of what is left after it.
+func (r *batchRunner) drain(ctx context.Context) error {
+	l := r.l
+	if err := r.join(ctx, nil); err != nil {
+		return err
+	}
+	r.drained = true
+	started := time.Now()
+	for _, k := range l.retry {
+		if l.id.Tenant == "" && l.row.Exclusions[k.Tenant] == event.Unbounded {
+			continue // its tenant has left since
+		}
+		if err := l.drain(ctx, k); err != nil {
+			return err
+		}
+		if time.Since(started) > quantum || ctx.Err() != nil {
+			break
+		}
+	}
+	return errAgain
 }
 
 // step runs one batch of a page and starts its commit.
