@@ -50,7 +50,7 @@ func (w *Window) Record(now time.Time, d time.Duration) { w.RecordN(now, d, 1) }
 func (w *Window) RecordN(now time.Time, d time.Duration, n int) {
 	w.advance(now)
 	p := w.part(w.newest)
-	p.Histogram.RecordN(d, n)
+	p.RecordN(d, n)
 	// Exact, whatever the buckets: a declared line must not be judged by a
 	// neighbouring one.
 	if d > w.objective.P99 {

@@ -126,7 +126,9 @@ func benchmarkHandAppend(b *testing.B, size int) {
 				b.Fatal(err)
 			}
 			v := version.ColumnInt64(0)
-			version.Reset()
+			if err := version.Reset(); err != nil {
+				b.Fatal(err)
+			}
 			for j := range a.Events {
 				e := &a.Events[j]
 				insert.BindText(1, a.Tenant)
@@ -203,7 +205,9 @@ func BenchmarkRead(b *testing.B) {
 				s.ColumnBytes(5, buf)
 				rows++
 			}
-			s.Reset()
+			if err := s.Reset(); err != nil {
+				b.Fatal(err)
+			}
 			if n += rows; rows < 1000 {
 				after = 0
 			}

@@ -63,7 +63,7 @@ func (db *DB) fault(ctx context.Context, op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	switch own := err.(type) { // as they are, whatever they wrap
+	switch own := err.(type) { //nolint:errorlint // the outermost error alone: what these wrap is not to be judged
 	case *passed:
 		return own.err
 	case *store.UserError, *store.FenceError, *LockedError:
@@ -117,7 +117,7 @@ func busy(err error) bool {
 var errEnough = errors.New("sqlite: enough rows")
 
 func ignoreEnough(err error) error {
-	if err == errEnough {
+	if errors.Is(err, errEnough) {
 		return nil
 	}
 	return err

@@ -77,7 +77,7 @@ func TestOpenRefuses(t *testing.T) {
 				t.Errorf("the file was changed: %d bytes, were %d", len(after), len(before))
 			}
 			for _, extra := range []string{"-wal", "-shm", "-journal"} {
-				if extra == "-shm" && tt.want == store.ErrNewerSchema {
+				if extra == "-shm" && errors.Is(tt.want, store.ErrNewerSchema) {
 					continue // SQLite's own, beside a file in WAL mode; a reader leaves it
 				}
 				if fileSize(tt.path+extra) > 0 {
@@ -319,7 +319,7 @@ func childNobody() error {
 // TestReadOnlyFile: neither file nor directory can be written. Root can write
 // everything, so another user tries.
 func TestReadOnlyFile(t *testing.T) {
-	dir, err := os.MkdirTemp("", "fairlead") // t.TempDir is root's alone
+	dir, err := os.MkdirTemp("", "fairlead") //nolint:usetesting // t.TempDir is root's alone
 	if err != nil {
 		t.Fatal(err)
 	}

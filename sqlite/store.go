@@ -50,7 +50,7 @@ func (db *DB) Commit(ctx context.Context, c *store.Commit) error {
 		}
 		return w.userSQL(ctx, c.SQL)
 	})
-	switch err.(type) {
+	switch err.(type) { //nolint:errorlint // those that userSQL and fence return are not wrapped
 	case nil, *store.FenceError, *store.UserError:
 		return err
 	}

@@ -141,8 +141,8 @@ func TestUserSQLValues(t *testing.T) {
 			return fmt.Errorf("%d rows, want 1: %w", rows, err)
 		}
 		enough := errors.New("enough")
-		if err := kept.Query("SELECT 1 UNION SELECT 2", func(*Row) error { return enough }); err != enough {
-			return fmt.Errorf("Query = %v, want the error of its function", err)
+		if err := kept.Query("SELECT 1 UNION SELECT 2", func(*Row) error { return enough }); !errors.Is(err, enough) {
+			return fmt.Errorf("Query = %w, want the error of its function", err)
 		}
 		return err
 	}
@@ -184,7 +184,7 @@ func TestPanicsRollBack(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			checkUnchanged(t, db, func() (err error) {
+			checkUnchanged(t, db, func() (err error) { //nolint:errcheck // the panic is caught here
 				defer func() {
 					if r := recover(); r != "boom" {
 						t.Errorf("panic = %v, want boom", r)

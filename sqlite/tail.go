@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"errors"
 	"slices"
 	"sort"
 	"sync"
@@ -63,7 +64,7 @@ func (c *conn) streamPositions(stream, after int64, m mark, f func(version, posi
 				return more
 			})
 		}, stream, after)
-	if err != nil && err != errEnough || !more {
+	if err != nil && !errors.Is(err, errEnough) || !more {
 		return ignoreEnough(err)
 	}
 	tail, err := c.tailOf(m)

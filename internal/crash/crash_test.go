@@ -52,7 +52,7 @@ func TestKilledWorkersLoseAndDoubleNothing(t *testing.T) {
 			w := start(t, "work", dir, rng.Uint64())
 			life := time.Duration(200+rng.IntN(2000)) * time.Millisecond
 			defer time.AfterFunc(life, func() { _ = w.Process.Kill() }).Stop()
-			defer w.Process.Kill()
+			defer func() { _ = w.Process.Kill() }()
 			ended = append(ended, w)
 		}
 		for _, w := range ended {

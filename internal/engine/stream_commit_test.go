@@ -79,7 +79,7 @@ func runs(t *testing.T, b []byte) string {
 	}
 	var out strings.Builder
 	for r := range s.All() {
-		out.WriteString(fmt.Sprintf("(%v,%v]", r.From, r.To))
+		fmt.Fprintf(&out, "(%v,%v]", r.From, r.To)
 	}
 	return out.String()
 }
@@ -151,7 +151,7 @@ func TestStreamCommitSaysWhatIsDone(t *testing.T) {
 			}
 			var detach strings.Builder
 			for _, d := range c.Detach {
-				detach.WriteString(fmt.Sprintf("%s@%v %s", d.Tenant, d.Position, runs(t, d.Done)))
+				fmt.Fprintf(&detach, "%s@%v %s", d.Tenant, d.Position, runs(t, d.Done))
 			}
 			if detach.String() != tt.detach {
 				t.Errorf("detach %q, want %q", detach.String(), tt.detach)

@@ -3,6 +3,7 @@ package engine
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -106,7 +107,9 @@ func runReactor(tb testing.TB, log eventlog.Log, tok eventlog.Token, p Processor
 	}
 	took := time.Since(began)
 	cancel()
-	<-ended
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		tb.Errorf("Run: %v", err)
+	}
 	return took
 }
 
