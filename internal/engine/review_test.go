@@ -564,3 +564,45 @@ func TestRetryOfManyKeys(t *testing.T) {
 		}
 	})
 }
+
+// Large documents make small batches.
+func TestBatchesOfLargeDocuments(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type page struct{ Text string }
+		text := strings.Repeat("x", 256<<10)
+		p := projection.New("pages", projection.On("added", func(s *page, _ projection.Event[added]) error { s.Text = text; return nil }))
+		r := newRig(t)
+		st := &sizedStore{Store: r.st}
+		r.over(r.log, st)
+		r.add(Processor{Projection: p, Name: "pages"})
+		for i := range 20 { // so that it is known what is to come
+			r.append("t", fmt.Sprint("first", i), added{})
+		}
+		defer r.run(r.e)()
+		r.wait("pages", r.append("t", "first", added{}))
+		st.most.Store(0)
+		var tok eventlog.Token
+		for i := range 300 {
+			tok = r.append("t", fmt.Sprint("s", i), added{})
+		}
+		r.wait("pages", tok)
+		if got, most := st.most.Load(), int64(r.e.cfg.Memory/4/r.e.cfg.Slots); got == 0 || got > most+int64(len(text)) {
+			t.Errorf("a commit has %d bytes of documents, want at most %d", got, most)
+		}
+	})
+}
+
+// A sizedStore knows how large the largest commit was.
+type sizedStore struct {
+	store.Store
+	most atomic.Int64
+}
+
+func (s *sizedStore) Commit(ctx context.Context, c *store.Commit) error {
+	n := 0
+	for i := range c.Writes {
+		n += len(c.Writes[i].Data)
+	}
+	s.most.Store(max(s.most.Load(), int64(n)))
+	return s.Store.Commit(ctx, c)
+}
