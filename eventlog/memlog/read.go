@@ -37,6 +37,9 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 	}
 	page := eventlog.Page{Next: max(req.After, end), Head: head}
 	sel := newSelector(req.Filter)
+	if req.Filter.All() {
+		page.Events = make([]event.Event, 0, min(len(events), maxEvents))
+	}
 	size := 0
 	for i := range events {
 		e := &events[i]
