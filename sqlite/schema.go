@@ -105,7 +105,7 @@ CREATE TRIGGER fairlead_events_removed AFTER DELETE ON fairlead_events BEGIN
 END;
 CREATE VIEW log AS
 	SELECT e.position,
-	       coalesce(e.id, octet_length(t.name) || ':' || t.name || '/' || s.name || '@' || e.version) AS id,
+	       coalesce(e.id, length(CAST(t.name AS BLOB)) || ':' || t.name || '/' || s.name || '@' || e.version) AS id,
 	       t.name AS tenant, s.name AS stream, e.version, y.name AS type,
 	       CASE typeof(e.occurred_at) WHEN 'integer'
 	            THEN strftime('%Y-%m-%dT%H:%M:%fZ', e.occurred_at / 1e9, 'unixepoch') ELSE e.occurred_at END AS occurred_at,
