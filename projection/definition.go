@@ -239,6 +239,10 @@ func (p *Projection[S]) Encode(state any) (data []byte, err error) {
 // MaxDocument is the most bytes in the id of a document.
 const MaxDocument = event.MaxStream
 
+// ReservedDocument begins the ordering keys under which the engine parks events
+// whose documents cannot be told. No document's id may begin so.
+const ReservedDocument = "?stream/"
+
 // checkDocument refuses ids that not every store can hold: such an id comes
 // from the payload of an event, and must not fail the commit of a whole batch.
 func checkDocument(id string) error {
@@ -247,6 +251,8 @@ func checkDocument(id string) error {
 		return &HandlerError{Reason: "document", Err: fmt.Errorf("id %+q… has %d bytes, more than %d", id[:64], len(id), MaxDocument)}
 	case strings.IndexByte(id, 0) >= 0:
 		return &HandlerError{Reason: "document", Err: fmt.Errorf("id %+q has a NUL", id)}
+	case strings.HasPrefix(id, ReservedDocument):
+		return &HandlerError{Reason: "document", Err: fmt.Errorf("id %+q begins with %q, which is reserved", id, ReservedDocument)}
 	case !utf8.ValidString(id):
 		return &HandlerError{Reason: "document", Err: fmt.Errorf("id %+q is not valid UTF-8", id)}
 	}

@@ -66,6 +66,7 @@ type batchLane struct {
 	passShare   float64        // of those that were passed over for their type
 	tenants     int            // in the last page
 	density     float64        // of a tenant lane's own events in the last page
+	begun       time.Time      // when this process began to work the lane
 	counts      counts
 }
 
@@ -80,7 +81,6 @@ type departure struct {
 	after  event.Position // the base lane applies the tenant's events up to here
 	state  store.State
 	reason string
-	pinned bool
 }
 
 // A stop is where a lane is to be stopped, by its poison policy.
@@ -101,7 +101,7 @@ var errAgain = errors.New("engine: prepare again")
 // parkedUnknown is the ordering key under which an event is parked whose
 // documents cannot be told, because it does not decode. No document of the
 // user's begins like this, so it holds up nothing.
-const parkedUnknown = "?stream/"
+const parkedUnknown = projection.ReservedDocument
 
 // restart begins anew from what the store holds.
 func (l *batchLane) restart(ctx context.Context) error {
@@ -258,7 +258,7 @@ func storedTypes(types []string) []string {
 // left for good, while the lane is far behind and they are most of what it
 // reads. Otherwise a shared page is cheaper.
 func (l *batchLane) skipping() []string {
-	if l.skipShare < 0.5 || !l.farBehind() {
+	if l.skipShare < 0.5 || !l.farBehind() || l.pages.crowd.Load() {
 		return nil
 	}
 	var out []string

@@ -18,11 +18,18 @@ const (
 // objective is at risk. The tenant catches up at its fair share in a lane of
 // its own and comes back by itself.
 func (l *batchLane) isolate(page eventlog.Page) {
-	if l.id.Tenant != "" || l.p.NoIsolation || l.p.crossTenant() || len(page.Events) == 0 {
+	if l.id.Tenant != "" || !l.live || l.p.NoIsolation || l.p.crossTenant() || len(page.Events) == 0 {
 		return
 	}
 	behind := time.Duration(float64(page.Head-l.at) * l.cost * float64(time.Second))
-	risk := behind >= l.p.Freshness.P99/2
+	// What was there before the lane was begun is late in any case, and for
+	// everybody: there the longest wait counts, and a lane more for each
+	// processor would make it longer.
+	line := l.p.Freshness.P99
+	if recorded(&page.Events[len(page.Events)-1]).Before(l.begun) {
+		line = l.p.Freshness.Max
+	}
+	risk := behind >= line/2
 	if !risk && len(l.row.Exclusions) == 0 {
 		return
 	}

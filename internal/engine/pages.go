@@ -20,6 +20,7 @@ type pages struct {
 	reads      atomic.Int64 // pages read from the log
 	pageBytes  atomic.Int64 // of one page
 	solo       atomic.Bool  // there is one lane: nothing is kept for others
+	crowd      atomic.Bool  // there are several processors' lanes: what one reads, others want
 
 	mu      sync.Mutex
 	size    int
@@ -62,7 +63,8 @@ func newPages(log eventlog.Log, limit int) *pages {
 // it works on and the next one, hold about as much as is kept.
 func (p *pages) share(lanes int) {
 	p.solo.Store(lanes <= 1)
-	p.pageBytes.Store(int64(min(maxPageBytes, max(minPageBytes, p.limit/2/max(lanes, 1)))))
+	p.crowd.Store(lanes > 3)
+	p.pageBytes.Store(int64(min(maxPageBytes, max(minPageBytes, p.limit/max(lanes, 1)))))
 }
 
 // read returns a page. One without a filter may be shared, and then begins with

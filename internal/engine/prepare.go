@@ -94,7 +94,7 @@ func (l *batchLane) prepare(page eventlog.Page, limit int) *batch {
 		if d.after > b.to {
 			continue
 		}
-		row := store.Lane{LaneID: l.id, Epoch: l.sent.Revision + 1, Position: d.after, State: d.state, Reason: d.reason, Pinned: d.pinned}
+		row := store.Lane{LaneID: l.id, Epoch: l.sent.Revision + 1, Position: d.after, State: d.state, Reason: d.reason}
 		row.Tenant = t
 		// Up to here an earlier lane of the tenant has applied its events.
 		if until, ok := l.row.Exclusions[t]; ok && until != event.Unbounded {

@@ -247,7 +247,7 @@ func (l *batchLane) condemn(e *event.Event, key store.Key, err *projection.Handl
 	reason := fmt.Sprintf("poison event %s (type %s) at position %v: %v", e.ID, e.Type, e.Position, err)
 	switch {
 	case l.p.Poison == ParkTenant && l.id.Tenant == "":
-		d := departure{after: e.Position - 1, state: store.Paused, reason: reason, pinned: true}
+		d := departure{after: e.Position - 1, state: store.Paused, reason: reason}
 		if known, ok := l.leave[e.Tenant]; !ok || d.after < known.after {
 			l.leave[e.Tenant] = d
 		}

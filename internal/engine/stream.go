@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -160,7 +159,6 @@ type leaving struct {
 	first  event.Position // of its events that are not done, but for those in progress
 	state  store.State
 	reason string
-	pinned bool
 	since  time.Time
 }
 
@@ -217,7 +215,7 @@ func (l *streamLane) examine(events []event.Event, tasks []*task, keys []string)
 		}
 		t := &task{Event: *e, size: e.Size() + taskOverhead}
 		if t.fault = faultOf(e); err != nil {
-			t.fault = &projection.HandlerError{Reason: "panic", Err: err}
+			t.fault = asHandlerError(err)
 		}
 		tasks, keys = append(tasks, t), append(keys, key)
 	}
@@ -238,15 +236,14 @@ func faultOf(e *event.Event) *projection.HandlerError {
 // route returns the ordering key of an event and whether it is in the lane's
 // partition. Where the user's functions panic the event is poison.
 func (l *streamLane) route(e *event.Event) (key string, mine bool, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			key, mine, err = e.Stream, true, fmt.Errorf("ordering or partition key: %v", v)
-		}
-	}()
-	if !l.p.bucket(e, l.id.Partition) {
-		return "", false, nil
+	mine, fault := l.p.inBucket(e, l.id.Partition)
+	if mine && fault == nil {
+		key, fault = l.p.safeOrderKey(e)
 	}
-	return l.p.orderKey(e), true, nil
+	if fault != nil {
+		return e.Stream, mine, fault
+	}
+	return key, mine, nil
 }
 
 // admit takes events that follow what was read, with their ordering keys.

@@ -181,7 +181,7 @@ func (l *streamLane) condemn(k *orderedKey, t *task, err error, now time.Time) {
 	default: // ParkTenant, StopLane
 		l.putBack(k, t)
 		if l.p.Poison == ParkTenant && l.id.Tenant == "" {
-			l.depart(t.Tenant, leaving{state: store.Paused, reason: reason, pinned: true, since: now})
+			l.depart(t.Tenant, leaving{state: store.Paused, reason: reason, since: now})
 			return
 		}
 		k.attempts = 0
@@ -292,7 +292,7 @@ func (l *streamLane) disown(k *orderedKey) {
 func (l *streamLane) depart(tenant string, d leaving) {
 	if known := l.leave[tenant]; known != nil {
 		if d.state == store.Paused {
-			known.state, known.reason, known.pinned = d.state, d.reason, d.pinned
+			known.state, known.reason = d.state, d.reason
 		}
 		return
 	}

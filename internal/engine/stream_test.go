@@ -271,7 +271,7 @@ func TestStreamPoisonPolicies(t *testing.T) {
 	}{
 		{ParkKey, []string{"t/bad@2 poison 2", "t/bad@3 waiting 0", "t/bad@4 waiting 0"}, map[string]int{"t/bad": 1, "t/good": 4, "u/good": 4}, ""},
 		{SkipAndRecord, []string{"t/bad@2 skipped 2"}, map[string]int{"t/bad": 3, "t/good": 4, "u/good": 4}, ""},
-		{ParkTenant, nil, map[string]int{"t/bad": 1, "t/good": 3, "u/good": 4}, `r/0["t"] paused pinned`},
+		{ParkTenant, nil, map[string]int{"t/bad": 1, "t/good": 3, "u/good": 4}, `r/0["t"] paused`},
 		{StopLane, nil, map[string]int{"t/bad": 1, "t/good": 3, "u/good": 3}, "r/0 paused"},
 	} {
 		t.Run(tt.policy.String(), func(t *testing.T) {

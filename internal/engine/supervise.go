@@ -192,7 +192,7 @@ func (e *Engine) runner(p *Processor, row store.Lane, logParts int) runner {
 func (e *Engine) batchRunner(p *Processor, row store.Lane, logPart int) *batchRunner {
 	l := &batchLane{
 		p: p, id: row.LaneID, st: e.store, pages: e.pages, logPart: logPart,
-		workers: e.workers(p), cache: newDocCache(e.cfg.Memory / 2), logger: e.logger, row: row,
+		begun: time.Now(), workers: e.workers(p), cache: newDocCache(e.cfg.Memory / 2), logger: e.logger, row: row,
 	}
 	l.streams, _ = e.log.(eventlog.StreamReader)
 	l.density = 1          // until it is known

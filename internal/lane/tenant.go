@@ -116,7 +116,7 @@ func cut(tx store.Tx, p store.Processor, base store.Lane, tenant string) (store.
 	// An earlier stay outside may not be over: base is still to skip the
 	// tenant's events up to there.
 	if until, ok := base.Exclusions[tenant]; ok && until > l.Position {
-		l.Position, l.Done = until, nil
+		l.Position = until // what Done says of later events holds
 	}
 	exclude(&base, tenant, event.Unbounded)
 	l.Epoch = base.Revision
