@@ -67,7 +67,6 @@ type batchLane struct {
 	tenants     int            // in the last page
 	density     float64        // of a tenant lane's own events in the last page
 	begun       time.Time      // when this process began to work the lane
-	counts      counts
 }
 
 // A mark names an event in an ordering key.
@@ -89,9 +88,9 @@ type stop struct {
 	reason string
 }
 
-// counts are a lane's totals since it was started.
+// counts are events that changed nothing, by why.
 type counts struct {
-	applied, duplicates, passed, excluded, lettered, batches, writes int64
+	duplicates, passed, excluded int64
 }
 
 // errAgain means that the batch must be thrown away and prepared again, with
@@ -296,15 +295,10 @@ func (l *batchLane) committed(b *batch) {
 		l.singleUntil = 0
 	}
 	l.careful = false
-	l.counts.batches++
-	l.counts.writes += int64(len(c.Writes))
-	l.counts.lettered += int64(len(c.Letters))
-	l.counts.add(&b.counts)
 	l.cache.trim(l.done)
 }
 
 func (c *counts) add(o *counts) {
-	c.applied += o.applied
 	c.duplicates += o.duplicates
 	c.passed += o.passed
 	c.excluded += o.excluded

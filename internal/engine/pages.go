@@ -60,7 +60,8 @@ func newPages(log eventlog.Log, limit int) *pages {
 }
 
 // share sets the size of pages such that so many lanes, each with the page that
-// it works on and the next one, hold about as much as is kept.
+// it works on and the next one, hold at most twice as much as is kept: half of
+// the memory budget.
 func (p *pages) share(lanes int) {
 	p.solo.Store(lanes <= 1)
 	p.crowd.Store(lanes > 3)

@@ -102,6 +102,9 @@ func TestPoisonPolicies(t *testing.T) {
 					return
 				}
 				time.Sleep(5 * time.Second)
+				if l, out := r.laneOf("docs", "t"); out {
+					t.Errorf("after the mend the tenant is still outside: %+v", l)
+				}
 				for _, id := range []string{"bad", "other"} {
 					if got, want := r.get(p, "t", id).N, map[string]int{"bad": 3, "other": 2}[id]; got != want {
 						t.Errorf("after the mend %s has %d events, want %d", id, got, want)
@@ -348,6 +351,41 @@ func TestBacklogLetsATenantLeave(t *testing.T) {
 	})
 }
 
+// A backlog from before the process is late for everybody: it splits nobody off
+// until the objective's maximum is at risk.
+func TestHistorySplitsNobodyOff(t *testing.T) {
+	for _, c := range []struct {
+		max  time.Duration
+		left bool
+	}{{time.Hour, false}, {time.Second, true}} {
+		t.Run(c.max.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				p := projection.New("slow", projection.On("added", func(s *tally, _ projection.Event[added]) error {
+					time.Sleep(time.Millisecond)
+					s.N++
+					return nil
+				}))
+				r.add(Processor{Projection: p, Name: "slow", Freshness: slo.Objective{P99: 200 * time.Millisecond, Max: c.max}, Concurrency: 4})
+				var tok eventlog.Token
+				for i := range 20_000 {
+					tok = r.append("noisy", fmt.Sprintf("s%d", i%50), added{})
+					if i%100 == 0 {
+						r.append(fmt.Sprintf("quiet%d", i/100), "s", added{})
+					}
+				}
+				time.Sleep(time.Minute)
+				defer r.run(r.e)()
+				time.Sleep(2 * time.Second)
+				if _, left := r.laneOf("slow", "noisy"); left != c.left {
+					t.Errorf("two seconds on, the tenant with the backlog has a lane of its own: %t, want %t", left, c.left)
+				}
+				r.wait("slow", tok)
+			})
+		})
+	}
+}
+
 func TestStuckHandlerIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -400,6 +438,37 @@ func TestHugeEventIsParkedUntilThereIsMemory(t *testing.T) {
 		time.Sleep(time.Second)
 		if got := r.get(p, "t", "s").N; got != 3 || len(r.letters()) != 0 {
 			t.Errorf("document has %d events and %d dead letters, want 3 and none", got, len(r.letters()))
+		}
+	})
+}
+
+func TestWhatIsLeftOutIsCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		p := tallies("docs", true)
+		r.add(Processor{Projection: p, Name: "docs"})
+		r.add(Processor{Name: "react", Types: []string{"added"}, React: func(context.Context, Delivery) error { return nil }})
+		defer r.run(r.e)()
+		time.Sleep(time.Second)
+		for _, name := range []string{"docs", "react"} {
+			if err := lane.Detach(t.Context(), r.st, name, "out"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		for range 3 {
+			if _, err := r.log.Append(t.Context(), eventlog.StreamAppend{Tenant: "t", Stream: "s", Events: []eventlog.NewEvent{{Type: "other"}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.append("out", "s", added{Doc: "d"}, added{Doc: "d"})
+		tok := r.append("t", "s", added{Doc: "d"})
+		for _, name := range []string{"docs", "react"} {
+			r.wait(name, tok)
+			time.Sleep(2 * time.Second)
+			if st, err := r.e.Stats(name); err != nil || st.Passed != 3 || st.Excluded != 2 || st.Events != 3 {
+				t.Errorf("%s: passed %d, excluded %d, events %d, error %v; want 3, 2 and 3", name, st.Passed, st.Excluded, st.Events, err)
+			}
 		}
 	})
 }

@@ -290,7 +290,6 @@ func (l *batchLane) finish(b *batch) {
 	slices.SortStableFunc(c.Letters, func(x, y store.DeadLetter) int { return int(x.Event.Position - y.Event.Position) })
 	if n := len(b.items); n > 0 {
 		c.AppliedAt = recorded(b.items[n-1].e)
-		b.counts.applied += int64(n - len(c.Letters))
 	}
 	for i := range c.Detach {
 		t := c.Detach[i].Tenant

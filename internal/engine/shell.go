@@ -454,7 +454,6 @@ func (r *batchRunner) nudge() {
 func (r *batchRunner) noteApplied(b *batch) {
 	now := time.Now()
 	r.status.position.Store(int64(b.to))
-	r.status.applied.Add(b.counts.applied)
 	r.e.note(r.l.p, b, r.l.live, now)
 	r.status.clear()
 }

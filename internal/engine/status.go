@@ -18,7 +18,6 @@ import (
 // but for chase.
 type laneStatus struct {
 	position atomic.Int64
-	applied  atomic.Int64
 	chase    int // failed tries to merge
 
 	mu  sync.Mutex

@@ -199,14 +199,17 @@ func newStreamLane(p *Processor, row store.Lane, q *keyQueue) *streamLane {
 
 // examine makes tasks of the events of a page that may be the lane's, in front
 // of the lock, because it calls the user's functions. Whether their tenants are
-// in the lane now is decided by admit.
-func (l *streamLane) examine(events []event.Event, tasks []*task, keys []string) ([]*task, []string) {
+// in the lane now is decided by admit. It counts what the base lane passes over.
+func (l *streamLane) examine(events []event.Event, tasks []*task, keys []string) (_ []*task, _ []string, passed int64) {
 	for i := range events {
 		e := &events[i]
 		switch {
 		case l.id.Tenant != "" && e.Tenant != l.id.Tenant,
 			l.only != nil && !l.only(e.Tenant),
 			l.types != nil && !l.types(e.HandledType()):
+			if l.id.Tenant == "" {
+				passed++
+			}
 			continue
 		}
 		key, mine, err := l.route(e)
@@ -219,7 +222,7 @@ func (l *streamLane) examine(events []event.Event, tasks []*task, keys []string)
 		}
 		tasks, keys = append(tasks, t), append(keys, key)
 	}
-	return tasks, keys
+	return tasks, keys, passed
 }
 
 // faultOf returns why an event cannot be handed to a handler, or nil.

@@ -245,8 +245,6 @@ func (l *streamLane) committed(c *streamCommit) {
 		}
 	}
 	l.removed = l.removed[len(c.Remove):]
-	l.counts.lettered += int64(len(c.letters))
-	l.counts.batches++
 }
 
 // refused notes that c has not taken effect: what it says is still to be

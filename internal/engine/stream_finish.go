@@ -125,7 +125,6 @@ func (l *streamLane) succeed(k *orderedKey, t *task) {
 	}
 	l.dirty = true
 	l.account(t)
-	l.counts.applied++
 	l.removed = append(l.removed, removal{t.letter, k.id})
 	if d := l.drains[k.id]; d != nil {
 		d.removing++
@@ -141,7 +140,6 @@ func (l *streamLane) handled(t *task) {
 	if at.After(l.appliedAt) {
 		l.appliedAt = at
 	}
-	l.counts.applied++
 	l.dirty = true
 	l.account(t)
 }

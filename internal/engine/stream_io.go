@@ -231,12 +231,13 @@ func (r *streamRunner) took(c *streamCommit) {
 	r.l.committed(c)
 	r.revision.Store(r.l.row.Revision)
 	notes, err := r.l.news()
+	counted := r.l.counts
+	r.l.counts = counts{}
 	r.pool.mu.Unlock()
 	r.flushed, r.backOff, r.tries = now, minBackOff, 0
 	r.tell(notes, err, true)
 	r.status.position.Store(int64(c.Position))
-	r.status.applied.Add(c.applied)
-	r.e.freshAt(r.l.p, c.fresh, c.applied, now)
+	r.e.freshAt(r.l.p, c.fresh, c.applied, &counted, now)
 	if moved {
 		r.e.progress.broadcast()
 	}
@@ -246,7 +247,7 @@ func (r *streamRunner) took(c *streamCommit) {
 }
 
 // freshAt records how long events took from the log to their commit.
-func (e *Engine) freshAt(p *Processor, recorded []time.Time, applied int64, now time.Time) {
+func (e *Engine) freshAt(p *Processor, recorded []time.Time, applied int64, counted *counts, now time.Time) {
 	a, err := e.processor(p.Name)
 	if err != nil {
 		return
@@ -254,6 +255,7 @@ func (e *Engine) freshAt(p *Processor, recorded []time.Time, applied int64, now 
 	a.stats.mu.Lock()
 	defer a.stats.mu.Unlock()
 	a.stats.events += applied
+	a.stats.counts.add(counted)
 	for _, at := range recorded {
 		a.stats.window.Record(now, now.Sub(at))
 	}
@@ -304,7 +306,7 @@ func (r *streamRunner) take(ctx context.Context, p streamPage) {
 	}
 	defer func() { clear(r.tasks); r.tasks, r.keys = r.tasks[:0], r.keys[:0] }()
 	if p.refill {
-		r.tasks, r.keys = l.examine(p.page.Events, r.tasks[:0], r.keys[:0])
+		r.tasks, r.keys, _ = l.examine(p.page.Events, r.tasks[:0], r.keys[:0])
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		l.readmit(p.tenant, r.tasks, r.keys, p.page.Next)
@@ -318,7 +320,8 @@ func (r *streamRunner) take(ctx context.Context, p streamPage) {
 		if more = n < len(events); more {
 			next = events[n-1].Position
 		}
-		r.tasks, r.keys = l.examine(events[:n], r.tasks[:0], r.keys[:0])
+		var passed int64
+		r.tasks, r.keys, passed = l.examine(events[:n], r.tasks[:0], r.keys[:0])
 		events = events[n:]
 		s.mu.Lock()
 		if len(l.refill) > 0 || l.halted || p.after != l.at {
@@ -326,6 +329,7 @@ func (r *streamRunner) take(ctx context.Context, p streamPage) {
 			return
 		}
 		l.admit(r.tasks, r.keys)
+		l.counts.passed += passed
 		l.advance(next)
 		s.dispatch(nil, time.Now())
 		full := l.held() >= int(r.limit.Load())
