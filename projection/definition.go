@@ -97,6 +97,10 @@ func (p *Projection[S]) Touch(e *event.Event, t *Touched) (err error) {
 		return nil
 	}
 	defer recovered(&err)
+	if p.by != nil && !h.chooses() { // so that an event that does not decode has its place in the order too
+		t.Document = p.by(e)
+		return checkDocument(t.Document)
+	}
 	if t.data, err = p.decode(h, ups, e); err != nil {
 		return err
 	}
