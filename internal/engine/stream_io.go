@@ -235,6 +235,7 @@ func (r *streamRunner) took(c *streamCommit) {
 	r.l.counts = counts{}
 	r.pool.mu.Unlock()
 	r.flushed, r.backOff, r.tries = now, minBackOff, 0
+	r.spacing = min(max(20*now.Sub(r.began), commitEvery), commitAtLeast)
 	r.tell(notes, err, true)
 	r.status.position.Store(int64(c.Position))
 	r.e.freshAt(r.l.p, c.fresh, c.applied, &counted, now)

@@ -46,7 +46,8 @@ type streamRunner struct {
 	backOff time.Duration
 	again   time.Time     // no I/O before, after an error
 	flushed time.Time     // the last commit
-	spacing time.Duration // to the next
+	began   time.Time     // the commit in flight
+	spacing time.Duration // from one commit to the next
 	merge   time.Time     // the next try
 	isolate time.Time     // the next look
 	heldAt  time.Time     // since when the row is held
@@ -80,8 +81,10 @@ type streamPlan struct {
 }
 
 const (
-	// Commits of one lane are no closer than commitEvery, and take no more than
-	// about a tenth of a processor's time, but are no further apart than that.
+	// Commits of one lane are no closer than commitEvery, and take no more than a
+	// twentieth of the time, because what they take is not the handlers', and a
+	// store with one writer is not the appenders'. But they are no further apart
+	// than commitAtLeast, and not for that where somebody waits.
 	commitEvery   = 2 * time.Millisecond
 	commitAtLeast = 20 * time.Millisecond
 	isolateEvery  = 20 * time.Millisecond
@@ -258,7 +261,11 @@ func (r *streamRunner) decideCommit(p *streamPlan, now time.Time, due func(time.
 	l := r.l
 	last := l.closing || l.stop != ""
 	flush := last || r.flushs.Load() || l.id.Tenant != "" && !l.row.Pinned && p.more != nil
-	if next := r.flushed.Add(r.spacing); !last && now.Before(next) {
+	spacing := r.spacing
+	if flush {
+		spacing = min(spacing, commitEvery)
+	}
+	if next := r.flushed.Add(spacing); !last && now.Before(next) {
 		if flush || l.dirty || len(l.letters)+len(l.removed) > 0 {
 			due(next)
 		} else {
@@ -291,9 +298,8 @@ func (l *streamLane) mergeable() bool {
 // act does what the plan says. It reports whether to decide again at once.
 func (r *streamRunner) act(ctx context.Context, p *streamPlan) (again bool) {
 	if p.commit != nil {
-		began := time.Now()
+		r.began = time.Now()
 		r.l.complete(p.commit)
-		r.spacing = min(max(10*time.Since(began), commitEvery), commitAtLeast)
 		go func(c *streamCommit) {
 			// A commit that has begun may end after ctx: it was paid for.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitAtMost)
