@@ -121,7 +121,7 @@ type orderedKey struct {
 	state      keyState
 	attempts   int // failed ones, of the head
 	due        time.Time
-	slot       int // in the heap that it is in
+	slots      [2]int // in the heaps that it is in
 	orphan     bool
 }
 
@@ -305,8 +305,11 @@ func (l *streamLane) enter(t *task, id string) {
 		return
 	}
 	l.enqueue(k, t)
-	if k.state == keyIdle {
+	switch k.state {
+	case keyIdle:
 		l.offer(k)
+	case keyReady:
+		k.tenant.flow.grown(k)
 	}
 }
 

@@ -255,7 +255,7 @@ func (l *streamLane) empty(lt *laneTenant, f func(*task)) (busy []*orderedKey) {
 			l.account(t)
 		}
 		if k.state == keyWaiting {
-			heapRemove(&l.waiting, k.slot, sooner)
+			heapRemove(&l.waiting, k.slots[sooner.slot], sooner)
 		}
 		if k.running != nil {
 			busy = append(busy, k)
