@@ -109,6 +109,9 @@ func (s *Set) after(p event.Position) int {
 
 // Contains reports whether p is in s.
 func (s *Set) Contains(p event.Position) bool {
+	if p > s.Last() { // mostly: in order
+		return false
+	}
 	i, found := slices.BinarySearchFunc(s.runs, p, func(r Range, p event.Position) int { return compare(r.To, p) })
 	return found || i < len(s.runs) && s.runs[i].From < p
 }

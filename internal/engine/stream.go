@@ -69,6 +69,7 @@ type streamLane struct {
 	runsHeld     int           // runs in settled
 	finished     []done.Range  // done since the last commit was made
 	fresh        []time.Time   // when the finished were recorded, as far as not committed
+	spare        spareRoom     // only the shell's
 	appliedAt    time.Time     // when the last event that was applied was recorded
 	dirty        bool          // there is something that a commit would make last
 	letters      []*task       // to be recorded as dead letters

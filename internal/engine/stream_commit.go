@@ -9,7 +9,10 @@ import (
 	"github.com/fairlead-dev/fairlead/store"
 )
 
-const lettersAtOnce = 2000 // dead letters of one commit
+const (
+	lettersAtOnce = 2000 // dead letters of one commit
+	spareMost     = 4096 // events of a commit whose memory is kept for the next
+)
 
 // A streamCommit is a commit on its way.
 type streamCommit struct {
@@ -20,6 +23,13 @@ type streamCommit struct {
 	fresh    []time.Time  // when what was handled since the last commit was recorded
 	applied  int64
 	changes  bool // more than the position over events of no interest
+}
+
+// A spareRoom is memory of an earlier commit, for what is done until the next:
+// to allocate under the lock would make all workers pay for the collector.
+type spareRoom struct {
+	finished []done.Range
+	fresh    []time.Time
 }
 
 // A removal is a dead letter that was handled.
@@ -60,8 +70,9 @@ func (l *streamLane) build(lazy bool) *streamCommit {
 	c.Lane = l.id
 	c.Fence = store.Fence{Epoch: l.row.Epoch, Position: l.row.Position, Revision: l.row.Revision}
 	c.AppliedAt = l.appliedAt
-	c.finished, l.finished = l.finished, nil
-	c.fresh, l.fresh = l.fresh, nil
+	c.finished, l.finished = l.finished, l.spare.finished
+	c.fresh, l.fresh = l.fresh, l.spare.fresh
+	l.spare = spareRoom{}
 	c.applied = int64(len(c.fresh) + len(c.Remove))
 	l.dirty = false
 	return c
@@ -158,6 +169,14 @@ func (l *streamLane) deadLetters(tasks []*task) []store.DeadLetter {
 func (l *streamLane) tidy(c *streamCommit) {
 	l.settled.AddAll(c.settled)
 	l.settled.Forget(c.Position)
+}
+
+// reuse takes back the memory of a commit that is through.
+func (l *streamLane) reuse(c *streamCommit) {
+	if cap(c.finished) <= spareMost && cap(c.fresh) <= spareMost {
+		l.spare = spareRoom{c.finished[:0], c.fresh[:0]}
+	}
+	c.finished, c.fresh = nil, nil
 }
 
 // committed notes that c has taken effect.

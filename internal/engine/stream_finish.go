@@ -146,9 +146,15 @@ func (l *streamLane) handled(t *task) {
 
 // account gives back what t holds.
 func (l *streamLane) account(t *task) {
+	var lt *laneTenant // stays while t is one of its undone
+	if t.key != nil {
+		lt = t.key.tenant
+	} else {
+		lt = l.tenants[t.Tenant]
+	}
 	t.key = nil
 	l.bytes -= t.size
-	if lt := l.tenants[t.Tenant]; lt != nil {
+	if lt != nil {
 		lt.bytes -= t.size
 		lt.undone--
 		l.releaseTenant(lt)

@@ -238,6 +238,7 @@ func (r *streamRunner) took(c *streamCommit) {
 	r.tell(notes, err, true)
 	r.status.position.Store(int64(c.Position))
 	r.e.freshAt(r.l.p, c.fresh, c.applied, &counted, now)
+	r.l.reuse(c)
 	if moved {
 		r.e.progress.broadcast()
 	}
