@@ -293,7 +293,9 @@ func (s *streamPool) end(w *streamWorker, j streamJob, v verdict) (next streamJo
 		s.dispatch(nil, now)
 		return next, false
 	}
-	if !s.try() {
+	if now.Sub(j.task.started) < cheapEvent {
+		s.mu.Lock() // there are few such workers, see cheap
+	} else if !s.try() {
 		w.job, w.verdict = j, v
 		w.job.ended = now
 		for {
