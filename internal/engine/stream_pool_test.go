@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/eventlog/memlog"
@@ -49,6 +50,8 @@ func TestStreamInbox(t *testing.T) {
 		synctest.Wait() // a worker in each key's first event
 		pool := e.procs["r"].pool
 		for round := range each {
+			time.Sleep(time.Millisecond) // who had a cheap event would wait for the lock
+			synctest.Wait()
 			pool.mu.Lock()
 			for range workers {
 				gate <- struct{}{}
