@@ -380,7 +380,12 @@ func (s *streamPool) unlock() {
 // calls it has an event to go on with, or other duties: if more comes all the
 // time, a goroutine sees to that.
 func (s *streamPool) empty() {
-	if s.emptyOnce() && s.emptyOnce() && s.inbox.Load() != nil {
+	for range 2 {
+		if !s.emptyOnce() {
+			return
+		}
+	}
+	if s.inbox.Load() != nil {
 		s.spawn(func() {
 			for s.emptyOnce() {
 			}
