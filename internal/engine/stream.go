@@ -69,6 +69,7 @@ type streamLane struct {
 	runsHeld     int           // runs in settled
 	finished     []done.Range  // done since the last commit was made
 	fresh        []time.Time   // when the finished were recorded, as far as not committed
+	spare        spareRoom     // only the shell's
 	appliedAt    time.Time     // when the last event that was applied was recorded
 	dirty        bool          // there is something that a commit would make last
 	letters      []*task       // to be recorded as dead letters
@@ -121,7 +122,7 @@ type orderedKey struct {
 	state      keyState
 	attempts   int // failed ones, of the head
 	due        time.Time
-	slot       int // in the heap that it is in
+	slots      [2]int // in the heaps that it is in
 	orphan     bool
 }
 
@@ -305,8 +306,11 @@ func (l *streamLane) enter(t *task, id string) {
 		return
 	}
 	l.enqueue(k, t)
-	if k.state == keyIdle {
+	switch k.state {
+	case keyIdle:
 		l.offer(k)
+	case keyReady:
+		k.tenant.flow.grown(k)
 	}
 }
 

@@ -27,7 +27,7 @@ func (l *streamLane) adopt(v laneView) error {
 			return fmt.Errorf("lane %v: %w", l.id, err)
 		}
 		l.at, l.relevant = v.row.Position, v.row.Position
-		l.settled = beyond(&l.settled, l.at)
+		l.settled.Forget(l.at)
 		l.runsHeld = l.settled.Len()
 		l.loaded = true
 		clear(l.claimed)
@@ -125,7 +125,7 @@ func (l *streamLane) readmit(tenant string, tasks []*task, keys []string, next e
 	if !ok {
 		return
 	}
-	l.settle(l.finished)
+	l.settled.AddAll(l.finished)
 	prev := (*task)(nil)
 	for i, t := range tasks {
 		if t.Position <= r.From || t.Position > r.To || l.settled.Contains(t.Position) {

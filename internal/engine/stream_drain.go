@@ -47,7 +47,7 @@ func (l *streamLane) dropLetters(k *orderedKey) {
 		}
 	}
 	if k.state == keyWaiting {
-		heapRemove(&l.waiting, k.slot, sooner)
+		heapRemove(&l.waiting, k.slots[sooner.slot], sooner)
 	}
 	for k.length > 0 && k.head.letter != 0 {
 		l.account(l.dequeue(k))

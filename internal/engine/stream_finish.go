@@ -146,9 +146,15 @@ func (l *streamLane) handled(t *task) {
 
 // account gives back what t holds.
 func (l *streamLane) account(t *task) {
+	var lt *laneTenant // stays while t is one of its undone
+	if t.key != nil {
+		lt = t.key.tenant
+	} else {
+		lt = l.tenants[t.Tenant]
+	}
 	t.key = nil
 	l.bytes -= t.size
-	if lt := l.tenants[t.Tenant]; lt != nil {
+	if lt != nil {
 		lt.bytes -= t.size
 		lt.undone--
 		l.releaseTenant(lt)
@@ -255,7 +261,7 @@ func (l *streamLane) empty(lt *laneTenant, f func(*task)) (busy []*orderedKey) {
 			l.account(t)
 		}
 		if k.state == keyWaiting {
-			heapRemove(&l.waiting, k.slot, sooner)
+			heapRemove(&l.waiting, k.slots[sooner.slot], sooner)
 		}
 		if k.running != nil {
 			busy = append(busy, k)

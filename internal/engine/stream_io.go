@@ -90,7 +90,7 @@ func (r *streamRunner) read(ctx context.Context) {
 	l := r.l
 	r.pool.mu.Lock()
 	claims := l.claims
-	r.pool.mu.Unlock()
+	r.pool.unlock()
 	if r.ending != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), commitAtMost)
@@ -128,14 +128,14 @@ func (r *streamRunner) read(ctx context.Context) {
 	r.pool.mu.Lock()
 	if l.claims != claims { // what was read may be older than the claim
 		r.look.Store(true)
-		r.pool.mu.Unlock()
+		r.pool.unlock()
 		return
 	}
 	held := l.row.State == store.Held
 	err = l.adopt(v)
 	r.revision.Store(v.row.Revision)
 	r.status.position.Store(int64(v.row.Position))
-	r.pool.mu.Unlock()
+	r.pool.unlock()
 	switch {
 	case err != nil:
 		r.status.set(err)
@@ -175,7 +175,7 @@ func (r *streamRunner) settleUnsure(applied bool) {
 		return
 	}
 	r.pool.mu.Lock()
-	defer r.pool.mu.Unlock()
+	defer r.pool.unlock()
 	r.l.refused(c)
 }
 
@@ -203,7 +203,7 @@ func (r *streamRunner) commitEnded(err error) {
 		r.look.Store(true)
 		r.pool.mu.Lock()
 		r.l.refused(c)
-		r.pool.mu.Unlock()
+		r.pool.unlock()
 		return
 	case errors.Is(err, store.ErrNotFound): // a letter is gone, by another hand
 		r.pool.mu.Lock()
@@ -214,7 +214,7 @@ func (r *streamRunner) commitEnded(err error) {
 			}
 		}
 		r.l.removed = nil
-		r.pool.mu.Unlock()
+		r.pool.unlock()
 	default:
 		r.unsure = c
 	}
@@ -233,12 +233,13 @@ func (r *streamRunner) took(c *streamCommit) {
 	notes, err := r.l.news()
 	counted := r.l.counts
 	r.l.counts = counts{}
-	r.pool.mu.Unlock()
+	r.pool.unlock()
 	r.flushed, r.backOff, r.tries = now, minBackOff, 0
 	r.spacing = min(max(20*now.Sub(r.began), commitEvery), commitAtLeast)
 	r.tell(notes, err, true)
 	r.status.position.Store(int64(c.Position))
 	r.e.freshAt(r.l.p, c.fresh, c.applied, &counted, now)
+	r.l.reuse(c)
 	if moved {
 		r.e.progress.broadcast()
 	}
@@ -268,7 +269,7 @@ func (r *streamRunner) fetch(ctx context.Context) {
 	r.pool.mu.Lock()
 	req := eventlog.ReadRequest{Partition: r.logPart, After: l.at}
 	tenant, again, refill := l.refillNext()
-	r.pool.mu.Unlock()
+	r.pool.unlock()
 	switch {
 	case refill:
 		req.After, req.Until, req.Filter.Tenants = again.From, again.To, []string{tenant}
@@ -309,7 +310,7 @@ func (r *streamRunner) take(ctx context.Context, p streamPage) {
 	if p.refill {
 		r.tasks, r.keys, _ = l.examine(p.page.Events, r.tasks[:0], r.keys[:0])
 		s.mu.Lock()
-		defer s.mu.Unlock()
+		defer s.unlock()
 		l.readmit(p.tenant, r.tasks, r.keys, p.page.Next)
 		s.dispatch(nil, time.Now())
 		return
@@ -326,7 +327,7 @@ func (r *streamRunner) take(ctx context.Context, p streamPage) {
 		events = events[n:]
 		s.mu.Lock()
 		if len(l.refill) > 0 || l.halted || p.after != l.at {
-			s.mu.Unlock() // older events come first, or there is another hand: read again later
+			s.unlock() // older events come first, or there is another hand: read again later
 			return
 		}
 		l.admit(r.tasks, r.keys)
@@ -334,7 +335,7 @@ func (r *streamRunner) take(ctx context.Context, p streamPage) {
 		l.advance(next)
 		s.dispatch(nil, time.Now())
 		full := l.held() >= int(r.limit.Load())
-		s.mu.Unlock()
+		s.unlock()
 		if full && more {
 			if !p.shared {
 				p.page.Events, p.after = events, next
@@ -357,7 +358,7 @@ func (r *streamRunner) drain(ctx context.Context, d *drain) {
 			return
 		}
 		s.mu.Lock()
-		defer s.mu.Unlock()
+		defer s.unlock()
 		if l.drains[d.id] == d {
 			delete(l.drains, d.id)
 		}
@@ -389,7 +390,7 @@ func (r *streamRunner) drain(ctx context.Context, d *drain) {
 		}
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if err != nil {
 		d.loading, d.load = false, true
 		if ctx.Err() == nil {

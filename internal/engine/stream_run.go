@@ -150,7 +150,7 @@ func (r *streamRunner) end(err error, abandon bool) {
 		r.cancel()
 	}
 	r.pool.mu.Lock()
-	defer r.pool.mu.Unlock()
+	defer r.pool.unlock()
 	r.l.abandoned = r.l.abandoned || abandon
 	r.l.closing = true
 	r.l.halt()
@@ -161,7 +161,7 @@ func (r *streamRunner) decide(now time.Time) streamPlan {
 	r.pool.mu.Lock()
 	p := r.plan(now)
 	notes, err := r.l.news()
-	r.pool.mu.Unlock()
+	r.pool.unlock()
 	r.tell(notes, err, false)
 	return p
 }
