@@ -2,6 +2,7 @@ package engine
 
 import (
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -18,7 +19,7 @@ type batch struct {
 	seq      int64
 	from, to event.Position // events in (from, to]
 
-	// The part in hand.
+	// The part in hand; empty once the batch of a projection is sealed.
 	items   []item
 	groups  []group
 	grouper *dispatch.Grouper // which items are whose; the lane's, so valid until its next part
@@ -32,6 +33,23 @@ type batch struct {
 	took    time.Duration // to fold and seal it
 
 	commit store.Commit
+}
+
+// A part of a batch is a page's, or less. It is used again for another batch, of
+// whatever lane, because it is most of what a batch needs of memory.
+type part struct {
+	items  []item
+	groups []group
+}
+
+var parts = sync.Pool{New: func() any { return new(part) }}
+
+// dropPart gives back the part in hand: nothing of b refers to it.
+func (b *batch) dropPart() {
+	clear(b.items) // or they would keep pages
+	clear(b.groups)
+	parts.Put(&part{b.items[:0], b.groups[:0]})
+	b.items, b.groups = nil, nil
 }
 
 // An age says when the log stored some events.
@@ -241,12 +259,15 @@ func (l *batchLane) newBatch(to event.Position) *batch {
 	return b
 }
 
-// nextPart empties what b has in hand.
+// nextPart gives b an empty part.
 func (l *batchLane) nextPart(b *batch) {
 	most := l.grouper.Len() // as many groups as last time, more or less
 	l.grouper.Reset()
-	b.items = nil
-	b.groups = make([]group, 0, most+16)
+	if b.groups != nil {
+		b.dropPart()
+	}
+	p := parts.Get().(*part)
+	b.items, b.groups = p.items, slices.Grow(p.groups, most+16)
 }
 
 // enter puts an item into the group of a key.

@@ -304,6 +304,9 @@ func (l *batchLane) seal(ctx context.Context, b *batch) error {
 	}
 	l.finish(b)
 	l.undone = nil
+	if l.p.Batch == nil { // whose batch is looked at again if it is refused
+		b.dropPart()
+	}
 	return nil
 }
 
