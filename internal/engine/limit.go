@@ -12,9 +12,9 @@ func (r *batchRunner) limit(b *batch) int {
 		return pageEvents // its time is the commit's
 	}
 	events, docs := firstEvents, pageEvents
-	if cost := r.l.cost.seconds(); cost > 0 { // else it is not known what an event costs
+	if r.l.cost.things > 0 { // else it is not known what an event costs
 		workers := float64(r.l.workers(time.Hour))
-		events = int(min(100*pageEvents, workers*quantum.Seconds()/cost))
+		events = int(min(100*pageEvents, workers*quantum.Seconds()/r.l.cost.seconds()))
 	}
 	if size := r.l.cache.average(); size > 0 {
 		docs = min(docs, r.e.cfg.Memory/4/r.e.cfg.Slots/size)

@@ -107,6 +107,13 @@ func (l *batchLane) prepare(page eventlog.Page, limit int) *batch {
 	return b
 }
 
+// extends reports whether b, all of which is folded, may have another part: not
+// where it is out of the ordinary, or demands the end of the batch.
+func (l *batchLane) extends(b *batch) bool {
+	return l.p.Batch == nil && !l.careful && l.stopAt == nil && l.singleUntil <= l.at &&
+		len(l.leave)+len(b.commit.Detach)+len(b.commit.Letters) == 0
+}
+
 // extend makes the beginning of a page the next part of a batch, whose parts up
 // to now have been folded.
 func (l *batchLane) extend(b *batch, page eventlog.Page, limit int) {
@@ -198,7 +205,7 @@ func (l *batchLane) add(b *batch, e *event.Event, herr *projection.HandlerError)
 	n := int32(len(b.items) - 1)
 	it := &b.items[n]
 	tenant := l.tenantSpace(e)
-	if err := e.Check(); err != nil {
+	if err := e.CheckOnce(); err != nil {
 		herr = &projection.HandlerError{Reason: "name", Err: err}
 	} else if herr != nil {
 		it.touched.Handled = true

@@ -17,14 +17,6 @@ import (
 	"github.com/fairlead-dev/fairlead/store"
 )
 
-// run folds and seals a batch.
-func (l *batchLane) run(ctx context.Context, b *batch) error {
-	if err := l.fold(ctx, b); err != nil {
-		return err
-	}
-	return l.seal(ctx, b)
-}
-
 // fold applies the part of b in hand to the documents in memory. [errAgain]
 // means that b must be thrown away, and prepared again after a restart.
 func (l *batchLane) fold(ctx context.Context, b *batch) error {

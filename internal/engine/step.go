@@ -100,22 +100,17 @@ func (r *batchRunner) prepare(ctx context.Context, b *batch, page *eventlog.Page
 }
 
 // grows reports whether b, all of which is folded, is to have another page: while
-// it could not be committed, nothing in it is out of the ordinary, and it has
-// room.
+// it could not be committed, and has room.
 func (r *batchRunner) grows(b *batch) bool {
-	l := r.l
-	switch {
-	case r.pending == nil, r.look.Load(),
-		l.p.Batch != nil, l.careful, l.stopAt != nil, l.singleUntil > l.at,
-		len(l.leave)+len(b.commit.Detach)+len(b.commit.Letters) > 0:
+	if r.pending == nil || r.look.Load() || !r.l.extends(b) || r.limit(b) <= 0 {
 		return false
 	}
 	select {
 	case <-r.pending.ended:
 		return false
 	default:
+		return r.e.pages.more(r.l.logPart, r.l.at) == nil
 	}
-	return r.limit(b) > 0 && r.e.pages.more(l.logPart, l.at) == nil
 }
 
 // following returns the page after what is in the batch. It returns nil if there
