@@ -108,6 +108,9 @@ type DB struct {
 	tenantNos   *cache[string, int64]
 	typeNos     *cache[string, int64]
 	buildNos    *cache[store.Build, int64]
+	// docNos are the rows of documents. Unlike the numbers above they may be out
+	// of date: see update.
+	docNos *cache[docKey, int64]
 
 	tail tailCache
 
@@ -150,6 +153,7 @@ func open(path string, migrations []migration, opts ...Options) (*DB, error) {
 		tenantNos:   newCache[string, int64](1 << 14),
 		typeNos:     newCache[string, int64](1 << 12),
 		buildNos:    newCache[store.Build, int64](1 << 10),
+		docNos:      newCache[docKey, int64](1 << 14),
 	}
 	db.closing, db.close = context.WithCancel(context.Background())
 	db.readers.init(db)

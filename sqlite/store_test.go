@@ -291,3 +291,58 @@ func TestRevisionOfOthers(t *testing.T) {
 		t.Errorf("revision = %d, %v, want above %d", after, err, before)
 	}
 }
+
+// A handle remembers the rows of documents. Another one may delete them
+// meanwhile, or give their numbers to others.
+func TestRowsRememberedAreCompared(t *testing.T) {
+	a := openTemp(t)
+	setup(t, a)
+	b := openAt(t, a.path)
+	commit := func(db *DB, id, doc string) {
+		t.Helper()
+		if err := db.Commit(t.Context(), next(t, db, id, doc)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(want ...string) {
+		t.Helper()
+		got := sql(t, a.path, "SELECT group_concat(id || '=' || doc, ' ') FROM (SELECT id, doc FROM fairlead_documents ORDER BY id)")
+		if strings.Join(got, " ") != strings.Join(want, " ") {
+			t.Fatalf("documents are %q, want %q", got, want)
+		}
+	}
+	commit(a, "x", "1")
+	commit(a, "x", "2") // by its number
+	check("x=2")
+	remove := func() {
+		t.Helper()
+		err := b.Update(t.Context(), func(tx store.Tx) error {
+			_, err := tx.DeleteDocuments(testLane.Build, "a", 0)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove()
+	check("")
+	commit(b, "y", "1") // in the row that x had
+	commit(a, "x", "3")
+	check("x=3 y=1")
+	commit(a, "x", "4")
+	commit(b, "y", "2")
+	check("x=4 y=2")
+
+	// What was rolled back has a number too.
+	c := next(t, a, "z", "1")
+	c.SQL = func(context.Context, any) error { return errors.New("told to fail") }
+	if err := a.Commit(t.Context(), c); err == nil {
+		t.Fatal("a commit whose SQL fails = nil")
+	}
+	commit(b, "w", "1") // in the row that z would have had
+	commit(a, "z", "2")
+	check("w=1 x=4 y=2 z=2")
+	if n, known := a.docNos.get(docKey{1, 1, "z"}); !known || n == 0 {
+		t.Errorf("the row of a document that was written is not remembered: %d, %t", n, known)
+	}
+}
