@@ -93,7 +93,8 @@ type DB struct {
 	closed  bool
 	uses    sync.WaitGroup
 
-	writer  chan *writer // holds the one writer, while nobody writes
+	writer  chan *writer  // holds the one writer, while nobody writes
+	large   chan struct{} // full while a large commit waits for it, or has it; see queueUp
 	readers pool
 	gate    gate
 	queue   appendQueue
@@ -147,6 +148,7 @@ func open(path string, migrations []migration, opts ...Options) (*DB, error) {
 		migrations:  migrations,
 		walBytes:    checkpointPages * 4096,
 		writer:      make(chan *writer, 1),
+		large:       make(chan struct{}, 1),
 		tenantNames: newCache[int64, string](1 << 14),
 		typeNames:   newCache[int64, string](1 << 12),
 		streamNames: newCache[int64, *eventlog.StreamRef](1 << 15),

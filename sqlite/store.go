@@ -23,7 +23,12 @@ func (db *DB) Commit(ctx context.Context, c *store.Commit) error {
 	if c.Position < c.Fence.Position {
 		return fmt.Errorf("sqlite: commit lane %v: position %v is before %v, where the lane is", c.Lane, c.Position, c.Fence.Position)
 	}
-	err := db.write(ctx, "commit", func(w *writer) error {
+	done, err := db.queueUp(ctx, c)
+	if err != nil {
+		return fmt.Errorf("commit lane %v: %w", c.Lane, db.fault(ctx, "commit", err))
+	}
+	defer done()
+	err = db.write(ctx, "commit", func(w *writer) error {
 		now := time.Now()
 		if err := w.fence(c, now); err != nil {
 			return err

@@ -89,7 +89,7 @@ func (r *batchRunner) prepare(ctx context.Context, b *batch, page *eventlog.Page
 	if b == nil {
 		b = l.prepare(*page, r.limit(nil))
 	} else {
-		l.extend(b, *page, r.limit(b))
+		l.extend(b, *page, max(1, r.limit(b))) // grows has seen to it that there is room
 	}
 	if b.to < page.Next && !l.sharedPage(*page) {
 		r.keep(*page, b.to)
