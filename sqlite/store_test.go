@@ -346,3 +346,44 @@ func TestRowsRememberedAreCompared(t *testing.T) {
 		t.Errorf("the row of a document that was written is not remembered: %d, %t", n, known)
 	}
 }
+
+// While a large commit waits for the writer, or has it, others that are large wait
+// for that one; what is small passes them.
+func TestLargeCommitsQueueUp(t *testing.T) {
+	db := openTemp(t)
+	setup(t, db)
+	many := func() *store.Commit {
+		c := next(t, db, "one", "{}")
+		for i := range largeWrites {
+			c.Writes = append(c.Writes, store.Write{Document: store.Document{Key: store.Key{Tenant: "a", ID: fmt.Sprint("d", i)}, Data: []byte("{}")}})
+		}
+		return c
+	}
+	long := func() *store.Commit { return next(t, db, "long", `"`+strings.Repeat("x", largeBytes)+`"`) }
+	db.large <- struct{}{} // one is on its way
+	for _, c := range []*store.Commit{many(), long()} {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		if err := db.Commit(ctx, c); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a second large commit = %v, want it to wait until its context ends", err)
+		}
+		cancel()
+	}
+	if err := db.Commit(t.Context(), next(t, db, "small", "{}")); err != nil {
+		t.Errorf("a small commit beside a large one: %v", err)
+	}
+	mustAppend(t, db, one("a", "s", 1))
+	<-db.large
+	for _, c := range []func() *store.Commit{many, long, many} {
+		if err := db.Commit(t.Context(), c()); err != nil {
+			t.Errorf("a large commit once the other has ended: %v", err)
+		}
+	}
+	c := many()
+	c.Fence.Epoch++
+	if err := db.Commit(t.Context(), c); !errors.Is(err, store.ErrFenced) {
+		t.Errorf("a large commit under another epoch = %v, want it fenced", err)
+	}
+	if len(db.large) > 0 {
+		t.Error("a large commit that was refused is still in the way")
+	}
+}
