@@ -167,9 +167,10 @@ func (p *Projection[S]) Err() error {
 
 // A handler is an On with its payload type hidden.
 type handler[S any] interface {
-	payload() any  // a new *E
-	aliased() bool // an E refers to memory that copies of it share
-	chooses() bool // the documents, from the payload
+	payload() any       // a new *E
+	form() reflect.Type // E
+	aliased() bool      // an E refers to memory that copies of it share
+	chooses() bool      // the documents, from the payload
 	documents(e *event.Event, data any, t *Touched)
 	apply(s *S, e *event.Event, data any) error
 }
@@ -228,6 +229,8 @@ func (h *Handler[S, E]) addTo(p *Projection[S]) {
 }
 
 func (h *Handler[S, E]) payload() any { return new(E) }
+
+func (h *Handler[S, E]) form() reflect.Type { return reflect.TypeFor[E]() }
 
 func (h *Handler[S, E]) aliased() bool { return h.aliases }
 

@@ -440,7 +440,17 @@ func (x *simLane) work(ctx context.Context) error {
 		}
 	}
 	b := l.prepare(page, 1+s.rng.IntN(8))
-	if err := l.run(ctx, b); err != nil {
+	err = l.fold(ctx, b)
+	for err == nil && l.extends(b) && s.rng.IntN(2) == 0 {
+		if page, err = x.h.pages.read(ctx, l.request()); err == nil && page.Next > l.at {
+			l.extend(b, page, 1+s.rng.IntN(8))
+			err = l.fold(ctx, b)
+		}
+	}
+	if err == nil {
+		err = l.seal(ctx, b)
+	}
+	if err != nil {
 		if errors.Is(err, errAgain) && x.pending != nil {
 			x.again = true
 			return nil

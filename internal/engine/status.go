@@ -74,13 +74,9 @@ func (e *Engine) note(p *Processor, b *batch, live bool, now time.Time) {
 	a.stats.mu.Lock()
 	defer a.stats.mu.Unlock()
 	a.stats.counts.add(&b.counts)
-	a.stats.events += int64(len(b.items))
-	for i := 0; i < len(b.items); { // what was appended together is as old
-		at, n := recorded(b.items[i].e), 1
-		for i += 1; i < len(b.items) && recorded(b.items[i].e).Equal(at); i++ {
-			n++
-		}
-		a.stats.window.RecordN(now, now.Sub(at), n)
+	a.stats.events += int64(b.events)
+	for _, g := range b.ages {
+		a.stats.window.RecordN(now, now.Sub(g.at), g.events)
 	}
 }
 
