@@ -63,7 +63,7 @@ func TestWALStaysSmall(t *testing.T) {
 	if shortened < 3 {
 		t.Errorf("the WAL has %d bytes after %d appends and began anew %d times, want 3", last, appends, shortened)
 	}
-	t.Logf("it began anew 3 times in %d appends", appends)
+	t.Logf("it began anew %d times in %d appends", shortened, appends)
 }
 
 // TestLongReadDoesNotStall: somebody who reads for long keeps neither the writer
