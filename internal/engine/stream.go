@@ -74,6 +74,8 @@ type streamLane struct {
 	letters      []*task       // to be recorded as dead letters
 	removed      []removal     // dead letters that were handled
 	drains       map[store.Key]*drain
+	draining     []*drain // the same, and some that have ended
+	drainTurn    int      // in draining: where drainNext goes on to look
 	spareKeys    []*orderedKey
 	spareTenants []*laneTenant
 	notes        []note // for the logger, which is not called under a lock

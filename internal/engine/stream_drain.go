@@ -64,11 +64,19 @@ func (l *streamLane) drainNext() *drain {
 	if l.halted {
 		return nil
 	}
-	for _, d := range l.drains {
-		if d.lettered > 0 || d.removing > 0 || d.loading || !d.load && d.failed == nil {
+	for range len(l.draining) {
+		if l.drainTurn >= len(l.draining) {
+			l.drainTurn = 0
+		}
+		d := l.draining[l.drainTurn]
+		if l.drains[d.id] != d {
+			last := len(l.draining) - 1
+			l.draining[l.drainTurn], l.draining[last] = l.draining[last], nil
+			l.draining = l.draining[:last]
 			continue
 		}
-		if k := l.keys[d.id]; k != nil {
+		l.drainTurn++
+		if d.lettered > 0 || d.removing > 0 || d.loading || !d.load && d.failed == nil || l.keys[d.id] != nil {
 			continue
 		}
 		return d

@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/done"
@@ -228,11 +230,16 @@ func (l *streamLane) resume() {
 		return
 	}
 	l.halted = false
+	var frozen []*orderedKey
 	for _, k := range l.keys {
 		if k.state == keyFrozen {
-			k.state = keyIdle
-			l.offer(k)
+			frozen = append(frozen, k)
 		}
+	}
+	slices.SortFunc(frozen, func(a, b *orderedKey) int { return cmp.Compare(a.head.arrival, b.head.arrival) })
+	for _, k := range frozen {
+		k.state = keyIdle
+		l.offer(k)
 	}
 }
 

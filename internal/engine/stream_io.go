@@ -281,10 +281,10 @@ func (r *streamRunner) fetch(ctx context.Context) {
 	}
 	p := streamPage{after: req.After, tenant: tenant, refill: refill, shared: req.Filter.All() && !refill}
 	r.reading = true
-	go func() {
+	r.async(func() {
 		p.page, p.err = r.e.pages.read(ctx, req)
 		r.pages <- p
-	}()
+	})
 }
 
 // take gives a page to the lane, as much of it as its window has room for.

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/fair"
@@ -97,8 +99,8 @@ func (q *keyQueue) withdraw(l *streamLane, only *laneTenant) (keys []*orderedKey
 	if only != nil {
 		return q.withdrawFrom(only.flow, l, nil)
 	}
-	for _, t := range l.tenants {
-		keys = q.withdrawFrom(t.flow, l, keys)
+	for _, t := range slices.Sorted(maps.Keys(l.tenants)) {
+		keys = q.withdrawFrom(l.tenants[t].flow, l, keys)
 	}
 	return keys
 }
@@ -168,7 +170,7 @@ func (q *keyQueue) orphanEnded(partition int, key store.Key, t *task, done bool)
 
 func older(a, b *orderedKey) bool { return a.head.arrival < b.head.arrival }
 
-func sooner(a, b *orderedKey) bool { return a.due.Before(b.due) }
+func sooner(a, b *orderedKey) bool { return a.due.Before(b.due) || a.due.Equal(b.due) && older(a, b) }
 
 // The heaps are written out, and not container/heap, because a key must know its
 // slot and there is no call through an interface.
