@@ -23,9 +23,7 @@ func findBug(t *testing.T, plant func(*sim)) {
 	t.Helper()
 	const most = 400
 	for seed := uint64(1); seed <= most; seed++ {
-		s := newSim(seed)
-		plant(s)
-		if err := s.run(simSteps); err != nil {
+		if _, err := runSeed(t, seed, plant); err != nil {
 			t.Logf("found by seed %d: %v", seed, err)
 			return
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/done"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -258,8 +259,9 @@ func (l *streamLane) admit(tasks []*task, keys []string) {
 			continue
 		}
 		if l.id.Tenant == "" && l.away(t.Tenant, t.Position) {
-			l.relevant = t.Position
-			l.counts.excluded++
+			if l.counts.excluded++; !mutant.Is(mutant.DoneExcluded) {
+				l.relevant = t.Position
+			}
 			continue
 		}
 		if l.row.Excluded(t.Tenant, t.Position) || l.settled.Contains(t.Position) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/done"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
@@ -29,6 +30,9 @@ func (l *streamLane) adopt(v laneView) error {
 		}
 		l.at, l.relevant = v.row.Position, v.row.Position
 		l.settled = beyond(&l.settled, l.at)
+		if mutant.Is(mutant.DoneForgotten) {
+			l.settled.Clear()
+		}
 		l.runsHeld = l.settled.Len()
 		l.loaded = true
 		clear(l.claimed)
@@ -68,7 +72,7 @@ func (l *streamLane) moved(old, now map[string]event.Position) {
 		l.drop(t)
 		delete(l.claimed, t)
 		until := now[t]
-		if from := max(until, l.row.Position); until != event.Unbounded && from < l.at {
+		if from := max(until, l.row.Position); until != event.Unbounded && from < l.at && !mutant.Is(mutant.RefillForgotten) {
 			l.refill[t] = done.Range{From: from, To: l.at}
 		}
 	}
@@ -87,7 +91,7 @@ func (l *streamLane) adoptParked(parked []store.ParkedKey) {
 			continue
 		}
 		id := store.Key{Tenant: k.Tenant, ID: k.Key}
-		l.parked[id] = true
+		l.parked[id] = !mutant.Is(mutant.KeysForgotten)
 		if k.Retry {
 			retry = append(retry, id)
 		}

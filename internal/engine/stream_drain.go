@@ -2,7 +2,9 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -96,6 +98,9 @@ func (l *streamLane) drainLoaded(d *drain, letters []store.DeadLetter) {
 		return
 	}
 	d.load = false
+	if mutant.Is(mutant.LettersReordered) {
+		slices.Reverse(letters)
+	}
 	k := (*orderedKey)(nil)
 	for i := range letters {
 		x := &letters[i]

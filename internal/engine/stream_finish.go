@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/done"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -86,7 +87,9 @@ func (l *streamLane) finish(k *orderedKey, v verdict, now time.Time) (again bool
 	default:
 		k.attempts++
 		l.trouble = fmt.Errorf("event %s of tenant %q, stream %q, at position %v, attempt %d: %w", t.ID, t.Tenant, t.Stream, t.Position, k.attempts, v.err)
-		l.putBack(k, t)
+		if l.putBack(k, t); mutant.Is(mutant.RetryAnyOrder) && k.length > 1 {
+			l.enqueue(k, l.dequeue(k))
+		}
 		k.state, k.due = keyWaiting, now.Add(v.pause)
 		heapPush(&l.waiting, k, sooner)
 	}
@@ -359,6 +362,9 @@ func (l *streamLane) drop(tenant string) {
 // claim is called when another lane of this process begins to work a tenant of
 // this lane, whose row says so already, whether this lane has read it or not.
 func (l *streamLane) claim(tenant string) {
+	if mutant.Is(mutant.ClaimIgnored) {
+		return
+	}
 	l.claims++
 	l.claimed[tenant] = true
 	l.drop(tenant)
