@@ -42,11 +42,12 @@ func (h *simHost) startStream(p *Processor, row store.Lane) {
 	r.flushed = time.Now()
 }
 
-// step does one of the things that can happen to the lane now.
-func (x *simStream) step() {
+// step does one of the things that can happen to the lane now; false: there is
+// none.
+func (x *simStream) step() bool {
 	s := x.h.s
 	if x.busy || x.h.dead {
-		return
+		return false
 	}
 	var can []func()
 	for i, call := range x.calls {
@@ -58,11 +59,12 @@ func (x *simStream) step() {
 		can = x.reasons(can)
 	}
 	if len(can) == 0 {
-		return
+		return false
 	}
 	x.busy = true
 	can[s.rng.IntN(len(can))]()
 	x.busy = false
+	return true
 }
 
 // reasons are those for which the shell's wait returns.

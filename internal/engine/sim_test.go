@@ -300,9 +300,9 @@ func (s *sim) step() {
 			switch s.rng.IntN(90) {
 			case 0, 1, 2, 3:
 				s.operate()
-			case 4:
+			case 4, 5, 6:
 				s.append()
-			case 5, 6, 7:
+			case 7, 8, 9:
 				s.hosts[s.rng.IntN(len(s.hosts))].look()
 			default:
 				s.act()
@@ -317,7 +317,14 @@ func (s *sim) sleep() {
 	time.Sleep(50*time.Microsecond + time.Duration(s.rng.IntN(20))*time.Millisecond)
 }
 
-func (s *sim) act() { s.hosts[s.rng.IntN(len(s.hosts))].act() }
+// act lets a host do something, if there is anything to do.
+func (s *sim) act() {
+	for range 4 {
+		if s.hosts[s.rng.IntN(len(s.hosts))].act() {
+			return
+		}
+	}
+}
 
 // beside lets something else happen while a call of the store is under way.
 func (s *sim) beside() {
@@ -346,20 +353,22 @@ func (s *sim) crash(h *simHost) {
 	s.hosts[i] = s.host(i)
 }
 
-// act does the next thing of one of the host's lanes or handlers.
-func (h *simHost) act() {
+// act does the next thing of one of the host's lanes or handlers; false: it
+// waits.
+func (h *simHost) act() bool {
 	n := len(h.lanes) + 6*len(h.streams) + len(h.jobs)
 	if n == 0 {
-		return
+		return false
 	}
 	switch i := h.s.rng.IntN(n); {
 	case i < len(h.lanes):
 		h.step(h.lanes[i])
 	case i < len(h.lanes)+6*len(h.streams):
-		h.streams[(i-len(h.lanes))/6].step()
+		return h.streams[(i-len(h.lanes))/6].step()
 	default:
 		h.endJob(i - len(h.lanes) - 6*len(h.streams))
 	}
+	return true
 }
 
 // look is what the supervisor and the watchers of the log do now and then.
@@ -428,7 +437,11 @@ func (s *sim) operate() {
 	var err error
 	what := ""
 	do := func(name string, e error) { what, err = name, e }
-	switch s.rng.IntN(15) {
+	n := s.rng.IntN(15)
+	if s.reactors[p] != nil && n >= 6 && n <= 9 { // there is nothing to rebuild
+		n = []int{1, 15}[n%2]
+	}
+	switch n {
 	case 0:
 		do("detach", lane.Detach(ctx, s.mem, p, t))
 	case 1:
@@ -463,6 +476,11 @@ func (s *sim) operate() {
 		} else {
 			_, e := lane.Purge(ctx, s.mem, 2)
 			do("purge", e)
+		}
+	case 15:
+		id := store.LaneID{Build: store.Build{Processor: p, Number: 1}, Partition: s.rng.IntN(2), Tenant: t}
+		if err := lane.Hold(ctx, s.mem, id); !errors.Is(err, store.ErrNotFound) {
+			do("hold for merge", err)
 		}
 	case 12:
 		if s.rng.IntN(8) == 0 {

@@ -13,25 +13,27 @@ import (
 
 const simSteps = 800
 
-// seeds returns the seeds to run: FAIRLEAD_SIM_SEEDS is their number, or one
-// seed as "=N" to replay it.
-func seeds(t *testing.T, number int) (from, to uint64) {
-	v := os.Getenv("FAIRLEAD_SIM_SEEDS")
-	if one, ok := strings.CutPrefix(v, "="); ok {
-		n, err := strconv.ParseUint(one, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return n, n + 1
+// seeds returns the seeds to run, from and before to. FAIRLEAD_SIM_SEEDS is their
+// number, or the first and the last as "M-N", or one as "=N" to replay it.
+func seeds(t *testing.T, number uint64) (from, to uint64) {
+	first, last := "1", os.Getenv("FAIRLEAD_SIM_SEEDS")
+	if last == "" {
+		return 1, number + 1
 	}
-	if v != "" {
-		n, err := strconv.Atoi(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		number = n
+	if one, ok := strings.CutPrefix(last, "="); ok {
+		first, last = one, one
+	} else if a, b, ok := strings.Cut(last, "-"); ok {
+		first, last = a, b
 	}
-	return 1, uint64(number) + 1
+	from, err := strconv.ParseUint(first, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err = strconv.ParseUint(last, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return from, to + 1
 }
 
 func TestSimulation(t *testing.T) {
