@@ -18,11 +18,12 @@ type simReactor struct {
 	exempt  map[int]bool // given up: later events of its key need not wait for it
 	settled map[int]bool // the rows said that it is done
 	calling *streamJob
+	epoch   int64 // under which the host has the lane of calling
 }
 
 // call ends a handler that is in progress: now it does what it does.
 func (r *simReactor) call(h *simHost, j *streamJob) verdict {
-	r.calling = j
+	r.calling, r.epoch = j, h.stream(j.key.lane).epoch
 	v := j.key.lane.pool(h).call(j)
 	if v.final && r.p.Poison == SkipAndRecord && j.task.letter == 0 {
 		r.exempt[r.s.index[j.task.ID]] = true
@@ -33,8 +34,8 @@ func (r *simReactor) call(h *simHost, j *streamJob) verdict {
 // react is the user's function.
 func (r *simReactor) react(ctx context.Context, d Delivery) error {
 	s, l := r.s, r.calling.key.lane
-	if d.IdempotencyKey != r.p.Name+"/"+d.ID || d.Epoch != l.epoch || d.Lane != l.id.String() || d.Attempt < 1 {
-		s.fail("lane %v under epoch %d: delivered %s with key %q, epoch %d, lane %q, attempt %d", l.id, l.epoch, d.ID, d.IdempotencyKey, d.Epoch, d.Lane, d.Attempt)
+	if d.IdempotencyKey != r.p.Name+"/"+d.ID || d.Epoch != r.epoch || d.Lane != l.id.String() || d.Attempt < 1 {
+		s.fail("lane %v under epoch %d: delivered %s with key %q, epoch %d, lane %q, attempt %d", l.id, r.epoch, d.ID, d.IdempotencyKey, d.Epoch, d.Lane, d.Attempt)
 	}
 	n, ok := s.index[d.ID]
 	if !ok {
@@ -135,12 +136,10 @@ func (w *simRow) has(tenant string, p event.Position) bool {
 	return p <= w.at || w.done.Contains(p) || until != event.Unbounded && p <= until
 }
 
-// checkRows checks that what the rows say is done was handled, or is in the dead
-// letters, and stays done.
-func (r *simReactor) checkRows() {
+// rows returns what the rows of all lanes say.
+func (r *simReactor) rows() map[simShare]*simRow {
 	s := r.s
 	rows := map[simShare]*simRow{}
-	letters := map[int]bool{}
 	_ = s.mem.View(context.Background(), func(tx store.Tx) error {
 		lanes, err := tx.Lanes(r.p.Name)
 		for _, l := range lanes {
@@ -152,6 +151,33 @@ func (r *simReactor) checkRows() {
 		}
 		return err
 	})
+	return rows
+}
+
+// checkStop checks that a lane which was stopped in good order has left nothing
+// of what it has done to be done again, unless the tenant is another lane's.
+func (r *simReactor) checkStop(x *simStream) {
+	rows := r.rows()
+	w := rows[simShare{partition: x.r.id.Partition, tenant: x.r.id.Tenant}]
+	if w == nil {
+		return
+	}
+	for _, n := range x.ok {
+		e := &r.s.truth[n]
+		if x.r.id.Tenant == "" && rows[simShare{partition: x.r.id.Partition, tenant: e.Tenant}] != nil {
+			continue
+		}
+		if !w.has(e.Tenant, e.Position) {
+			r.s.fail("lane %v: event %s at %v was handled, and the lane has stopped without writing it down", x.r.id, e.ID, e.Position)
+		}
+	}
+}
+
+// checkRows checks that what the rows say is done was handled, or is in the dead
+// letters, and stays done.
+func (r *simReactor) checkRows() {
+	s := r.s
+	rows, letters := r.rows(), map[int]bool{}
 	for _, d := range s.letters(r.p.Name) {
 		letters[s.index[d.Event.ID]] = true
 	}

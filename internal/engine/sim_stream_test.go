@@ -23,6 +23,7 @@ type simStream struct {
 	ctx    context.Context // ends with an orderly stop
 	cancel context.CancelFunc
 	calls  []func()
+	ok     []int // events, by their index in the truth, that it was told were handled
 	plan   streamPlan
 	waits  bool
 	busy   bool // in a turn, and something else happens beside it
@@ -146,6 +147,8 @@ func (x *simStream) end() {
 		return
 	case !errors.Is(r.ending, errHalted) && !errors.Is(r.ending, context.Canceled):
 		h.s.fail("lane %v ended: %v", r.id, r.ending)
+	case !r.lost:
+		h.s.reactors[r.id.Processor].checkStop(x)
 	}
 	_ = lane.Release(context.Background(), h.st, r.id, h.id, x.epoch)
 }
@@ -172,6 +175,10 @@ func (h *simHost) endJob(i int) {
 		v.pause = time.Duration(s.rng.IntN(300)) * time.Millisecond // the seed's, not the process's
 	}
 	s.logf("%s: %v ends %v of %s/%s: %v, final %v", h.id, j.key.lane.id, j.task.Position, j.task.Tenant, j.key.id.ID, v.err, v.final)
+	x := h.stream(j.key.lane)
+	if v.err == nil && j.task.letter == 0 {
+		x.ok = append(x.ok, s.index[j.task.ID])
+	}
 	var w *streamWorker
 	if s.rng.IntN(2) == 0 {
 		w = &streamWorker{wake: make(chan streamJob, 1), slot: -1} // goes on with the next one
@@ -182,6 +189,11 @@ func (h *simHost) endJob(i int) {
 	if ok {
 		h.begin(next)
 	}
+}
+
+// stream returns the shell of a lane that has a handler in progress.
+func (h *simHost) stream(l *streamLane) *simStream {
+	return h.streams[slices.IndexFunc(h.streams, func(x *simStream) bool { return x.r.l == l })]
 }
 
 // pool returns the pool of the lane's processor in a host.
