@@ -17,6 +17,7 @@ type drain struct {
 	load     bool // letters are to be loaded once nothing is in the air
 	loading  bool
 	again    bool // the rows were changed: load again
+	stale    bool // and a letter is in progress, which may have been given up meanwhile
 	lettered int  // letters made and not committed
 	removing int  // letters handled and not committed
 	made     int  // letters made since the last load began
@@ -35,6 +36,7 @@ func (d *drain) reload(l *streamLane) {
 	if k.running == nil {
 		d.load = d.failed == nil
 	}
+	d.stale = k.running != nil
 }
 
 // dropLetters takes dead letters that wait for a worker out of the queue of k.
@@ -97,7 +99,7 @@ func (l *streamLane) drainLoaded(d *drain, letters []store.DeadLetter) {
 		d.again, d.load = false, true
 		return
 	}
-	d.load = false
+	d.load, d.stale = false, false
 	if mutant.Is(mutant.LettersReordered) {
 		slices.Reverse(letters)
 	}
@@ -128,6 +130,22 @@ func (l *streamLane) drainLoaded(d *drain, letters []store.DeadLetter) {
 		delete(l.drains, d.id)
 		delete(l.parked, d.id)
 	}
+}
+
+// outdated reports whether a dead letter in progress, which failed, may have been
+// given up meanwhile: what is to be done with its key, its letters say anew.
+func (l *streamLane) outdated(k *orderedKey, t *task) bool {
+	if t.letter == 0 {
+		return false
+	}
+	d := l.drains[k.id]
+	if d == nil {
+		return true
+	}
+	stale := d.stale
+	d.load = d.load || stale
+	d.stale = false
+	return stale
 }
 
 // drainFailed notes that a dead letter failed for good, again. Those behind it

@@ -81,6 +81,10 @@ func (l *streamLane) finish(k *orderedKey, v verdict, now time.Time) (again bool
 	case l.abandoned || v.abandoned:
 		l.putBack(k, t)
 		l.halt()
+	case l.outdated(k, t):
+		k.attempts = 0
+		l.account(t)
+		l.nudge()
 	case v.final:
 		k.attempts++
 		l.condemn(k, t, v.err, now)
