@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/done"
@@ -64,6 +65,9 @@ func (r *simReactor) begins(h *simHost, j *streamJob) {
 	e := &s.truth[n]
 	if e.Type != "added" || l.id.Tenant != "" && l.id.Tenant != e.Tenant || !r.p.bucket(&e.Event, l.id.Partition) || j.key.id != (store.Key{Tenant: e.Tenant, ID: e.Stream}) {
 		s.fail("lane %v: event %s at %v of %s/%s is none of key %v", l.id, t.ID, t.Position, e.Tenant, e.Stream, j.key.id)
+	}
+	if x := h.stream(l); t.letter == 0 && slices.Contains(x.ok, n) {
+		s.fail("lane %v: event at %v of %s/%s is begun again, and the lane was told that it was handled", l.id, e.Position, e.Tenant, e.Stream)
 	}
 	for p := e.prev; p >= 0 && r.handled[p] == 0; p = s.truth[p].prev {
 		if !r.exempt[p] {

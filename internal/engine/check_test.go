@@ -28,6 +28,48 @@ func (s *sim) committed(h *simHost, c *store.Commit) {
 	s.at[k] = c.Position
 }
 
+// removed returns the dead letters that a commit is about to remove.
+func (s *sim) removed(c *store.Commit) (letters []store.DeadLetter) {
+	_ = s.mem.View(context.Background(), func(tx store.Tx) error {
+		for _, id := range c.Remove {
+			found, err := tx.Letters(store.LetterFilter{AfterID: id - 1, Limit: 1})
+			if err != nil {
+				return err
+			}
+			letters = append(letters, found...)
+		}
+		return nil
+	})
+	return letters
+}
+
+// checkCommit checks, by the row as it was before, that a lane which has
+// committed was at work, and that the dead letters that it made and removed were
+// its own.
+func (s *sim) checkCommit(c *store.Commit, before *store.Lane, removed []store.DeadLetter) {
+	// A reactor's lane still writes down what had been begun before.
+	if before.State != store.Running && s.reactors[c.Lane.Processor] == nil {
+		s.fail("lane %v is %s, and has committed up to %v", c.Lane, before.State, c.Position)
+	}
+	w := simRow{at: before.Position, until: before.Exclusions}
+	if err := w.done.UnmarshalBinary(before.Done); err != nil {
+		s.fail("lane %v: %v", c.Lane, err)
+	}
+	for _, d := range c.Letters {
+		if e := &d.Event; before.Excluded(e.Tenant, e.Position) || w.has(e.Tenant, e.Position) {
+			s.fail("lane %v: a dead letter was made of event %s at %v, which was done or another lane's", c.Lane, e.ID, e.Position)
+		}
+	}
+	for _, d := range removed {
+		switch r := s.reactors[c.Lane.Processor]; {
+		case r != nil && r.handled[s.index[d.Event.ID]] == 0:
+			s.fail("lane %v: dead letter %d was removed, and nobody has handled it", c.Lane, d.ID)
+		case r == nil && before.Exclusions[d.Tenant] == event.Unbounded:
+			s.fail("lane %v: dead letter %d was drained, and its tenant %q has left", c.Lane, d.ID, d.Tenant)
+		}
+	}
+}
+
 func (s *sim) letters(p string) (all []store.DeadLetter) {
 	_ = s.mem.View(context.Background(), func(tx store.Tx) error {
 		row, err := tx.Processor(p)

@@ -43,7 +43,7 @@ func (f *simStore) around(call func() error) error {
 		return errInjected
 	}
 	err := call()
-	s.beside()
+	s.beside(f.h)
 	switch {
 	case f.h.dead:
 		return errCrash
@@ -160,11 +160,10 @@ func (f *simStore) commit(ctx context.Context, c *store.Commit) error {
 		}
 		return err
 	}
-	state := row().State
+	before, letters := row(), s.removed(c)
 	err := f.Store.Commit(ctx, &x)
-	// A reactor's lane still writes down what had been begun before.
-	if err == nil && state != store.Running && s.reactors[c.Lane.Processor] == nil {
-		s.fail("lane %v is %s, and has committed up to %v", c.Lane, state, c.Position)
+	if err == nil {
+		s.checkCommit(c, &before, letters)
 	}
 	return err
 }

@@ -326,14 +326,19 @@ func (s *sim) act() {
 	}
 }
 
-// beside lets something else happen while a call of the store is under way.
-func (s *sim) beside() {
+// beside lets something else happen while a host's call of the store is under way.
+func (s *sim) beside(h *simHost) {
 	if s.inside || !s.chance(6) {
 		return
 	}
 	s.inside = true
-	s.step()
-	s.inside = false
+	defer func() { s.inside = false }()
+	if s.rng.IntN(5) > 0 {
+		s.step()
+		return
+	}
+	s.operate() // and the host works by that at once
+	s.acquire(h)
 }
 
 // crash ends a host, and another one takes its place. Of a handler in progress
