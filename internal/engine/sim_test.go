@@ -439,6 +439,13 @@ func (s *sim) append() {
 // operate does what an operator, or another process's automation, may do.
 func (s *sim) operate() {
 	ctx, p, t := context.Background(), s.procs[s.rng.IntN(len(s.procs))].Name, tenants[s.rng.IntN(len(tenants))]
+	// What hurts is a tenant that leaves while events of it are in progress, and
+	// has another lane in the same process at once.
+	if h := s.hosts[s.rng.IntN(len(s.hosts))]; len(h.jobs) > 0 && s.rng.IntN(2) == 0 {
+		j := &h.jobs[s.rng.IntN(len(h.jobs))]
+		p, t = j.key.lane.id.Processor, j.task.Tenant
+		defer s.acquire(h)
+	}
 	var err error
 	what := ""
 	do := func(name string, e error) { what, err = name, e }
