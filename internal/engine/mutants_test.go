@@ -21,7 +21,7 @@ func TestSimulationFindsMutants(t *testing.T) {
 // findBug runs seeds until the checker complains.
 func findBug(t *testing.T, plant func(*sim)) {
 	t.Helper()
-	const most = 400
+	const most = 1500
 	for seed := uint64(1); seed <= most; seed++ {
 		if _, err := runSeed(t, seed, plant); err != nil {
 			t.Logf("found by seed %d: %v", seed, err)
