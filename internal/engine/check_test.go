@@ -61,7 +61,11 @@ func (s *sim) checkCommit(c *store.Commit, before *store.Lane, removed []store.D
 		}
 	}
 	for _, d := range removed {
-		switch r := s.reactors[c.Lane.Processor]; {
+		r := s.reactors[c.Lane.Processor]
+		if r != nil {
+			r.removed[d.ID] = c.Lane
+		}
+		switch {
 		case r != nil && r.handled[s.index[d.Event.ID]] == 0:
 			s.fail("lane %v: dead letter %d was removed, and nobody has handled it", c.Lane, d.ID)
 		case r == nil && before.Exclusions[d.Tenant] == event.Unbounded:

@@ -60,7 +60,7 @@ func (s *sim) add(p Processor) {
 	}
 	s.procs = append(s.procs, &p)
 	if p.React != nil {
-		s.reactors[p.Name] = &simReactor{s: s, p: &p, handled: map[int]int{}, exempt: map[int]bool{}, settled: map[int]bool{}}
+		s.reactors[p.Name] = &simReactor{s: s, p: &p, handled: map[int]int{}, exempt: map[int]bool{}, settled: map[int]bool{}, removed: map[int64]store.LaneID{}}
 	}
 }
 
@@ -155,7 +155,7 @@ func (s *sim) operate() {
 		_, e := lane.RetryKey(ctx, s.mem, p, t, "")
 		do("retry", e)
 	case 11:
-		if ls := s.letters(p); len(ls) > 0 && s.rng.IntN(3) == 0 {
+		if ls := s.letters(p); len(ls) > 0 && (s.rng.IntN(3) == 0 || s.reactors[p] != nil) {
 			do("skip", s.skip(p, ls[s.rng.IntN(len(ls))]))
 		} else {
 			_, e := lane.Purge(ctx, s.mem, 2)

@@ -104,7 +104,7 @@ func (l *streamLane) adoptParked(parked []store.ParkedKey) {
 			if k := l.keys[d.id]; k != nil {
 				l.dropLetters(k)
 			}
-		default: // other letters may be in it
+		case !mutant.Is(mutant.LettersKept): // other letters may be in it
 			d.reload(l)
 		}
 	}

@@ -38,6 +38,8 @@ const (
 	LeaveBusy        = "reactor: a tenant leaves while an event of it is in progress"
 	LeaveUndone      = "reactor: a tenant leaves without what it has done beyond its position"
 	DoneExcluded     = "reactor: what is excluded for now counted as done"
+	OrphanAssumed    = "reactor: an event in progress of a tenant that left taken for handled"
+	LettersKept      = "reactor: dead letters that were given up meanwhile handed out"
 	RetryAnyOrder    = "reactor: a key goes on while its failed event waits"
 )
 
@@ -48,5 +50,5 @@ var All = []string{
 	MergeBehind, StateUnrevised, EvictedEarly, DrainOutside,
 	DrainSkipped, SwitchForgets,
 	DoneForgotten, WatermarkHigh, OrphanIgnored, ClaimIgnored, RefillForgotten, UnsureApplied, KeysForgotten,
-	LettersReordered, LeaveBusy, LeaveUndone, DoneExcluded, RetryAnyOrder,
+	LettersReordered, LeaveBusy, LeaveUndone, DoneExcluded, OrphanAssumed, LettersKept, RetryAnyOrder,
 }
