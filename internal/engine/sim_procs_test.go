@@ -18,20 +18,17 @@ import (
 // choose gives the simulation its processors.
 func (s *sim) choose() {
 	many := func() int { return 1 + s.rng.IntN(2) }
-	byTenant := func(e *event.Event) string { return e.Tenant }
 	chosen := func() Policy { return []Policy{ParkKey, ParkKey, ParkTenant, SkipAndRecord, StopLane}[s.rng.IntN(5)] }
 	if s.rng.IntN(2) == 0 {
-		s.add(Processor{Name: "streams", Projection: s.projection("streams", false)})
 		switch s.rng.IntN(5) {
-		case 0:
-			s.add(Processor{Name: "docs", Projection: s.projection("docs", s.logParts == 1), Partitions: 2})
-		case 1:
-			s.add(Processor{Name: "skips", Projection: s.projection("skips", s.logParts == 1), Poison: SkipAndRecord})
-		case 2:
-			s.add(Processor{Name: "parks", Projection: s.projection("parks", false), Poison: ParkTenant, Partitions: 2, PartitionBy: byTenant})
+		default:
+			s.projections()
+			return
 		case 3:
+			s.add(Processor{Name: "streams", Projection: s.projection("streams", false)})
 			s.add(Processor{Name: "stops", Projection: s.projection("stops", false), Poison: StopLane, Partitions: many()})
 		case 4:
+			s.add(Processor{Name: "streams", Projection: s.projection("streams", false)})
 			s.add(Processor{Name: "rows", Batch: s.ledger("rows"), Types: []string{"added"}, Partitions: many(), Poison: chosen(), Retry: Retry{Attempts: 2}})
 		}
 		return
@@ -47,6 +44,20 @@ func (s *sim) choose() {
 	s.add(p)
 	if s.rng.IntN(4) == 0 {
 		s.add(Processor{Name: "streams", Projection: s.projection("streams", false)})
+	}
+}
+
+// projections adds two projections.
+func (s *sim) projections() {
+	s.add(Processor{Name: "streams", Projection: s.projection("streams", false)})
+	switch s.rng.IntN(3) {
+	case 0:
+		s.add(Processor{Name: "docs", Projection: s.projection("docs", s.logParts == 1), Partitions: 2})
+	case 1:
+		s.add(Processor{Name: "skips", Projection: s.projection("skips", s.logParts == 1), Poison: SkipAndRecord})
+	case 2:
+		byTenant := func(e *event.Event) string { return e.Tenant }
+		s.add(Processor{Name: "parks", Projection: s.projection("parks", false), Poison: ParkTenant, Partitions: 2, PartitionBy: byTenant})
 	}
 }
 

@@ -45,6 +45,7 @@ type sim struct {
 	trace    []string
 	bad      error
 	planted  storeBug
+	engines  bool                      // real engines are at work too: they switch rebuilds by themselves
 	truth    []simEvent                // the log, in the order of the appends
 	index    map[string]int            // in truth, by event id
 	latest   map[string]int            // in truth, by tenant and stream: the last one that is of interest
@@ -95,7 +96,10 @@ var (
 	tenants     = []string{"a", "b", "c", "d"}
 )
 
-func newSim(seed uint64) *sim {
+func newSim(seed uint64) *sim { return newSimOf(seed, (*sim).choose) }
+
+// newSimOf returns a simulation of the processors that choose adds.
+func newSimOf(seed uint64, choose func(*sim)) *sim {
 	s := &sim{
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), logParts: 1, reactors: map[string]*simReactor{},
 		commits: map[fenced]string{}, at: map[fenced]event.Position{}, served: map[string]event.Position{},
@@ -112,7 +116,7 @@ func newSim(seed uint64) *sim {
 	s.log = memlog.New(opts...)
 	s.read = make([]event.Position, s.logParts)
 	s.mem = memstore.New()
-	s.choose()
+	choose(s)
 	for _, p := range s.procs {
 		row := store.Processor{Name: p.Name, Kind: p.Kind(), Partitions: p.Partitions}
 		if p.Projection != nil {
