@@ -137,7 +137,7 @@ func (l *batchLane) restart(ctx context.Context) error {
 	l.sent = store.Fence{Epoch: row.Epoch, Position: row.Position, Revision: row.Revision}
 	l.parked, l.retry = map[store.Key]bool{}, nil
 	for _, k := range parked {
-		if k.Partition != l.id.Partition || l.id.Tenant == "" && row.Exclusions[k.Tenant] == event.Unbounded {
+		if k.Partition != l.id.Partition || l.outside(k.Tenant) {
 			continue
 		}
 		l.parked[store.Key{Tenant: k.Tenant, ID: k.Key}] = !mutant.Is(mutant.ParkedForgotten)
@@ -153,6 +153,12 @@ func (l *batchLane) restart(ctx context.Context) error {
 	})
 	maps.DeleteFunc(l.poison, func(m mark, _ *projection.HandlerError) bool { return m.at <= row.Position })
 	return nil
+}
+
+// outside reports whether a tenant has left the lane for one of its own, so that
+// its dead letters are none of the lane's.
+func (l *batchLane) outside(tenant string) bool {
+	return l.id.Tenant == "" && l.row.Exclusions[tenant] == event.Unbounded && !mutant.Is(mutant.DrainOutside)
 }
 
 // forget drops cached documents that may not be what the rows are: those that
@@ -175,9 +181,10 @@ func (l *batchLane) forget(row store.Lane) {
 		}
 	}
 	for t := range row.Exclusions {
-		if _, ok := l.row.Exclusions[t]; !ok {
-			l.cache.dropTenant(t)
-		}
+		// Also where the exclusion is as it was: the tenant may have left and
+		// come back at the same position, with letters drained or its documents
+		// rebuilt meanwhile.
+		l.cache.dropTenant(t)
 	}
 }
 

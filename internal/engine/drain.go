@@ -73,7 +73,7 @@ func (l *batchLane) queue(ctx context.Context, k store.ParkedKey) (letters []sto
 			}
 			for _, d := range found {
 				f.AfterID = d.ID
-				if d.State != store.Skipped && d.Tenant == k.Tenant {
+				if (d.State != store.Skipped || mutant.Is(mutant.DrainSkipped)) && d.Tenant == k.Tenant {
 					letters = append(letters, d)
 					size += d.Event.Size()
 				}

@@ -153,7 +153,7 @@ func (r *batchRunner) drain(ctx context.Context) error {
 	r.drained = true
 	started := time.Now()
 	for _, k := range l.retry {
-		if l.id.Tenant == "" && l.row.Exclusions[k.Tenant] == event.Unbounded {
+		if l.outside(k.Tenant) {
 			continue // its tenant has left since
 		}
 		if err := l.drain(ctx, k); err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/done"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -75,6 +76,8 @@ type streamLane struct {
 	letters      []*task       // to be recorded as dead letters
 	removed      []removal     // dead letters that were handled
 	drains       map[store.Key]*drain
+	draining     []*drain // the same, and some that have ended
+	drainTurn    int      // in draining: where drainNext goes on to look
 	spareKeys    []*orderedKey
 	spareTenants []*laneTenant
 	notes        []note // for the logger, which is not called under a lock
@@ -257,8 +260,9 @@ func (l *streamLane) admit(tasks []*task, keys []string) {
 			continue
 		}
 		if l.id.Tenant == "" && l.away(t.Tenant, t.Position) {
-			l.relevant = t.Position
-			l.counts.excluded++
+			if l.counts.excluded++; !mutant.Is(mutant.DoneExcluded) {
+				l.relevant = t.Position
+			}
 			continue
 		}
 		if l.row.Excluded(t.Tenant, t.Position) || l.settled.Contains(t.Position) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/done"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
@@ -85,6 +86,9 @@ func (l *streamLane) complete(c *streamCommit) {
 	c.Letters = l.deadLetters(c.letters)
 	c.Done = l.doneAfter(c.Position, c.settled)
 	for i := range c.Detach {
+		if mutant.Is(mutant.LeaveUndone) {
+			break
+		}
 		c.Detach[i].Done = l.doneAfter(c.Detach[i].Position, c.settled)
 	}
 }
@@ -97,7 +101,7 @@ func (l *streamLane) departures(c *streamCommit) map[string]*leaving {
 	}
 	goes := map[string]*leaving{}
 	for t, d := range l.leave {
-		if lt := l.tenants[t]; lt != nil && lt.running > 0 {
+		if lt := l.tenants[t]; lt != nil && lt.running > 0 && !mutant.Is(mutant.LeaveBusy) {
 			continue
 		}
 		if slices.ContainsFunc(l.letters, func(x *task) bool { return x.Tenant == t && !x.outcome.inCommit }) {
@@ -120,6 +124,9 @@ func (l *streamLane) departures(c *streamCommit) map[string]*leaving {
 // letters that are in the commit are recorded and the tenants that go have gone.
 func (l *streamLane) low(goes map[string]*leaving) event.Position {
 	t := l.first
+	if t != nil && mutant.Is(mutant.WatermarkHigh) {
+		t = t.after
+	}
 	for t != nil && t.outcome != nil && t.outcome.inCommit {
 		t = t.after
 	}

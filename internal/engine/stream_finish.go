@@ -1,10 +1,13 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/done"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -78,13 +81,19 @@ func (l *streamLane) finish(k *orderedKey, v verdict, now time.Time) (again bool
 	case l.abandoned || v.abandoned:
 		l.putBack(k, t)
 		l.halt()
+	case l.outdated(k, t):
+		k.attempts = 0
+		l.account(t)
+		l.nudge()
 	case v.final:
 		k.attempts++
 		l.condemn(k, t, v.err, now)
 	default:
 		k.attempts++
 		l.trouble = fmt.Errorf("event %s of tenant %q, stream %q, at position %v, attempt %d: %w", t.ID, t.Tenant, t.Stream, t.Position, k.attempts, v.err)
-		l.putBack(k, t)
+		if l.putBack(k, t); mutant.Is(mutant.RetryAnyOrder) && k.length > 1 {
+			l.enqueue(k, l.dequeue(k))
+		}
 		k.state, k.due = keyWaiting, now.Add(v.pause)
 		heapPush(&l.waiting, k, sooner)
 	}
@@ -234,11 +243,16 @@ func (l *streamLane) resume() {
 		return
 	}
 	l.halted = false
+	var frozen []*orderedKey
 	for _, k := range l.keys {
 		if k.state == keyFrozen {
-			k.state = keyIdle
-			l.offer(k)
+			frozen = append(frozen, k)
 		}
+	}
+	slices.SortFunc(frozen, func(a, b *orderedKey) int { return cmp.Compare(a.head.arrival, b.head.arrival) })
+	for _, k := range frozen {
+		k.state = keyIdle
+		l.offer(k)
 	}
 }
 
@@ -358,6 +372,9 @@ func (l *streamLane) drop(tenant string) {
 // claim is called when another lane of this process begins to work a tenant of
 // this lane, whose row says so already, whether this lane has read it or not.
 func (l *streamLane) claim(tenant string) {
+	if mutant.Is(mutant.ClaimIgnored) {
+		return
+	}
 	l.claims++
 	l.claimed[tenant] = true
 	l.drop(tenant)

@@ -10,6 +10,7 @@ import (
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
@@ -151,6 +152,9 @@ func (r *streamRunner) read(ctx context.Context) {
 // applied reports whether the commit took effect of which no answer came.
 func (r *streamRunner) applied(tx store.Tx, row *store.Lane) (bool, error) {
 	c := r.unsure
+	if c != nil && mutant.Is(mutant.UnsureApplied) {
+		return true, nil
+	}
 	if c == nil || row.Epoch != c.Fence.Epoch || row.Position != c.Position || !bytes.Equal(row.Done, c.Done) {
 		return false, nil
 	}
@@ -283,10 +287,10 @@ func (r *streamRunner) fetch(ctx context.Context) {
 	}
 	p := streamPage{after: req.After, tenant: tenant, refill: refill, shared: req.Filter.All() && !refill}
 	r.reading = true
-	go func() {
+	r.async(func() {
 		p.page, p.err = r.e.pages.read(ctx, req)
 		r.pages <- p
-	}()
+	})
 }
 
 // take gives a page to the lane, as much of it as its window has room for.

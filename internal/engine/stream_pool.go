@@ -30,6 +30,7 @@ import (
 type streamPool struct {
 	p     *Processor
 	spawn func(func())
+	give  func(streamJob)              // to a worker: hand, but in a simulation
 	inbox atomic.Pointer[streamWorker] // the last one first
 
 	mu      sync.Mutex // given up by unlock
@@ -74,7 +75,9 @@ const (
 )
 
 func newStreamPool(p *Processor, spawn func(func())) *streamPool {
-	return &streamPool{p: p, spawn: spawn, queue: newKeyQueue(p.Concurrency), weights: map[string]float64{}}
+	s := &streamPool{p: p, spawn: spawn, queue: newKeyQueue(p.Concurrency), weights: map[string]float64{}}
+	s.give = s.hand
+	return s
 }
 
 // setWeights sets the weights of all tenants; who is not named has 1.
@@ -145,7 +148,7 @@ func (s *streamPool) dispatch(self *streamWorker, now time.Time) (j streamJob, o
 			j, ok = next, true
 			continue
 		}
-		s.hand(next)
+		s.give(next)
 	}
 	s.held = s.busy < s.p.Concurrency && s.busy >= most && s.queue.fair.Len() > 0
 	return j, ok

@@ -1,9 +1,12 @@
 package engine
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/fair"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
@@ -119,8 +122,8 @@ func (q *keyQueue) withdraw(l *streamLane, only *laneTenant) (keys []*orderedKey
 	if only != nil {
 		return q.withdrawFrom(only.flow, l, nil)
 	}
-	for _, t := range l.tenants {
-		keys = q.withdrawFrom(t.flow, l, keys)
+	for _, t := range slices.Sorted(maps.Keys(l.tenants)) {
+		keys = q.withdrawFrom(l.tenants[t].flow, l, keys)
 	}
 	return keys
 }
@@ -154,7 +157,7 @@ func (q *keyQueue) withdrawFrom(f *flow, l *streamLane, keys []*orderedKey) []*o
 // block keeps k until what is in progress of the same key in another lane has
 // ended; false if there is nothing.
 func (q *keyQueue) block(k *orderedKey) bool {
-	if len(q.orphans) == 0 {
+	if len(q.orphans) == 0 || mutant.Is(mutant.OrphanIgnored) {
 		return false
 	}
 	o := orphanKey{k.lane.id.Partition, k.id}
@@ -183,7 +186,7 @@ func (q *keyQueue) orphanEnded(partition int, key store.Key, t *task, done bool)
 			continue
 		}
 		k.state = keyIdle
-		if done && k.head.Position == t.Position && k.head.letter == t.letter {
+		if (done || mutant.Is(mutant.OrphanAssumed)) && k.head.Position == t.Position && k.head.letter == t.letter {
 			k.lane.succeed(k, k.lane.dequeue(k))
 		}
 		k.lane.goOn(k)
@@ -201,7 +204,9 @@ type keyOrder struct {
 // sooner.
 var (
 	older  = keyOrder{0, func(a, b *orderedKey) bool { return a.head.arrival < b.head.arrival }}
-	sooner = keyOrder{0, func(a, b *orderedKey) bool { return a.due.Before(b.due) }}
+	sooner = keyOrder{0, func(a, b *orderedKey) bool {
+		return a.due.Before(b.due) || a.due.Equal(b.due) && a.head.arrival < b.head.arrival
+	}}
 	longer = keyOrder{1, func(a, b *orderedKey) bool {
 		return a.length > b.length || a.length == b.length && a.head.arrival < b.head.arrival
 	}}

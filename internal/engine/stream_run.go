@@ -23,6 +23,7 @@ type streamRunner struct {
 	id      store.LaneID
 	logPart int
 	cancel  context.CancelFunc // of the handlers' contexts
+	async   func(func())       // starts a call of the log or the store beside the shell, whose answer it waits for
 
 	kick     chan struct{}
 	look     atomic.Bool // rows were changed by another hand
@@ -99,7 +100,7 @@ func (e *Engine) streamRunner(p *Processor, row store.Lane, logPart int) *stream
 	}
 	l := newStreamLane(p, row, a.pool.queue)
 	r := &streamRunner{
-		e: e, l: l, pool: a.pool, id: row.LaneID, logPart: logPart, kick: make(chan struct{}, 1),
+		e: e, l: l, pool: a.pool, id: row.LaneID, logPart: logPart, async: func(f func()) { go f() }, kick: make(chan struct{}, 1),
 		pages: make(chan streamPage, 1), ended: make(chan error, 1), backOff: minBackOff,
 	}
 	l.nudge = r.nudge
@@ -117,19 +118,11 @@ func (r *streamRunner) run(ctx context.Context) error {
 	defer r.pool.leave(r.l)
 	r.flushed = time.Now()
 	for {
-		if ctx.Err() != nil && !r.gone {
-			r.gone = true
-			r.end(ctx.Err(), true)
-		}
-		if r.look.Load() && r.pending == nil && !r.lost && !time.Now().Before(r.again) {
-			r.read(ctx)
-			continue
-		}
-		p := r.decide(time.Now())
+		p, again := r.turn(ctx)
 		if p.end {
 			break
 		}
-		if !r.act(ctx, &p) {
+		if !again {
 			r.wait(ctx, &p)
 		}
 	}
@@ -137,6 +130,21 @@ func (r *streamRunner) run(ctx context.Context) error {
 		<-r.pages
 	}
 	return r.ending
+}
+
+// turn does what there is to do now. Again: there may be more; otherwise the
+// plan says what to wait for.
+func (r *streamRunner) turn(ctx context.Context) (p streamPlan, again bool) {
+	if ctx.Err() != nil && !r.gone {
+		r.gone = true
+		r.end(ctx.Err(), true)
+	}
+	if r.look.Load() && r.pending == nil && !r.lost && !time.Now().Before(r.again) {
+		r.read(ctx)
+		return p, true
+	}
+	p = r.decide(time.Now())
+	return p, !p.end && r.act(ctx, &p)
 }
 
 // end lets the lane come to its end. Abandon: the contexts of the handlers have
@@ -300,12 +308,13 @@ func (r *streamRunner) act(ctx context.Context, p *streamPlan) (again bool) {
 	if p.commit != nil {
 		r.began = time.Now()
 		r.l.complete(p.commit)
-		go func(c *streamCommit) {
+		c := p.commit
+		r.async(func() {
 			// A commit that has begun may end after ctx: it was paid for.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitAtMost)
 			defer cancel()
 			r.ended <- r.e.store.Commit(ctx, &c.Commit)
-		}(p.commit)
+		})
 	}
 	if p.fetch {
 		if again = r.rest != nil; again {

@@ -184,7 +184,7 @@ func switchAll(tx store.Tx, p store.Processor, lanes []store.Lane) error {
 				return fmt.Errorf("processor %q: partition %d, tenant %q: rebuilt up to %v, live at %v: %w", p.Name, l.Partition, t, n, o, ErrBehind)
 			}
 		}
-		if l.Number == p.Live && l.Tenant != "" && (l.Pinned || l.State == store.Paused) {
+		if l.Number == p.Live && l.Tenant != "" && (l.Pinned || l.State == store.Paused) && !mutant.Is(mutant.SwitchForgets) {
 			keep = append(keep, l)
 		}
 	}
