@@ -267,3 +267,33 @@ func TestStreamLetterGivenUpInProgress(t *testing.T) {
 		}
 	}
 }
+
+// TestStreamDrainOfATenantThatGoes: a tenant of which nothing is in the window
+// goes while its dead letters are being loaded. They are not the lane's to
+// handle any more.
+func TestStreamDrainOfATenantThatGoes(t *testing.T) {
+	for name, goes := range map[string]func(*streamLane){
+		"claimed":  func(l *streamLane) { l.claim("b") },
+		"departed": func(l *streamLane) { l.depart("b", leaving{state: store.Running}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			row := store.Lane{Position: 10}
+			row.State, row.Build = store.Running, store.Build{Processor: "r", Number: 1}
+			l := laneOn(t, row)
+			parked := store.ParkedKey{Tenant: "b", Key: "s5", Retry: true, Letters: 1}
+			if err := l.adopt(laneView{row: l.row, parked: []store.ParkedKey{parked}}); err != nil {
+				t.Fatal(err)
+			}
+			d := l.drainNext()
+			if d == nil {
+				t.Fatal("no drain")
+			}
+			d.load, d.loading = false, true
+			goes(l)
+			l.drainLoaded(d, []store.DeadLetter{{ID: 1, State: store.Poison, Tenant: "b", Key: "s5", Event: event.Event{Position: 5, Tenant: "b", ID: "5"}}})
+			if len(l.keys) > 0 || len(l.drains) > 0 {
+				t.Errorf("keys %v and drains %v, want none", l.keys, l.drains)
+			}
+		})
+	}
+}

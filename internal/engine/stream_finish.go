@@ -283,12 +283,17 @@ func (l *streamLane) empty(lt *laneTenant, f func(*task)) (busy []*orderedKey) {
 		}
 		l.release(k)
 	}
+	return busy
+}
+
+// forgetDrains ends the draining of a tenant's keys: also of those whose letters
+// are just being loaded, when nothing else of the tenant need be here.
+func (l *streamLane) forgetDrains(tenant string) {
 	for id := range l.drains {
-		if id.Tenant == lt.name {
+		if id.Tenant == tenant {
 			delete(l.drains, id)
 		}
 	}
-	return busy
 }
 
 // disown leaves an event in progress to itself: it belongs to another lane now.
@@ -321,6 +326,7 @@ func (l *streamLane) depart(tenant string, d leaving) {
 	}
 	l.leave[tenant] = &d
 	l.dirty = true
+	l.forgetDrains(tenant)
 	lt := l.tenants[tenant]
 	if lt == nil {
 		return
@@ -335,6 +341,7 @@ func (l *streamLane) depart(tenant string, d leaving) {
 func (l *streamLane) drop(tenant string) {
 	delete(l.leave, tenant)
 	delete(l.refill, tenant)
+	l.forgetDrains(tenant)
 	for k := range l.parked {
 		if k.Tenant == tenant {
 			delete(l.parked, k)
