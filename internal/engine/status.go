@@ -18,7 +18,8 @@ import (
 // but for chase.
 type laneStatus struct {
 	position atomic.Int64
-	chase    int // failed tries to merge
+	worked   atomic.Int64 // nanoseconds
+	chase    int          // failed tries to merge
 
 	mu  sync.Mutex
 	err error
