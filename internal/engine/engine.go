@@ -65,6 +65,8 @@ type active struct {
 	gone  bool // being removed
 	stats procStats
 	pool  *streamPool // of a reactor; made with its first lane
+
+	unowned int // lanes that nobody had at the last look
 }
 
 // An owned is a lane that this process works.

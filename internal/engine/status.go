@@ -93,6 +93,7 @@ type Stats struct {
 	Excluded  int64       // left to another lane, because their tenant has one of its own
 	Repeated  int64       // at or below what their document has reached already
 	Lanes     int         // worked here
+	Unowned   int         // that should be worked and that no live process had when it was last looked; raise an alarm if it stays above 0
 	Errors    map[store.LaneID]error
 }
 
@@ -104,6 +105,7 @@ func (e *Engine) Stats(name string) (Stats, error) {
 	}
 	st := Stats{Errors: map[store.LaneID]error{}}
 	e.mu.Lock()
+	st.Unowned = a.unowned
 	for id, o := range a.lanes {
 		st.Lanes++
 		if err := o.runner.report().last(); err != nil {

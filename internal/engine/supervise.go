@@ -121,6 +121,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 	e.mu.Lock()
 	owned, leaving := 0, 0
 	for _, a := range e.procs {
+		a.unowned = 0
 		for _, o := range a.lanes {
 			if o.leaving {
 				leaving++
@@ -154,6 +155,9 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 		case !workable(rows[l.Processor], l):
 			continue
 		case now.Sub(e.failed[l.LaneID]) < retryFailed:
+			if owner == "" || owner == e.id {
+				a.unowned++
+			}
 			if owner == e.id { // who handed it over did not know that yet
 				back = append(back, *l)
 			}
@@ -178,6 +182,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 			start = append(start, l.LaneID)
 			continue
 		}
+		a.unowned++
 		unserved[l.LaneID] = since
 		again(since.Add(unservedAtMost))
 	}
