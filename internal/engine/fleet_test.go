@@ -26,14 +26,14 @@ type fleetRig struct {
 	mem *memstore.Store
 }
 
-// slowStore takes as long as a database would, and can be cut off.
-type slowStore struct {
+// A fleetStore takes as long as a database would, and can be cut off.
+type fleetStore struct {
 	*memstore.Store
 	mu   sync.Mutex
 	dead bool
 }
 
-func (s *slowStore) call() error {
+func (s *fleetStore) call() error {
 	time.Sleep(time.Millisecond)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -43,14 +43,14 @@ func (s *slowStore) call() error {
 	return nil
 }
 
-func (s *slowStore) Update(ctx context.Context, f func(store.Tx) error) error {
+func (s *fleetStore) Update(ctx context.Context, f func(store.Tx) error) error {
 	if err := s.call(); err != nil {
 		return err
 	}
 	return s.Store.Update(ctx, f)
 }
 
-func (s *slowStore) Commit(ctx context.Context, c *store.Commit) error {
+func (s *fleetStore) Commit(ctx context.Context, c *store.Commit) error {
 	if err := s.call(); err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func newFleetRig(t *testing.T) *fleetRig {
 // leaves its leases behind.
 func (r *fleetRig) start(name string, ps ...Processor) (stop, kill func()) {
 	r.t.Helper()
-	s := &slowStore{Store: r.mem}
+	s := &fleetStore{Store: r.mem}
 	e, err := New(Config{Log: r.log, Store: s, Name: name, Lease: fleetLease})
 	if err != nil {
 		r.t.Fatal(err)
@@ -336,5 +336,52 @@ func TestFleetOfDifferentPrograms(t *testing.T) {
 		stopA()
 		stopB()
 		stopC()
+	})
+}
+
+// TestFleetPlacesByCost: what a lane costs is measured, told to the others, and
+// counts: who has a busy lane gets few idle ones beside it.
+func TestFleetPlacesByCost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		busy := Processor{Name: "busy", Concurrency: 2, React: func(ctx context.Context, _ Delivery) error {
+			pause(ctx, 10*time.Millisecond)
+			return nil
+		}}
+		r.add(busy)
+		r.add(counter(16))
+		for i := range 100 {
+			for range 100 {
+				r.append("acme", fmt.Sprint("s", i), added{})
+			}
+		}
+		stop := r.run(r.e)
+		time.Sleep(20 * time.Second) // of 50 that it takes
+		var v view
+		err := r.st.View(t.Context(), func(tx store.Tx) (err error) {
+			if v.procs, err = tx.Processors(); err == nil {
+				v.lanes, err = tx.Lanes("")
+			}
+			if err == nil {
+				v.members, err = tx.Members()
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		other := v.members[0]
+		other.ID, other.Host = "other", "other"
+		v.members = append(v.members, other)
+		counts, owner := map[string]int{}, ""
+		for id, member := range place(&v) {
+			if counts[member]++; id.Processor == "busy" {
+				owner = member
+			}
+		}
+		if len(v.lanes) != 17 || counts[owner] > 4 {
+			t.Errorf("notes %s: of %d lanes, %d are placed with the busy one", other.Notes, len(v.lanes), counts[owner])
+		}
 	})
 }

@@ -403,6 +403,7 @@ func (r *batchRunner) nudge() {
 func (r *batchRunner) noteApplied(b *batch) {
 	now := time.Now()
 	r.status.position.Store(int64(b.to))
+	r.status.worked.Add(int64(b.took))
 	r.e.note(r.l.p, b, r.l.live, now)
 	r.status.clear()
 }

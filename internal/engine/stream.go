@@ -82,6 +82,7 @@ type streamLane struct {
 	spareTenants []*laneTenant
 	notes        []note // for the logger, which is not called under a lock
 	counts       counts
+	worked       float64 // seconds in handlers, since the shell asked
 }
 
 // A task is an event in a lane's window.

@@ -237,11 +237,14 @@ func (r *streamRunner) took(c *streamCommit) {
 	notes, err := r.l.news()
 	counted := r.l.counts
 	r.l.counts = counts{}
+	worked := r.l.worked
+	r.l.worked = 0
 	r.pool.unlock()
 	r.flushed, r.backOff, r.tries = now, minBackOff, 0
 	r.spacing = min(max(20*now.Sub(r.began), commitEvery), commitAtLeast)
 	r.tell(notes, err, true)
 	r.status.position.Store(int64(c.Position))
+	r.status.worked.Add(int64(worked / float64(r.l.p.Concurrency) * 1e9)) // all workers busy: one processor
 	r.e.freshAt(r.l.p, c.fresh, c.applied, &counted, now)
 	r.l.reuse(c)
 	if moved {

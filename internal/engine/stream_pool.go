@@ -338,6 +338,7 @@ func (s *streamPool) take(j *streamJob, v verdict, now time.Time, alive bool) (a
 		s.cost = took
 	}
 	s.cost += (took - s.cost) / 32
+	l.worked += took
 	again = l.finish(k, v, now)
 	if again && alive && j.grant.Units < spanMost && now.Sub(j.began) < spanTime {
 		j.grant.Units++
