@@ -107,9 +107,16 @@ func mix(x uint64) uint64 {
 // unit is the cost that counts as 1: a hundredth of a processor.
 const unit = 0.01
 
+// Cost is what a class stands for, in processors.
+func Cost(class int64) float64 { return float64(class) * unit }
+
 // Class makes of a measured cost, in processors, that of an item. It is a power
-// of two: items whose cost hardly changes are not moved for that.
-func Class(processors float64) int64 {
+// of two, and the one before, 0 where there is none, stays until the cost is
+// twice or half of it: items are not moved for what is only noise.
+func Class(processors float64, before int64) int64 {
+	if x := processors / unit; before > 0 && x < 2*float64(before) && x > float64(before)/2 {
+		return before
+	}
 	if !(processors > unit) { // NaN too
 		return 1
 	}

@@ -25,7 +25,7 @@ func items(n int, cost func(i int) int64) (out []Item) {
 func equal(int) int64 { return 1 }
 
 // zipf is what the lanes of tenants cost: one in a thousand has a third of all.
-func zipf(i int) int64 { return Class(1 / float64(i+1)) }
+func zipf(i int) int64 { return Class(1/float64(i+1), 0) }
 
 // loads returns the cost of each member.
 func loads(ms []Member, it []Item, targets []int) []int64 {
@@ -85,7 +85,7 @@ func TestTargetsMoveLittle(t *testing.T) {
 func TestTargetsAgree(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 50 {
-		ms, it := members("a", "b", "c", "d")[:1+rng.IntN(4)], items(rng.IntN(60), func(int) int64 { return Class(rng.ExpFloat64()) })
+		ms, it := members("a", "b", "c", "d")[:1+rng.IntN(4)], items(rng.IntN(60), func(int) int64 { return Class(rng.ExpFloat64(), 0) })
 		want := map[string]string{}
 		for i, m := range Targets(ms, it) {
 			want[it[i].Key] = ms[m].Name
@@ -124,8 +124,41 @@ func TestClass(t *testing.T) {
 	}{
 		{0, 1}, {-1, 1}, {math.NaN(), 1}, {0.001, 1}, {0.01, 1}, {0.019, 2}, {0.021, 2}, {0.3, 32}, {1, 128}, {5, 512}, {math.Inf(1), 1 << 27},
 	} {
-		if got := Class(tt.in); got != tt.want {
+		if got := Class(tt.in, 0); got != tt.want {
 			t.Errorf("Class(%v) = %v, want %v", tt.in, got, tt.want)
+		}
+	}
+}
+
+// TestTargetsAreCalm: lanes whose costs only swing stay where they are. A cost is
+// what the engine tells: an average over half a minute, classed with each
+// heartbeat.
+func TestTargetsAreCalm(t *testing.T) {
+	for _, lanes := range []int{16, 64, 200} {
+		r := rand.New(rand.NewPCG(1, 2))
+		ms, it := members("w0", "w1", "w2"), items(lanes, equal)
+		mean, avg := make([]float64, lanes), make([]float64, lanes)
+		for i := range it {
+			mean[i] = 0.01 * math.Exp(r.Float64()*4) // 0.01 to 0.55 processors
+			avg[i], it[i].Cost = mean[i], Class(mean[i], 0)
+		}
+		last, moves := Targets(ms, it), 0
+		for range 1080 { // an hour
+			for i := range it {
+				now := mean[i] * math.Exp(r.NormFloat64()*0.3)
+				avg[i] += (now - avg[i]) / 9
+				it[i].Cost = Class(avg[i], it[i].Cost)
+			}
+			out := Targets(ms, it)
+			for i := range out {
+				if out[i] != last[i] {
+					moves++
+				}
+			}
+			last = out
+		}
+		if moves > lanes/4 {
+			t.Errorf("%d lanes moved %d times in an hour in which nothing happened", lanes, moves)
 		}
 	}
 }

@@ -57,6 +57,7 @@ type batchLane struct {
 	// is why the batch is prepared again.
 	poison      map[mark]*projection.HandlerError
 	leave       map[string]departure
+	isolated    isolated
 	stopAt      *stop
 	careful     bool           // find out which event leaves a state that cannot be encoded
 	singleUntil event.Position // one event a batch up to here

@@ -71,6 +71,7 @@ type active struct {
 
 // An owned is a lane that this process works.
 type owned struct {
+	epoch  int64
 	runner runner
 	cancel context.CancelFunc
 	ended  chan struct{}
@@ -81,7 +82,8 @@ type owned struct {
 	to      string    // which one; "": whoever wants it
 	asked   time.Time // when its cost was asked for
 	worked  time.Duration
-	rate    float64
+	rate    float64 // processors, a moving average
+	class   int64   // of that, as the others were told
 }
 
 // A runner is the shell around a lane.

@@ -45,8 +45,9 @@ func (e *Engine) notes(now time.Time) *memberNotes {
 		}
 		n.Processors = append(n.Processors, name)
 		for id, o := range a.lanes {
-			if c := assign.Class(o.cost(now)); c > 1 {
-				n.Costs[id.String()] = c
+			o.class = assign.Class(o.cost(now), o.class)
+			if o.class > 1 {
+				n.Costs[id.String()] = o.class
 			}
 		}
 	}
@@ -68,11 +69,7 @@ func (o *owned) cost(now time.Time) float64 {
 		return o.rate
 	}
 	rate := float64(worked-o.worked) / float64(took)
-	if o.asked.Equal(o.since) {
-		o.rate = rate
-	} else {
-		o.rate += (rate - o.rate) * min(1, float64(took)/float64(costWindow))
-	}
+	o.rate += (rate - o.rate) * min(1, float64(took)/float64(costWindow))
 	o.worked, o.asked = worked, now
 	return o.rate
 }
@@ -101,12 +98,9 @@ func (f *fleet) see(members []store.Member, now time.Time, calm time.Duration) b
 	return now.Sub(f.since) >= calm
 }
 
-// placement says who is to work which lane.
-type placement map[store.LaneID]string
-
-// place computes the placement of all lanes that can be worked, the same in
-// every process that sees the same rows.
-func place(v *view) placement {
+// place says who is to work which lane, of all that can be worked: the same in
+// every process that sees the same rows. It also returns what lanes cost.
+func place(v *view) (targets map[store.LaneID]string, costs map[string]int64) {
 	rows := map[string]*store.Processor{}
 	for i := range v.procs {
 		rows[v.procs[i].Name] = &v.procs[i]
@@ -115,7 +109,7 @@ func place(v *view) placement {
 	for i := range v.members {
 		named[v.members[i].Host]++
 	}
-	costs := map[string]int64{}
+	costs = map[string]int64{}
 	members := make([]assign.Member, len(v.members))
 	var lanes []store.LaneID
 	var items []assign.Item
@@ -143,13 +137,13 @@ func place(v *view) placement {
 		lanes = append(lanes, l.LaneID)
 		items = append(items, assign.Item{Key: key, Cost: max(1, costs[key])})
 	}
-	out := make(placement, len(items))
+	targets = make(map[store.LaneID]string, len(items))
 	for i, m := range assign.Targets(members, items) {
 		if m != assign.None {
-			out[lanes[i]] = v.members[m].ID
+			targets[lanes[i]] = v.members[m].ID
 		}
 	}
-	return out
+	return targets, costs
 }
 
 // workable reports whether a lane is to be worked by anybody.

@@ -375,7 +375,8 @@ func TestFleetPlacesByCost(t *testing.T) {
 		other.ID, other.Host = "other", "other"
 		v.members = append(v.members, other)
 		counts, owner := map[string]int{}, ""
-		for id, member := range place(&v) {
+		targets, _ := place(&v)
+		for id, member := range targets {
 			if counts[member]++; id.Processor == "busy" {
 				owner = member
 			}

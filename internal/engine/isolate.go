@@ -11,6 +11,31 @@ const (
 	isolateMost  = 16  // tenants that are out of a base lane at once by this rule
 )
 
+// isolated are the tenants that left a base lane because of their backlog, as far
+// as its owner knows. Those that an operator took out do not count: however many
+// they are, one that hurts the others must be able to leave.
+type isolated map[string]bool
+
+func (s *isolated) add(tenant string) {
+	if *s == nil {
+		*s = isolated{}
+	}
+	(*s)[tenant] = true
+}
+
+// full reports whether as many are out as may be, or about to be.
+func (s isolated) full(base *store.Lane, leaving func(tenant string) bool) bool {
+	n := 0
+	for t := range s {
+		if base.Exclusions[t] == event.Unbounded || leaving(t) {
+			n++
+		} else {
+			delete(s, t) // it is back
+		}
+	}
+	return n >= isolateMost
+}
+
 // isolate looks at the page that a base lane is to work on, and lets the tenant
 // leave that has most of it, if the lane is so far behind that the others'
 // objective is at risk. The tenant catches up at its fair share in a lane of
@@ -54,18 +79,13 @@ func (l *batchLane) isolate(page eventlog.Page) {
 	if !risk || len(shares) < 2 {
 		return
 	}
-	out := 0
-	for _, until := range l.row.Exclusions {
-		if until == event.Unbounded {
-			out++
-		}
-	}
-	if out+len(l.leave) >= isolateMost {
+	if l.isolated.full(&l.row, func(t string) bool { _, ok := l.leave[t]; return ok }) {
 		return
 	}
 	for t, n := range shares {
 		if float64(n) > isolateShare*float64(total) && event.CheckTenant(t) == nil { // "" would be the base lane itself
 			l.leave[t] = departure{after: l.at, state: store.Running, reason: "backlog"}
+			l.isolated.add(t)
 			l.logger.Info("tenant leaves its base lane", "lane", l.id.String(), "tenant", t, "behind", behind, "share", float64(n)/float64(total))
 		}
 	}

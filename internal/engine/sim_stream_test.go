@@ -33,7 +33,7 @@ func (h *simHost) startStream(p *Processor, row store.Lane) {
 	s := h.s
 	r := h.e.streamRunner(p, row, h.e.logPartition(p, row.Partition, s.logParts))
 	r.pool.give = h.begin
-	r.limit.Store([]int64{1200, 4000, leastWindow}[s.rng.IntN(3)])
+	r.limit.Store([]int64{1200, 4000, 256 << 10}[s.rng.IntN(3)])
 	x := &simStream{h: h, r: r, epoch: row.Epoch}
 	r.async = func(f func()) { x.calls = append(x.calls, f) }
 	x.ctx, x.cancel = context.WithCancel(context.Background())

@@ -48,6 +48,7 @@ type streamLane struct {
 	claimed  map[string]bool
 	refill   map[string]done.Range // per tenant: what must be read again, because it came back
 	leave    map[string]*leaving
+	isolated isolated
 
 	first, last  *task // undone events by position
 	undone       int

@@ -323,8 +323,11 @@ func (r *streamRunner) take(ctx context.Context, p streamPage) {
 		return
 	}
 	events := p.page.Events
+	s.mu.Lock()
+	room := int(r.limit.Load()) - l.held()
+	s.unlock()
 	for more := true; more; {
-		n := min(admitAtOnce, len(events))
+		n := fitting(events, room)
 		next := p.page.Next
 		if more = n < len(events); more {
 			next = events[n-1].Position
@@ -341,9 +344,9 @@ func (r *streamRunner) take(ctx context.Context, p streamPage) {
 		l.counts.passed += passed
 		l.advance(next)
 		s.dispatch(nil, time.Now())
-		full := l.held() >= int(r.limit.Load())
+		room = int(r.limit.Load()) - l.held()
 		s.unlock()
-		if full && more {
+		if room <= 0 && more {
 			if !p.shared {
 				p.page.Events, p.after = events, next
 				r.rest = &p
@@ -352,6 +355,17 @@ func (r *streamRunner) take(ctx context.Context, p streamPage) {
 		}
 		p.after = next
 	}
+}
+
+// fitting returns how many of the first events to take in at once: what there is
+// room for, and at least one.
+func fitting(events []event.Event, room int) (n int) {
+	for n = range min(admitAtOnce, len(events)) {
+		if room -= events[n].Size() + taskOverhead; room <= 0 {
+			break
+		}
+	}
+	return min(n+1, len(events))
 }
 
 // drain loads the dead letters of a key, or records that one failed again.

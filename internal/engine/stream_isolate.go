@@ -3,7 +3,6 @@ package engine
 import (
 	"time"
 
-	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
@@ -31,7 +30,7 @@ func (l *streamLane) isolate(full bool, now time.Time) {
 			top = l.tenants[l.first.Tenant]
 		}
 	}
-	if top == nil || !l.othersThan(top.name) || l.out() >= isolateMost {
+	if top == nil || !l.othersThan(top.name) || l.isolated.full(&l.row, func(t string) bool { return l.leave[t] != nil }) {
 		return
 	}
 	behind := l.estimate(top)
@@ -42,6 +41,7 @@ func (l *streamLane) isolate(full bool, now time.Time) {
 		"lane", l.id.String(), "tenant", top.name, "events", top.undone, "bytes", top.bytes, "behind", behind, "window full", full,
 	}})
 	l.depart(top.name, leaving{state: store.Running, reason: "backlog", since: now})
+	l.isolated.add(top.name)
 }
 
 // othersThan reports whether events of another tenant were read of late.
@@ -51,17 +51,6 @@ func (l *streamLane) othersThan(tenant string) bool {
 		g = l.recent[1]
 	}
 	return g.at > 0 && l.seen-g.at < recently
-}
-
-// out returns how many tenants are out of the base lane, or about to be.
-func (l *streamLane) out() int {
-	n := len(l.leave)
-	for _, until := range l.row.Exclusions {
-		if until == event.Unbounded {
-			n++
-		}
-	}
-	return n
 }
 
 // estimate returns how long a tenant's events will take, at its share of the

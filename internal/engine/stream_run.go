@@ -89,8 +89,8 @@ const (
 	commitEvery   = 2 * time.Millisecond
 	commitAtLeast = 20 * time.Millisecond
 	isolateEvery  = 20 * time.Millisecond
-	admitAtOnce   = 64        // events taken in under one lock
-	leastWindow   = 256 << 10 // bytes
+	admitAtOnce   = 64      // events taken in under one lock
+	leastWindow   = 4 << 10 // bytes; where a process has so many lanes that it comes to this, one event may be more
 )
 
 func (e *Engine) streamRunner(p *Processor, row store.Lane, logPart int) *streamRunner {

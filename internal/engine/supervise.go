@@ -9,11 +9,14 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/assign"
 	"github.com/fairlead-dev/fairlead/internal/lane"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
 const (
+	lost = -1 // no revision: a lane that is told of it reads its row in any case
+
 	lookEvery    = 50 * time.Millisecond // at whether other hands have changed rows
 	switchEvery  = 20 * time.Millisecond // while a rebuild is near its switch
 	retryFailed  = 30 * time.Second      // before a lane that ended with an error is tried again
@@ -114,7 +117,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 		again(f.since.Add(e.calmAfter()))
 	}
 	f.moving = false
-	targets := place(&v)
+	targets, costs := place(&v)
 	unserved := map[store.LaneID]time.Time{}
 	var start []store.LaneID
 	var back []store.Lane
@@ -131,13 +134,23 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 	for i := range v.lanes {
 		l := &v.lanes[i]
 		a, ok := e.procs[l.Processor]
-		if !ok || a.gone {
+		if !ok || a.gone && a.lanes[l.LaneID] == nil {
+			if owners[l.LaneID] == e.id { // it was handed over when this process had the processor
+				back = append(back, *l)
+			}
+			continue
+		}
+		if a.gone {
 			continue
 		}
 		target, placed := targets[l.LaneID]
 		if o := a.lanes[l.LaneID]; o != nil {
 			owned++
-			o.runner.reread(l.Revision)
+			if l.Epoch != o.epoch {
+				o.runner.reread(lost)
+			} else {
+				o.runner.reread(l.Revision)
+			}
 			e.complain(l.LaneID, o)
 			switch {
 			case o.leaving || !placed || target == e.id || !calm:
@@ -204,7 +217,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 		}
 	}
 	for ids := range slices.Chunk(start, acquireAtOnce) {
-		if err := e.start(ctx, ids, logParts, share); err != nil && ctx.Err() == nil {
+		if err := e.start(ctx, ids, logParts, share, costs); err != nil && ctx.Err() == nil {
 			e.logger.Error("lanes were not acquired", "lanes", len(ids), "first", ids[0].String(), "error", err)
 		}
 	}
@@ -226,7 +239,7 @@ func (e *Engine) complain(id store.LaneID, o *owned) {
 
 // start acquires lanes and works each in a goroutine of its own. Lanes that
 // another process has taken meanwhile are left alone.
-func (e *Engine) start(ctx context.Context, ids []store.LaneID, logParts, budget int) error {
+func (e *Engine) start(ctx context.Context, ids []store.LaneID, logParts, budget int, costs map[string]int64) error {
 	acquired, err := lane.AcquireAll(ctx, e.store, ids, e.id, func(store.LaneID, error) error { return nil })
 	if err != nil {
 		return err
@@ -240,19 +253,23 @@ func (e *Engine) start(ctx context.Context, ids []store.LaneID, logParts, budget
 			errs = append(errs, lane.Release(ctx, e.store, row.LaneID, e.id, row.Epoch))
 			continue
 		}
-		e.work(ctx, a, row, logParts, budget)
+		e.work(ctx, a, row, logParts, budget, costs[row.String()])
+	}
+	if len(costs) > 0 {
+		e.news() // who had the lanes before will not tell what they cost any more
 	}
 	return errors.Join(errs...)
 }
 
-// work works a lane that was acquired, in a goroutine of its own.
-func (e *Engine) work(ctx context.Context, a *active, row store.Lane, logParts, budget int) {
+// work works a lane that was acquired, in a goroutine of its own. Class is what
+// it has cost, 0 if that is not known.
+func (e *Engine) work(ctx context.Context, a *active, row store.Lane, logParts, budget int, class int64) {
 	id := row.LaneID
 	delete(e.failed, id)
 	a.stats.started(id)
 	lctx, cancel := context.WithCancel(ctx)
 	now := time.Now()
-	o := &owned{runner: e.runner(a.p, row, logParts), cancel: cancel, ended: make(chan struct{}), since: now, asked: now}
+	o := &owned{epoch: row.Epoch, runner: e.runner(a.p, row, logParts), cancel: cancel, ended: make(chan struct{}), since: now, asked: now, class: class, rate: assign.Cost(class)}
 	o.runner.budget(budget)
 	a.lanes[id] = o
 	e.wg.Go(func() {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"container/heap"
 	"context"
 	"sync"
 	"time"
@@ -22,7 +23,7 @@ type turns struct {
 
 type procTurns struct {
 	queue   *fair.Queue[*waiter]
-	waiting map[*waiter]bool
+	waiting waiters
 }
 
 type waiter struct {
@@ -31,6 +32,32 @@ type waiter struct {
 	grant  fair.Grant[*waiter]
 	since  time.Time
 	ready  chan struct{}
+	slot   int // in waiting; -1: not in it
+}
+
+// waiters is a heap: whose event is the oldest is at its top.
+type waiters []*waiter
+
+func (h waiters) Len() int           { return len(h) }
+func (h waiters) Less(i, j int) bool { return h[i].oldest.Before(h[j].oldest) }
+func (h waiters) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].slot, h[j].slot = i, j
+}
+
+func (h *waiters) Push(x any) {
+	w := x.(*waiter)
+	w.slot = len(*h)
+	*h = append(*h, w)
+}
+
+func (h *waiters) Pop() any {
+	last := len(*h) - 1
+	w := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	w.slot = -1
+	return w
 }
 
 func newTurns(slots int) *turns {
@@ -45,7 +72,7 @@ func (t *turns) take(ctx context.Context, p *Processor, tenant string, oldest ti
 	t.mu.Lock()
 	q := t.of(p)
 	q.queue.Push(tenant, 1, w)
-	q.waiting[w] = true
+	heap.Push(&q.waiting, w)
 	t.dispatch()
 	t.mu.Unlock()
 	select {
@@ -53,8 +80,8 @@ func (t *turns) take(ctx context.Context, p *Processor, tenant string, oldest ti
 	case <-ctx.Done():
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if q.waiting[w] { // still queued: whoever pops it hands it on
-			delete(q.waiting, w)
+		if w.slot >= 0 { // still queued: whoever pops it hands it on
+			heap.Remove(&q.waiting, w.slot)
 			t.mark(p.Name, q)
 		} else {
 			t.end(w, q)
@@ -71,7 +98,7 @@ func (t *turns) take(ctx context.Context, p *Processor, tenant string, oldest ti
 func (t *turns) of(p *Processor) *procTurns {
 	q := t.procs[p.Name]
 	if q == nil {
-		q = &procTurns{queue: fair.New[*waiter](t.slots), waiting: map[*waiter]bool{}}
+		q = &procTurns{queue: fair.New[*waiter](t.slots)}
 		for tenant, weight := range t.weights {
 			_ = q.queue.SetWeight(tenant, weight)
 		}
@@ -98,12 +125,12 @@ func (t *turns) dispatch() {
 			continue
 		}
 		w := g.Item
-		if !q.waiting[w] { // gave up
+		if w.slot < 0 { // gave up
 			q.queue.Done(g, 0, now)
 			t.mark(name, q)
 			continue
 		}
-		delete(q.waiting, w)
+		heap.Remove(&q.waiting, w.slot)
 		w.grant, w.since = g, now
 		t.free--
 		close(w.ready)
@@ -113,18 +140,12 @@ func (t *turns) dispatch() {
 
 // mark tells the picker whether a processor waits, and for how old an event.
 func (t *turns) mark(name string, q *procTurns) {
-	var oldest time.Time
-	var p *Processor
-	for w := range q.waiting {
-		if p == nil || w.oldest.Before(oldest) {
-			oldest, p = w.oldest, w.p
-		}
-	}
-	if p == nil {
+	if len(q.waiting) == 0 {
 		t.pick.Idle(name)
 		return
 	}
-	t.pick.Ready(name, oldest, p.Freshness)
+	first := q.waiting[0]
+	t.pick.Ready(name, first.oldest, first.p.Freshness)
 }
 
 func (t *turns) end(w *waiter, q *procTurns) {
