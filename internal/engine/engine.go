@@ -78,7 +78,7 @@ type owned struct {
 	stuck  bool // was complained about
 
 	since   time.Time // when it was acquired
-	leaving bool      // it is being given to another process
+	leaving time.Time // since when it is being given to another process; zero: it is not
 	to      string    // which one; "": whoever wants it
 	asked   time.Time // when its cost was asked for
 	worked  time.Duration
@@ -89,6 +89,9 @@ type owned struct {
 // A runner is the shell around a lane.
 type runner interface {
 	run(ctx context.Context) error
+	// retire lets the lane end when what it has in hand is done; false: nothing is
+	// lost if its context ends at once.
+	retire() bool
 	nudge()              // look whether there is something to do
 	reread(rev int64)    // the row has another revision: read it again if you do not know it
 	flush()              // somebody waits for the checkpoint

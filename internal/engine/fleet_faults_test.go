@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/internal/lane"
 	"github.com/fairlead-dev/fairlead/store"
+	"github.com/fairlead-dev/fairlead/store/memstore"
 )
 
 // engine is start, with the engine itself.
@@ -58,7 +60,7 @@ func TestFleetHandOverToOneWhoRemoved(t *testing.T) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			for _, o := range a.procs["slow"].lanes {
-				if o.leaving {
+				if !o.leaving.IsZero() {
 					n++
 				}
 			}
@@ -221,4 +223,124 @@ func TestFleetAddRemoveUnderLoad(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFleetThatIsSteadyKeepsItsLanes: nobody comes or goes, the load is the same
+// all the time but for chance. Then lanes stay where they are: each move ends the
+// contexts of handlers in progress, whose events come again.
+func TestFleetThatIsSteadyKeepsItsLanes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newFleetRig(t)
+		rng := rand.New(rand.NewPCG(1, 2))
+		var calls, cut atomic.Int64
+		proc := Processor{Name: "mail", Partitions: 24, Concurrency: 16, React: func(ctx context.Context, d Delivery) error {
+			calls.Add(1)
+			if !pause(ctx, time.Duration(5+d.Position%40)*time.Millisecond) {
+				cut.Add(1)
+				return ctx.Err()
+			}
+			return nil
+		}}
+		var stops []func()
+		for i := range 3 {
+			_, stop := r.engine(fmt.Sprint("w", i), proc)
+			stops = append(stops, stop)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan int)
+		go func() {
+			n := 0
+			for ; pause(ctx, time.Duration(rng.ExpFloat64()*2.5*float64(time.Millisecond))); n++ {
+				r.append("acme", fmt.Sprint("s", int(400*rng.Float64()*rng.Float64())), added{N: n})
+			}
+			ended <- n
+		}()
+		time.Sleep(time.Minute) // things have settled
+		calls.Store(0)
+		cut.Store(0)
+		w := r.watch()
+		time.Sleep(2 * time.Minute)
+		w.stop()
+		cancel()
+		n := <-ended
+		moves := 0
+		for _, m := range w.moves {
+			moves += m
+		}
+		t.Logf("%d events; in two minutes of steady load: %d moves of 24 lanes, %d handlers cut off", n, moves, cut.Load())
+		if moves > 16 {
+			t.Errorf("%d moves of 24 lanes in two minutes, although nobody came or went", moves)
+		}
+		for _, stop := range stops {
+			stop()
+		}
+	})
+}
+
+// A refusingStore fails the updates that free a lane, while it is told to.
+type refusingStore struct {
+	*memstore.Store
+	refuse atomic.Bool
+}
+
+func (s *refusingStore) Update(ctx context.Context, f func(store.Tx) error) error {
+	if s.refuse.Load() {
+		return errors.New("database is locked")
+	}
+	return s.Store.Update(ctx, f)
+}
+
+// TestFleetRemoveWhileTheStoreFails: a processor is removed while the store is
+// locked for a moment, so its lane cannot be released. The process lives on. Then
+// another process that has the processor must get the lane.
+func TestFleetRemoveWhileTheStoreFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newFleetRig(t)
+		s := &refusingStore{Store: r.mem}
+		a, err := New(Config{Log: r.log, Store: s, Name: "a", Lease: fleetLease})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Add(t.Context(), counter(4)); err != nil {
+			t.Fatal(err)
+		}
+		stopA := r.run(a)
+		defer stopA()
+		time.Sleep(time.Second)
+		s.refuse.Store(true)
+		if err := a.Remove(t.Context(), "counts"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		s.refuse.Store(false)
+		_, stopB := r.engine("b", counter(4))
+		defer stopB()
+		time.Sleep(10 * fleetLease)
+		if got := r.counts(); got["b"] != 4 {
+			t.Errorf("%v, want all lanes with b, which alone has the processor", got)
+		}
+	})
+}
+
+// TestFleetForgetsMembersThatDied: processes that were killed leave a row
+// each, which every look reads. They must not add up for ever.
+func TestFleetForgetsMembersThatDied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newFleetRig(t)
+		for range 50 {
+			_, kill := r.start("w", counter(1))
+			time.Sleep(time.Second)
+			kill()
+		}
+		_, stop := r.engine("w", counter(1))
+		defer stop()
+		time.Sleep(2 * time.Hour)
+		var members []store.Member
+		if err := r.mem.View(t.Context(), func(tx store.Tx) (err error) { members, err = tx.Members(); return err }); err != nil {
+			t.Fatal(err)
+		}
+		if len(members) > 1 {
+			t.Errorf("%d members are listed two hours after all but one have died", len(members))
+		}
+	})
 }

@@ -45,6 +45,7 @@ var (
 	errLaneGone = errors.New("engine: the lane has another owner or is gone")
 	errMerged   = errors.New("engine: the tenant is back in its base lane")
 	errHalted   = errors.New("engine: the lane is paused")
+	errGiven    = errors.New("engine: the lane is given to another process")
 )
 
 const (
@@ -438,6 +439,10 @@ func (r *batchRunner) stuck(now time.Time) error {
 	return fmt.Errorf("lane %v: a handler has not returned for %v, in the batch after position %d: "+
 		"the lane waits for it; see the goroutine dump of the process", r.id, now.Sub(time.Unix(0, since)).Round(time.Second), r.status.position.Load())
 }
+
+// retire implements runner: a lane whose context has ended ends between two
+// batches, and still waits for its commit.
+func (r *batchRunner) retire() bool { return false }
 
 func (r *batchRunner) flush() {
 	r.flushs.Store(true)

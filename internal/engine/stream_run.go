@@ -27,6 +27,7 @@ type streamRunner struct {
 
 	kick     chan struct{}
 	look     atomic.Bool // rows were changed by another hand
+	retired  atomic.Bool // the lane is to end when its handlers have
 	flushs   atomic.Bool // somebody waits for the checkpoint
 	limit    atomic.Int64
 	revision atomic.Int64
@@ -138,6 +139,9 @@ func (r *streamRunner) turn(ctx context.Context) (p streamPlan, again bool) {
 	if ctx.Err() != nil && !r.gone {
 		r.gone = true
 		r.end(ctx.Err(), true)
+	}
+	if r.retired.Load() && r.ending == nil {
+		r.end(errGiven, false)
 	}
 	if r.look.Load() && r.pending == nil && !r.lost && !time.Now().Before(r.again) {
 		r.read(ctx)
@@ -393,6 +397,13 @@ func (r *streamRunner) reread(rev int64) {
 		r.look.Store(true)
 		r.nudge()
 	}
+}
+
+// retire implements runner.
+func (r *streamRunner) retire() bool {
+	r.retired.Store(true)
+	r.nudge()
+	return true
 }
 
 func (r *streamRunner) flush() {

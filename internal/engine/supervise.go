@@ -126,7 +126,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 	for _, a := range e.procs {
 		a.unowned = 0
 		for _, o := range a.lanes {
-			if o.leaving {
+			if !o.leaving.IsZero() {
 				leaving++
 			}
 		}
@@ -153,13 +153,21 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 			}
 			e.complain(l.LaneID, o)
 			switch {
-			case o.leaving || !placed || target == e.id || !calm:
+			case !o.leaving.IsZero():
+				if late := o.leaving.Add(handOverAtMost); now.Before(late) {
+					again(late)
+				} else {
+					o.cancel()
+				}
+			case !placed || target == e.id || !calm:
 			case now.Sub(o.since) < e.calmAfter():
 				again(o.since.Add(e.calmAfter()))
 			case leaving < handOverAtOnce: // the others, as soon as these have gone
-				o.leaving, o.to = true, target
+				o.leaving, o.to = now, target
 				leaving++
-				o.cancel()
+				if again(now.Add(handOverAtMost)); !o.runner.retire() {
+					o.cancel()
+				}
 			}
 			continue
 		}
@@ -290,7 +298,7 @@ func (e *Engine) work(ctx context.Context, a *active, row store.Lane, logParts, 
 		}
 		e.mu.Lock()
 		delete(a.lanes, id)
-		if err != nil && lctx.Err() == nil && !errors.Is(err, errLaneGone) && !errors.Is(err, errMerged) && !errors.Is(err, errHalted) {
+		if err != nil && lctx.Err() == nil && !errors.Is(err, errLaneGone) && !errors.Is(err, errMerged) && !errors.Is(err, errHalted) && !errors.Is(err, errGiven) {
 			a.stats.failed(id, err)
 			e.failed[id] = time.Now()
 			e.news()

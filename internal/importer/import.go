@@ -143,10 +143,9 @@ func (im *Importer) block(ctx context.Context, name string, b *block) error {
 			return err
 		}
 		if len(p.faults) > 0 && im.Bad == nil {
-			first := slices.MinFunc(p.faults, func(a, b Fault) int { return int(a.Line - b.Line) })
-			return &first
+			return p.first()
 		}
-		token, err := im.append(ctx, p)
+		token, err := im.append(ctx, name, p)
 		if dup, ok := errors.AsType[*eventlog.DuplicateError](err); ok {
 			f, found := p.taken(name, dup)
 			if !found {
@@ -161,6 +160,9 @@ func (im *Importer) block(ctx context.Context, name string, b *block) error {
 		}
 		if err != nil {
 			return fmt.Errorf("%s: lines %d to %d: %w", name, b.first, b.last(), err)
+		}
+		if len(p.faults) > 0 && im.Bad == nil {
+			return p.first()
 		}
 		return im.finish(b, p, token)
 	}
@@ -177,7 +179,7 @@ func (im *Importer) forget(p *plan) {
 }
 
 // append appends what p has to append.
-func (im *Importer) append(ctx context.Context, p *plan) (eventlog.Token, error) {
+func (im *Importer) append(ctx context.Context, file string, p *plan) (eventlog.Token, error) {
 	if len(p.appends) == 0 {
 		return eventlog.Token{}, nil
 	}
@@ -193,9 +195,7 @@ func (im *Importer) append(ctx context.Context, p *plan) (eventlog.Token, error)
 	}
 	for i, ref := range refs {
 		if got[i] < p.after[ref] {
-			im.forget(p)
-			return token, fmt.Errorf("stream %q of tenant %q has version %d after the import of version %d: "+
-				"event ids of these lines are in the stream already, under other versions: give them other ids", ref.Stream, ref.Tenant, got[i], p.after[ref])
+			p.elsewhere(file, ref, got[i])
 		}
 	}
 	return token, nil

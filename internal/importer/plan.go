@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
@@ -88,6 +89,12 @@ func (im *Importer) know(ctx context.Context, records []record) error {
 
 func (p *plan) fault(file string, r *record, reason error) {
 	p.faults = append(p.faults, Fault{File: file, Line: r.line, Reason: reason, Text: r.text})
+}
+
+// first returns the first fault in the order of the file.
+func (p *plan) first() error {
+	f := slices.MinFunc(p.faults, func(a, b Fault) int { return int(a.Line - b.Line) })
+	return &f
 }
 
 // add appends r to the plan. Lines that follow each other in one stream are one
@@ -177,13 +184,34 @@ func (im *Importer) read(ctx context.Context, ref eventlog.StreamRef, low, high 
 	return got, nil
 }
 
-// taken returns the fault for an event id that another append has taken.
+// taken returns the fault for an event id that another event has: of two lines of
+// the plan the second is at fault.
 func (p *plan) taken(file string, dup *eventlog.DuplicateError) (Fault, bool) {
-	for _, r := range p.records[dup.Stream] {
+	for _, r := range slices.Backward(p.records[dup.Stream]) {
 		if r.ID == dup.ID {
 			return Fault{File: file, Line: r.line, Text: r.text,
 				Reason: fmt.Errorf("event id %q is taken by another event: ids are unique in a log", r.ID)}, true
 		}
 	}
 	return Fault{}, false
+}
+
+// elsewhere takes lines of a stream out of the plan, those above the version that
+// it has, because the log has appended none of them: the ids of some are in the
+// stream already, under other versions.
+func (p *plan) elsewhere(file string, ref eventlog.StreamRef, version int64) {
+	for _, r := range p.records[ref] {
+		switch {
+		case r.Version <= version:
+			continue
+		case r.ID != "":
+			p.fault(file, r, fmt.Errorf("event id %q is in stream %q of tenant %q already, under other versions than %d: give the event another id",
+				r.ID, ref.Stream, ref.Tenant, r.Version))
+		default:
+			p.fault(file, r, fmt.Errorf("version %d of stream %q of tenant %q follows a line that is bad: the stream has version %d",
+				r.Version, ref.Stream, ref.Tenant, version))
+		}
+		p.count--
+	}
+	p.after[ref] = version
 }

@@ -138,9 +138,24 @@ func Drop(ctx context.Context, s store.Store, processor string) error {
 	})
 }
 
-// Heartbeat extends the lease of a member, and so of all its lanes at once.
+// forgotten is how long a member that died is listed.
+const forgotten = time.Hour
+
+// Heartbeat extends the lease of a member, and so of all its lanes at once. It
+// forgets members that died long ago.
 func Heartbeat(ctx context.Context, s store.Store, m store.Member, ttl time.Duration) error {
 	return s.Update(ctx, func(tx store.Tx) error {
+		members, err := tx.Members()
+		if err != nil {
+			return err
+		}
+		for _, x := range members {
+			if x.ID != m.ID && x.Until.Before(tx.Now().Add(-forgotten)) {
+				if err := tx.DeleteMember(x.ID); err != nil {
+					return err
+				}
+			}
+		}
 		m.Until = tx.Now().Add(ttl)
 		return tx.PutMember(m)
 	})
