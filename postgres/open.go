@@ -1,0 +1,203 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// MinVersion is the oldest major version of PostgreSQL that Fairlead works with.
+const MinVersion = 13
+
+// Options tunes a DB. The zero Options is ready to use.
+type Options struct {
+	// Schema is where Fairlead's tables are; default "fairlead". One database
+	// may hold several.
+	Schema string
+
+	// MaxConns is the most connections at once; more calls wait. Default 16, or
+	// pool_max_conns of the URL.
+	MaxConns int
+
+	// Timeout is the longest that one statement may take before it is given up
+	// with [ErrTimeout]; default 30s, negative: no limit.
+	Timeout time.Duration
+
+	// NoMigrate opens a schema only if it is what this program needs, and
+	// changes nothing. For roles without the right to create tables.
+	NoMigrate bool
+
+	// Pooler says that a connection pooler in transaction mode, such as
+	// PgBouncer, is between: no prepared statement outlives a transaction.
+	Pooler bool
+}
+
+func (o Options) withDefaults() Options {
+	o.Schema = cmp.Or(o.Schema, "fairlead")
+	o.Timeout = cmp.Or(o.Timeout, 30*time.Second)
+	return o
+}
+
+// check returns all faults of o.
+func (o Options) check() error {
+	var errs []error
+	if o.MaxConns < 0 || o.MaxConns == 1 {
+		errs = append(errs, fmt.Errorf("postgres: option MaxConns is %d, want at least 2", o.MaxConns))
+	}
+	return errors.Join(append(errs, checkSchema(o.Schema))...)
+}
+
+// A DB is a log and a store in one schema of a database. All methods may be
+// called from many goroutines at once.
+type DB struct {
+	pool       *pgxpool.Pool
+	opts       Options
+	where      string // host, port and database, for errors: never the password
+	migrations []migration
+	names      *strings.Replacer
+	texts      sync.Map // statements with the schema's name in them
+
+	// closing ends when Close begins. Whoever runs in the background counts in
+	// uses, so that Close waits for it.
+	closing context.Context
+	close   context.CancelFunc
+	mu      sync.Mutex // guards closed, and uses.Add against uses.Wait
+	closed  bool
+	uses    sync.WaitGroup
+}
+
+// A querier is a pool, a connection or a transaction.
+type querier interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Open connects to a database by its URL, or by keywords and values
+// ("host=... dbname=..."), as libpq has them, checks that it is fit, and brings
+// the schema up to date. At most one Options may be given. The caller closes the
+// DB. Ctx is that of opening alone.
+func Open(ctx context.Context, url string, opts ...Options) (*DB, error) {
+	return open(ctx, url, migrations, opts...)
+}
+
+func open(ctx context.Context, url string, migrations []migration, opts ...Options) (*DB, error) {
+	if len(opts) > 1 {
+		return nil, errors.New("postgres: open: more than one Options")
+	}
+	var o Options
+	if len(opts) == 1 {
+		o = opts[0]
+	}
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	config, err := poolConfig(url, o)
+	if err != nil {
+		return nil, err
+	}
+	o = o.withDefaults()
+	c := config.ConnConfig
+	db := &DB{
+		opts:       o,
+		where:      fmt.Sprintf("%s:%d/%s", c.Host, c.Port, c.Database),
+		migrations: migrations,
+		names:      names(o.Schema),
+	}
+	db.closing, db.close = context.WithCancel(context.Background())
+	// The pool connects when it is first used.
+	if db.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return nil, fmt.Errorf("postgres: open: %w", err)
+	}
+	err = db.checkServer(ctx)
+	if err == nil {
+		err = db.migrate(ctx)
+	}
+	if err != nil {
+		err = db.fault(ctx, "open", err)
+		_ = db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+// poolConfig is the configuration of url with what o says.
+func poolConfig(url string, o Options) (*pgxpool.Config, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("postgres: open: %w", err) // pgx leaves the password out
+	}
+	if o.MaxConns > 0 {
+		config.MaxConns = int32(min(o.MaxConns, 1<<16))
+	} else if !strings.Contains(url, "pool_max_conns") {
+		config.MaxConns = 16
+	}
+	c := config.ConnConfig
+	if o.Pooler {
+		c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+		c.StatementCacheCapacity = 0
+	}
+	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 10*time.Second)
+	if _, ok := c.RuntimeParams["application_name"]; !ok && !o.Pooler {
+		c.RuntimeParams["application_name"] = "fairlead"
+	}
+	// Times come and go in UTC by themselves; nothing here depends on a setting
+	// of the session.
+	return config, nil
+}
+
+// checkServer says what keeps Fairlead from working here.
+func (db *DB) checkServer(ctx context.Context) error {
+	var version int
+	var number, encoding string
+	var standby bool
+	err := db.pool.QueryRow(ctx, `SELECT current_setting('server_version_num')::integer, current_setting('server_version'),
+		current_setting('server_encoding'), pg_is_in_recovery()`).Scan(&version, &number, &encoding, &standby)
+	switch {
+	case err != nil:
+		return err
+	case version < MinVersion*10000:
+		return fmt.Errorf("%w: %s is PostgreSQL %s, version %d is the oldest that works", ErrTooOld, db.where, number, MinVersion)
+	case standby:
+		return fmt.Errorf("%w (%s)", ErrStandby, db.where)
+	case encoding != "UTF8":
+		return fmt.Errorf("%w (%s has %s)", ErrEncoding, db.where, encoding)
+	}
+	return nil
+}
+
+// Close waits for what runs in the background and closes all connections, each
+// as soon as its call in progress has ended. Calls that come later fail with
+// [ErrClosed].
+func (db *DB) Close() error {
+	db.mu.Lock()
+	if db.closed {
+		db.mu.Unlock()
+		return nil
+	}
+	db.closed = true
+	db.mu.Unlock()
+	db.close()
+	db.uses.Wait()
+	db.pool.Close()
+	return nil
+}
+
+// use registers a call, so that Close waits for it.
+func (db *DB) use() error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.closed {
+		return ErrClosed
+	}
+	db.uses.Add(1)
+	return nil
+}

@@ -1,0 +1,137 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/fairlead-dev/fairlead/internal/pgtest"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+func TestOpenErrors(t *testing.T) {
+	base := pgtest.Database(t)
+	with := func(change func(u *url.URL)) string {
+		u, err := url.Parse(base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(u)
+		return u.String()
+	}
+	admin := openAt(t, base)
+	name := strings.TrimPrefix(mustParse(t, base).Path, "/") // unique on the server
+	nobody, latin := name+"_nobody", name+"_latin"
+	exec(t, admin.pool, "DROP ROLE IF EXISTS "+nobody)
+	exec(t, admin.pool, "CREATE ROLE "+nobody+" LOGIN PASSWORD 'secret'")
+	cleanup := func(sql string) {
+		t.Cleanup(func() { // before that of openAt
+			if _, err := admin.pool.Exec(context.Background(), sql); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	cleanup("DROP ROLE " + nobody)
+	exec(t, admin.pool, "CREATE SCHEMA newer")
+	exec(t, admin.pool, "CREATE TABLE newer.migrations(version integer)")
+	exec(t, admin.pool, "INSERT INTO newer.migrations VALUES (99)")
+	exec(t, admin.pool, "CREATE DATABASE "+latin+" ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+	cleanup("DROP DATABASE " + latin)
+
+	for _, tt := range []struct {
+		name string
+		url  string
+		opts Options
+		want error
+		says string
+	}{
+		{"no server", with(func(u *url.URL) { u.Host = "127.0.0.1:1" }), Options{}, ErrUnreachable, "127.0.0.1:1"},
+		{"no such host", with(func(u *url.URL) { u.Host = "nowhere.invalid:1" }), Options{}, ErrUnreachable, "nowhere.invalid"},
+		{"wrong password", with(func(u *url.URL) { u.User = url.UserPassword("fairlead", "wrong") }), Options{}, ErrRefused, "password"},
+		{"no such database", with(func(u *url.URL) { u.Path = "/nothing_here" }), Options{}, ErrNoDatabase, "nothing_here"},
+		{"no right to make the schema", with(func(u *url.URL) { u.User = url.UserPassword(nobody, "secret") }),
+			Options{Schema: "mine"}, ErrRights, "GRANT"},
+		{"no right to use the schema", with(func(u *url.URL) { u.User = url.UserPassword(nobody, "secret") }),
+			Options{}, ErrRights, "GRANT"},
+		{"not UTF8", with(func(u *url.URL) { u.Path = "/" + latin }), Options{}, ErrEncoding, "LATIN1"},
+		{"newer schema", base, Options{Schema: "newer"}, store.ErrNewerSchema, "version 99"},
+		{"not migrated", base, Options{Schema: "other", NoMigrate: true}, ErrOldSchema, "NoMigrate"},
+		{"name of the schema", base, Options{Schema: strings.Repeat("x", 64)}, nil, "63 bytes"},
+		{"not a URL", "postgres://%zz", Options{}, nil, "parse"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			db, err := Open(t.Context(), tt.url, tt.opts)
+			if err == nil {
+				_ = db.Close()
+				t.Fatal("error = nil, want one")
+			}
+			if tt.want != nil && !errors.Is(err, tt.want) {
+				t.Errorf("error = %v, want %v", err, tt.want)
+			}
+			if !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("error = %v, want it to say %q", err, tt.says)
+			}
+			if strings.Contains(err.Error(), ":wrong") || strings.Contains(err.Error(), "secret") {
+				t.Errorf("error has the password: %v", err)
+			}
+		})
+	}
+}
+
+func mustParse(t *testing.T, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// TestMigrateAtOnce: many open an empty database at once, one migrates.
+func TestMigrateAtOnce(t *testing.T) {
+	url := pgtest.Database(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			db, err := Open(t.Context(), url, Options{MaxConns: 2})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := db.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	db := openAt(t, url)
+	if n := value[int](t, db.pool, "SELECT count(*) FROM fairlead.migrations"); n != len(migrations) {
+		t.Errorf("%d migrations were applied, want %d", n, len(migrations))
+	}
+}
+
+// TestMigrationIsWhole: one that fails leaves nothing, those before it stay, and
+// a repaired one goes on from there.
+func TestMigrationIsWhole(t *testing.T) {
+	url := pgtest.Database(t)
+	first := migration{1, "one", "CREATE TABLE {schema}.one(); INSERT INTO {schema}.one DEFAULT VALUES;"}
+	bad := migration{2, "two", "CREATE TABLE {schema}.two(); SELECT 1/0;"}
+	o := Options{Schema: `odd "schema'`}
+	if _, err := open(t.Context(), url, []migration{first, bad}, o); err == nil || !strings.Contains(err.Error(), "migration 2 (two)") {
+		t.Fatalf("error = %v, want one that names the migration", err)
+	}
+	bad.sql = "CREATE TABLE {schema}.two();"
+	for range 2 { // the second finds nothing to do
+		db, err := open(t.Context(), url, []migration{first, bad}, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := value[int](t, db.pool, db.q("SELECT count(*) FROM {schema}.one")); n != 1 {
+			t.Errorf("the first migration ran %d times, want 1", n)
+		}
+		_ = db.Close()
+	}
+}
