@@ -72,6 +72,8 @@ type DB struct {
 	mu      sync.Mutex // guards closed, and uses.Add against uses.Wait
 	closed  bool
 	uses    sync.WaitGroup
+
+	unsettled unsettled // commits of which no answer came
 }
 
 // A querier is a pool, a connection or a transaction.
