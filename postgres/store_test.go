@@ -3,9 +3,11 @@ package postgres
 import (
 	"context"
 	"errors"
+	"net/url"
 	"testing"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/internal/pgtest"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/fairlead-dev/fairlead/store/storetest"
 	"github.com/jackc/pgx/v5"
@@ -49,4 +51,26 @@ func TestStore(t *testing.T) {
 			return openAt(t, url, old.opts)
 		},
 	})
+}
+
+// TestStoreThroughPooler: the whole contract where each transaction may have
+// another session of the server. Of one pooler each sub-test has a database.
+func TestStoreThroughPooler(t *testing.T) {
+	bouncer := pgtest.Bouncer(t, pgtest.URL(t))
+	open := func(t *testing.T) store.Store {
+		return openAt(t, through(t, bouncer, migrated(t)), Options{Pooler: true})
+	}
+	storetest.Run(t, open, storetest.Features{SQL: userTable, JSONOnly: true, TimePrecision: time.Microsecond})
+}
+
+// through is the URL of a database by way of a pooler.
+func through(t testing.TB, bouncer, database string) string {
+	t.Helper()
+	b, err1 := url.Parse(bouncer)
+	d, err2 := url.Parse(database)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	d.Host = b.Host
+	return d.String()
 }

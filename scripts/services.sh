@@ -114,6 +114,7 @@ start() {
 
 case ${1:-} in
 up)
+	. "$(dirname "$0")/pgbouncer.sh" && install_pgbouncer
 	# Two at once would both make it.
 	if command -v flock >/dev/null; then
 		exec 9>"$dir/lock"
