@@ -18,6 +18,11 @@ const loadDocuments = `SELECT k.tenant, k.id, d.version, d.position, d.updated_a
 		 WHERE build_no = (SELECT build_no FROM {schema}.builds WHERE processor = $1 AND number = $2) AND tenant = k.tenant AND id = k.id
 		OFFSET 0) AS d`
 
+// planned makes the server plan a query for the table as it is now. A plan that
+// was made and kept while a table was small would read all of it for each key,
+// until somebody runs ANALYZE.
+const planned = pgx.QueryExecModeCacheDescribe
+
 // Load implements [store.Store].
 func (db *DB) Load(ctx context.Context, b store.Build, keys []store.Key) ([]store.Document, error) {
 	if err := ctx.Err(); err != nil || len(keys) == 0 {
@@ -32,7 +37,7 @@ func (db *DB) Load(ctx context.Context, b store.Build, keys []store.Key) ([]stor
 
 // documents runs a query for tenant, id, version, position, updated_at and doc.
 func (db *DB) documents(ctx context.Context, what, query string, args ...any) ([]store.Document, error) {
-	rows, _ := db.pool.Query(ctx, db.q(query), args...) // the error comes back from rows
+	rows, _ := db.pool.Query(ctx, db.q(query), append([]any{planned}, args...)...) // the error comes back from rows
 	out, err := pgx.AppendRows([]store.Document(nil), rows, func(row pgx.CollectableRow) (d store.Document, err error) {
 		var updated time.Time
 		err = row.Scan(&d.Tenant, &d.ID, &d.Version, (*int64)(&d.Position), &updated, &d.Data)
@@ -92,7 +97,7 @@ func (db *DB) Tenants(ctx context.Context, collection, after string, limit int) 
 	if err := ctx.Err(); err != nil || limit <= 0 {
 		return nil, err
 	}
-	rows, _ := db.pool.Query(ctx, db.q(listTenants), collection, after, limit) // the error comes back from rows
+	rows, _ := db.pool.Query(ctx, db.q(listTenants), planned, collection, after, limit) // the error comes back from rows
 	out, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	return out, db.fault(ctx, "list tenants", err)
 }

@@ -160,8 +160,6 @@ const (
 		  FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::json[]) AS k (tenant, id, version, position, doc)
 		ON CONFLICT (build_no, tenant, id) DO UPDATE
 		SET version = excluded.version, position = excluded.position, updated_at = excluded.updated_at, doc = excluded.doc`
-	deleteDocuments = `DELETE FROM {schema}.documents AS d USING unnest($3::text[], $4::text[]) AS k (tenant, id)
-		WHERE d.build_no = (SELECT build_no FROM {schema}.builds WHERE processor = $1 AND number = $2) AND d.tenant = k.tenant AND d.id = k.id`
 
 	// statementBytes is about how many bytes of documents go into one statement:
 	// the server holds each several times.
@@ -193,7 +191,11 @@ func (db *DB) queueWrites(b *pgx.Batch, c *store.Commit) {
 		put.key(w)
 		put.versions = append(put.versions, w.Version)
 		put.positions = append(put.positions, int64(w.Position))
-		put.docs = append(put.docs, append([]byte{}, w.Data...)) // never nil: that would be NULL
+		data := w.Data
+		if data == nil {
+			data = []byte{} // nil would be NULL
+		}
+		put.docs = append(put.docs, data)
 		if put.bytes += len(w.Data); put.bytes >= statementBytes {
 			db.queuePut(b, c, &put)
 			put = documents{}
@@ -201,7 +203,7 @@ func (db *DB) queueWrites(b *pgx.Batch, c *store.Commit) {
 	}
 	db.queuePut(b, c, &put)
 	if len(gone.ids) > 0 {
-		b.Queue(db.q(deleteDocuments), c.Lane.Processor, c.Lane.Number, gone.tenants, gone.ids)
+		b.Queue(db.q("SELECT {schema}.delete_documents($1, $2, $3, $4)"), c.Lane.Processor, c.Lane.Number, gone.tenants, gone.ids)
 	}
 }
 

@@ -169,3 +169,14 @@ BEGIN
 		RAISE EXCEPTION 'dead letter % is not there, or another lane''s', missing USING ERRCODE = 'FL002', DETAIL = missing::text;
 	END IF;
 END $$;
+
+-- delete_documents deletes documents of a build by their keys.
+CREATE FUNCTION {schema}.delete_documents(of_processor text, of_number bigint, tenants text[], ids text[]) RETURNS void LANGUAGE plpgsql
+-- Plans are made while tables are small, and kept while they grow.
+SET enable_seqscan = off
+AS $$
+DECLARE no bigint := (SELECT build_no FROM {schema}.builds WHERE processor = of_processor AND number = of_number);
+BEGIN
+	DELETE FROM {schema}.documents AS d USING unnest(tenants, ids) AS k (tenant, id)
+	 WHERE d.build_no = no AND d.tenant = k.tenant AND d.id = k.id;
+END $$;
