@@ -25,12 +25,12 @@ const (
 const appendColumns = "status, coalesce(o_part, 0), coalesce(o_version, 0), coalesce(o_id, ''), coalesce(o_position, 0)"
 
 const (
-	callAppend = "SELECT " + appendColumns + " FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+	callAppend = "SELECT " + appendColumns + " FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
 	// For drivers that know no arrays.
 	callAppendText = "SELECT " + appendColumns + ` FROM {schema}.append($1::text::text[], $2::text::text[],
 		$3::text::integer[], $4::text::bigint[], $5::text::integer[],
 		$6::text::text[], $7::text::timestamptz[], $8::text::text[], $9::text::bigint[],
-		$10::text::text[], $11::text::text[], $12::text::bytea[], true)`
+		$10::text::text[], $11::text::text[], $12::text::bytea[])`
 )
 
 // An appendCall is a call of the function append; see migrations/0001_log.sql.
@@ -208,8 +208,8 @@ func (c *appendCall) answer(r row) (eventlog.Token, error) {
 func (c *appendCall) distinctTenants() []string { return slices.Compact(slices.Clone(c.tenants)) }
 
 // args are the arguments of callAppend.
-func (c *appendCall) args(wake bool) []any {
-	return []any{c.tenants, c.streams, c.refs, c.expected, c.counts, c.types, c.occurred, c.ids, c.own, c.metadata, c.data, c.raw, wake}
+func (c *appendCall) args() []any {
+	return []any{c.tenants, c.streams, c.refs, c.expected, c.counts, c.types, c.occurred, c.ids, c.own, c.metadata, c.data, c.raw}
 }
 
 // textArgs are the arguments of callAppendText.
@@ -256,14 +256,11 @@ func (db *DB) Append(ctx context.Context, appends ...eventlog.StreamAppend) (eve
 	ctx, cancel := db.limit(ctx)
 	defer cancel()
 	for try := 1; ; try++ {
-		wake := db.watch.due()
-		token, err := c.answer(db.pool.QueryRow(ctx, db.q(callAppend), c.args(wake)...))
+		token, err := c.answer(db.pool.QueryRow(ctx, db.q(callAppend), c.args()...))
 		switch {
 		case err == nil:
-			if wake {
-				db.watch.notified()
-			}
 			db.watch.hint()
+			db.tell()
 			return token, nil
 		case try < maxAppendTries && ctx.Err() == nil && lostRace(err):
 			continue
@@ -311,7 +308,7 @@ func isOutcomeUnknown(err error) bool {
 // add: commit soon.
 func (db *DB) AppendTx(ctx context.Context, tx pgx.Tx, appends ...eventlog.StreamAppend) (eventlog.Token, error) {
 	return db.appendIn(ctx, appends, func(c *appendCall) row {
-		return tx.QueryRow(ctx, db.q(callAppend), c.args(true)...)
+		return tx.QueryRow(ctx, db.q(callAppend), c.args()...)
 	})
 }
 
@@ -340,6 +337,7 @@ func (db *DB) appendIn(ctx context.Context, appends []eventlog.StreamAppend, run
 		}
 		return eventlog.Token{}, err
 	}
+	db.tell()
 	return token, nil
 }
 

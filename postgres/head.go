@@ -223,8 +223,8 @@ func (h *safeHead) note(list map[string]bool, seen int64, now time.Time) {
 				delete(r.wait, key)
 			}
 		}
-		// PREPARE TRANSACTION gives a holder another key. So one that is new may
-		// be any that has just gone from the list.
+		// Where PREPARE TRANSACTION gives a holder another key (in older versions,
+		// and after a restart), one that is new may be any that has just gone.
 		for key, prepared := range list {
 			if prepared && !h.prepared[key] {
 				r.wait[key] = true
@@ -335,7 +335,8 @@ const describeHolders = `SELECT DISTINCT l.virtualtransaction, coalesce(l.pid, 0
 		coalesce(a.usename::text, p.owner::text, ''), coalesce(a.state, ''), coalesce(a.xact_start, p.prepared)
 	FROM pg_locks l
 	LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-	LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction
+	LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction AND x.locktype = 'transactionid'
+	LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
 	WHERE l.virtualtransaction = ANY($1) AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock'
 	ORDER BY 7, 2`
 

@@ -97,19 +97,19 @@ const (
 	// cutPage ends the page, behind a list of events e: what goes over the limit
 	// of bytes is not sent, nor is a payload that is withheld. The sizes are a
 	// little smaller than event.Event.Size, so the last cut is made here.
-	cutPage = `, w AS (
-	SELECT e.*, octet_length(coalesce(e.data, '')) + octet_length(coalesce(e.raw, '')) AS size, row_number() OVER pages AS n,
-		sum(160 + octet_length(e.tenant) + octet_length(e.stream) + octet_length(e.type)
-			+ CASE WHEN octet_length(e.data) > $6 OR octet_length(e.raw) > $6 THEN 0 ELSE coalesce(octet_length(e.data), octet_length(e.raw), 0) END)
-			OVER (pages ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW EXCLUDE CURRENT ROW) AS before
-	FROM e WINDOW pages AS (ORDER BY e.position)
+	cutPage = `, v AS (
+	SELECT e.*, coalesce(octet_length(e.data), octet_length(e.raw), 0) AS size FROM e
+), w AS (
+	SELECT v.*, row_number() OVER pages AS n, sum(` + sizeSent + `) OVER pages - ` + sizeSent + ` AS before
+	FROM v WINDOW pages AS (ORDER BY v.position ROWS UNBOUNDED PRECEDING)
 )
 SELECT CASE WHEN coalesce(w.n, 1) = 1 THEN ARRAY[` + frontierColumns + `, b.upto] END,
 	w.position, w.version, w.occurred_at, w.recorded_at, w.tenant, w.stream, w.type, w.id, w.metadata,
 	CASE WHEN w.size > $6 THEN NULL ELSE w.data END, CASE WHEN w.size > $6 THEN NULL ELSE w.raw END,
 	CASE WHEN w.size > $6 THEN w.size END
-FROM f CROSS JOIN b LEFT JOIN w ON coalesce(w.before, 0) < $5
+FROM f CROSS JOIN b LEFT JOIN w ON w.before < $5
 ORDER BY w.position`
+	sizeSent = `(160 + octet_length(v.tenant) + octet_length(v.stream) + octet_length(v.type) + CASE WHEN v.size > $6 THEN 0 ELSE v.size END)`
 
 	// b: the page covers the positions up to upto, if it is not cut.
 	boundAll = `, b AS MATERIALIZED (

@@ -11,11 +11,10 @@ import (
 )
 
 // How often a DB that somebody waits on looks at the log. It looks at once when
-// this process has appended and when a notification comes. Appends do not notify
-// more often than notifyEvery, because each NOTIFY makes commits queue up on one
-// lock of the server. What that leaves out is found by looking: an eighth of the
-// time that nothing came, so a log that is busy is looked at often, and one that
-// is idle next to never.
+// this process has appended and when another process says so. In between it looks
+// after an eighth of the time that nothing came: a log that is busy is looked at
+// often, one that is idle next to never, and what was announced and is committed
+// later is found after an eighth of that time more.
 const (
 	notifyEvery = 50 * time.Millisecond
 	lookBusy    = 5 * time.Millisecond
@@ -37,21 +36,13 @@ type watch struct {
 	look  chan struct{} // holds a value where there may be something new
 	needy chan struct{} // holds a value where somebody has begun to wait
 
-	lastNotify atomic.Int64 // of this process, in nanoseconds since it began
+	telling bool          // there is a goroutine that notifies; guarded by mu
+	told    chan struct{} // holds a value where this process has appended
 }
-
-var began = time.Now()
 
 func (w *watch) init() {
-	w.look, w.needy = make(chan struct{}, 1), make(chan struct{}, 1)
-	w.lastNotify.Store(int64(-time.Hour))
+	w.look, w.needy, w.told = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
 }
-
-// due reports whether an append should notify.
-func (w *watch) due() bool { return int64(time.Since(began))-w.lastNotify.Load() > int64(notifyEvery) }
-
-// notified notes that one has.
-func (w *watch) notified() { w.lastNotify.Store(int64(time.Since(began))) }
 
 // hint makes the goroutine look at once.
 func (w *watch) hint() { signal(w.look) }
@@ -300,4 +291,48 @@ func (l *listener) listen(ctx context.Context) (heard bool) {
 			l.db.watch.hint()
 		}
 	}
+}
+
+// tell announces an append of this process to the others.
+func (db *DB) tell() {
+	w := &db.watch
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.telling {
+		if db.use() != nil {
+			return
+		}
+		w.telling = true
+		go db.tellOthers()
+	}
+	signal(w.told)
+}
+
+// tellOthers notifies the other processes of appends, at once, and then at most
+// every notifyEvery. It does so in transactions of its own: in that of an append,
+// NOTIFY would make all commits of the database queue up while the disk is
+// written to, and a transaction that has notified cannot be prepared.
+func (db *DB) tellOthers() {
+	defer db.uses.Done()
+	ctx := db.closing
+	for ctx.Err() == nil {
+		select {
+		case <-db.watch.told:
+			db.notify(ctx)
+			sleep(ctx, notifyEvery)
+		case <-ctx.Done():
+		}
+	}
+	select { // the last words of a program that appends and ends
+	case <-db.watch.told:
+		db.notify(context.WithoutCancel(ctx))
+	default:
+	}
+}
+
+// notify may fail: then the others find the events by looking.
+func (db *DB) notify(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, _ = db.pool.Exec(ctx, "SELECT pg_notify($1, $2)", channel, db.opts.Schema)
 }
