@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -55,6 +56,13 @@ func (o Options) check() error {
 	return errors.Join(append(errs, checkSchema(o.Schema))...)
 }
 
+var (
+	_ eventlog.Log          = (*DB)(nil)
+	_ eventlog.Appender     = (*DB)(nil)
+	_ eventlog.StreamReader = (*DB)(nil)
+	_ eventlog.Counter      = (*DB)(nil)
+)
+
 // A DB is a log and a store in one schema of a database. All methods may be
 // called from many goroutines at once.
 type DB struct {
@@ -64,6 +72,8 @@ type DB struct {
 	migrations []migration
 	names      *strings.Replacer
 	texts      sync.Map // statements with the schema's name in them
+	head       safeHead
+	watch      watch
 
 	// closing ends when Close begins. Whoever runs in the background counts in
 	// uses, so that Close waits for it.
@@ -114,6 +124,8 @@ func open(ctx context.Context, url string, migrations []migration, opts ...Optio
 		migrations: migrations,
 		names:      names(o.Schema),
 	}
+	db.head.init()
+	db.watch.init()
 	db.closing, db.close = context.WithCancel(context.Background())
 	// The pool connects when it is first used.
 	if db.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
@@ -150,6 +162,11 @@ func poolConfig(url string, o Options) (*pgxpool.Config, error) {
 	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 10*time.Second)
 	if _, ok := c.RuntimeParams["application_name"]; !ok && !o.Pooler {
 		c.RuntimeParams["application_name"] = "fairlead"
+	}
+	// Statements here are short. Where statistics are still missing, PostgreSQL may
+	// take one for a long one, and spend half a second on compiling it.
+	if _, ok := c.RuntimeParams["jit"]; !ok && !o.Pooler {
+		c.RuntimeParams["jit"] = "off"
 	}
 	// Times come and go in UTC by themselves; nothing here depends on a setting
 	// of the session.
@@ -191,6 +208,14 @@ func (db *DB) Close() error {
 	db.uses.Wait()
 	db.pool.Close()
 	return nil
+}
+
+// limit is ctx with the time that a call may take.
+func (db *DB) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	if db.opts.Timeout < 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, db.opts.Timeout)
 }
 
 // use registers a call, so that Close waits for it.

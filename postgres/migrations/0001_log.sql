@@ -92,12 +92,14 @@ CREATE TRIGGER note_truncate BEFORE TRUNCATE ON {schema}.events
 --
 -- status is 'ok', 'conflict' (version: that found), 'duplicate' or 'reserved'
 -- (id: which). Unless it is 'ok' nothing has changed.
+--
+-- It does not NOTIFY: such a transaction cannot be prepared, and waits for all
+-- others that do so until their commits are on the disk.
 CREATE FUNCTION {schema}.append(
     r_tenant text[], r_stream text[],
     p_ref integer[], p_expected bigint[], p_count integer[],
     e_type text[], e_occurred timestamptz[], e_id text[], e_own bigint[],
     e_metadata text[], e_data text[], e_raw bytea[],
-    wake boolean,
     OUT status text, OUT o_part integer, OUT o_version bigint, OUT o_id text, OUT o_position bigint
 ) LANGUAGE plpgsql
 -- Plans are made while tables are small, and kept while they grow.
@@ -236,9 +238,6 @@ BEGIN
     UPDATE {schema}.streams s SET version = x.version
         FROM unnest(r_tenant, r_stream, cur) x(tenant, stream, version)
         WHERE s.tenant = x.tenant AND s.stream = x.stream AND s.version <> x.version;
-    IF wake THEN
-        PERFORM pg_notify('fairlead', {schema_text});
-    END IF;
 END $$;
 
 -- position_at returns the position of the first event that was recorded at or
