@@ -22,7 +22,7 @@ func letterArgs(l *store.DeadLetter) []any {
 	return []any{
 		l.Processor, l.Number, l.Partition, []byte(l.Tenant), []byte(l.Key), string(l.State), l.Retry, readable(l.Reason), []byte(l.Error),
 		l.Attempts, timeOrNil(l.At), int64(e.Position), []byte(e.ID), []byte(e.Tenant), []byte(e.Stream), e.Version, []byte(e.Type),
-		timeOrNil(e.OccurredAt), timeOrNil(e.RecordedAt), encodeMetadata(e.Metadata), e.Data, e.Withheld,
+		timeOrNil(e.OccurredAt), timeOrNil(e.RecordedAt), packMetadata(e.Metadata), e.Data, e.Withheld,
 	}
 }
 
@@ -39,13 +39,13 @@ func scanLetter(row pgx.CollectableRow) (l store.DeadLetter, err error) {
 	l.Tenant, l.Key, l.Error, l.At = string(tenant), string(key), string(reason), utc(at)
 	e.ID, e.Tenant, e.Stream, e.Type = string(id), string(eventTenant), string(stream), string(kind)
 	e.OccurredAt, e.RecordedAt = utc(occurred), utc(recorded)
-	e.Metadata, err = decodeMetadata(metadata)
+	e.Metadata, err = unpackMetadata(metadata)
 	return l, err
 }
 
-// encodeMetadata returns the lengths and bytes of keys and values, by key, and
+// packMetadata returns the lengths and bytes of keys and values, by key, and
 // nil where there are none.
-func encodeMetadata(m event.Metadata) (b []byte) {
+func packMetadata(m event.Metadata) (b []byte) {
 	keys := make([]string, 0, len(m))
 	for k := range m {
 		keys = append(keys, k)
@@ -60,9 +60,9 @@ func encodeMetadata(m event.Metadata) (b []byte) {
 	return b
 }
 
-var errMetadata = errors.New("postgres: metadata of a dead letter is damaged")
+var errLetterMetadata = errors.New("postgres: metadata of a dead letter is damaged")
 
-func decodeMetadata(b []byte) (event.Metadata, error) {
+func unpackMetadata(b []byte) (event.Metadata, error) {
 	if len(b) == 0 {
 		return nil, nil
 	}
@@ -71,7 +71,7 @@ func decodeMetadata(b []byte) (event.Metadata, error) {
 	for i := 0; len(b) > 0; i++ {
 		n, size := binary.Uvarint(b)
 		if size <= 0 || n > uint64(len(b)-size) {
-			return nil, errMetadata
+			return nil, errLetterMetadata
 		}
 		pair[i%2] = string(b[size : size+int(n)])
 		b = b[size+int(n):]

@@ -59,7 +59,7 @@ func (db *DB) Commit(ctx context.Context, c *store.Commit) error {
 	if c.Position < c.Fence.Position {
 		return fmt.Errorf("postgres: commit lane %v: position %v is before %v, where the lane is", c.Lane, c.Position, c.Fence.Position)
 	}
-	if err := db.settle(ctx, c.Lane); err != nil {
+	if err := db.settleLane(ctx, c.Lane); err != nil {
 		return err
 	}
 	commit := db.commitPipelined
@@ -68,7 +68,7 @@ func (db *DB) Commit(ctx context.Context, c *store.Commit) error {
 	}
 	var err error
 	for try := range retries {
-		if err = commit(ctx, c); c.SQL != nil || !lostRace(err) || !pause(ctx, try) {
+		if err = commit(ctx, c); c.SQL != nil || !raceLost(err) || !pause(ctx, try) {
 			break
 		}
 	}

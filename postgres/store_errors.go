@@ -74,9 +74,9 @@ func unknown(err error) bool {
 	return server == nil || server.SeverityUnlocalized != "ERROR"
 }
 
-// lostRace reports whether the server rolled a transaction back because another
+// raceLost reports whether the server rolled a transaction back because another
 // one was in its way.
-func lostRace(err error) bool {
+func raceLost(err error) bool {
 	server := serverError(err)
 	return server != nil && (server.Code == "40001" || server.Code == "40P01")
 }

@@ -30,8 +30,8 @@ func fenceOf(l store.Lane) store.Fence {
 	return store.Fence{Epoch: l.Epoch, Position: l.Position, Revision: l.Revision}
 }
 
-// eventually tries until there is no error.
-func eventually(t testing.TB, f func() error) {
+// retried tries until there is no error.
+func retried(t testing.TB, f func() error) {
 	t.Helper()
 	deadline := time.Now().Add(60 * time.Second)
 	for {
@@ -83,6 +83,10 @@ func TestCommitOnItsWayDoesNotComeTooLate(t *testing.T) {
 	p, through := newProxy(t, url)
 	db := openAt(t, through)
 	id, _ := laneOf(t, db, "p")
+	// The statements are to be prepared, so that what is held is all of a commit.
+	if err := db.Commit(t.Context(), noPosition(store.Lane{LaneID: id}, 'w')); err != nil {
+		t.Fatal(err)
+	}
 	before, err := readLane(t, db, id)
 	if err != nil {
 		t.Fatal(err)
@@ -105,8 +109,8 @@ func TestCommitOnItsWayDoesNotComeTooLate(t *testing.T) {
 	}
 	p.release()
 	waitForNobody(t, url)
-	if got := letterKeys(t, db); got != "b" {
-		t.Errorf("letters of commits %q took effect, want b alone", got)
+	if got := letterKeys(t, db); got != "wb" {
+		t.Errorf("letters of commits %q took effect, want w and b", got)
 	}
 }
 
@@ -120,7 +124,7 @@ func waitForNobody(t testing.TB, url string) {
 	}
 	defer c.Close(context.WithoutCancel(t.Context()))
 	quiet := 0
-	eventually(t, func() error {
+	retried(t, func() error {
 		n := value[int](t, c, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
 			AND backend_type = 'client backend' AND state <> 'idle'`)
 		if quiet++; n > 0 {
@@ -162,8 +166,10 @@ func TestCommitUnderWayIsWaitedFor(t *testing.T) {
 	ended := make(chan error, 1)
 	second := noPosition(before, 'a')
 	second.Writes = first.Writes
-	go func() { ended <- db.Commit(t.Context(), second) }()
-	eventually(t, func() error {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	go func() { ended <- db.Commit(ctx, second) }()
+	retried(t, func() error {
 		if value[int](t, c, "SELECT count(*) FROM pg_locks WHERE NOT granted") == 0 {
 			return errors.New("nobody waits")
 		}
@@ -179,11 +185,11 @@ func TestCommitUnderWayIsWaitedFor(t *testing.T) {
 	if _, err := readLane(t, db, other); err != nil {
 		t.Errorf("another lane: %v", err)
 	}
-	if err := db.Commit(t.Context(), noPosition(before, 'b')); err == nil || errors.Is(err, store.ErrFenced) {
+	if err := db.Commit(ctx, noPosition(before, 'b')); err == nil || errors.Is(err, store.ErrFenced) {
 		t.Errorf("Commit while another is under way = %v, want an error that is no answer", err)
 	}
 	exec(t, c, "COMMIT")
-	eventually(t, func() error {
+	retried(t, func() error {
 		l, err := readLane(t, db, id)
 		if err == nil && string(l.Done) != "a" {
 			err = fmt.Errorf("the lane has done %q, want that of the commit that was under way", l.Done)
@@ -486,7 +492,7 @@ func TestDeadlock(t *testing.T) {
 	waiting := func() {
 		t.Helper()
 		c := connect(t, db)
-		eventually(t, func() error {
+		retried(t, func() error {
 			if value[int](t, c, "SELECT count(*) FROM pg_locks WHERE NOT granted") == 0 {
 				return errors.New("nobody waits")
 			}

@@ -60,16 +60,16 @@ const (
 	// A lane that is still as such a commit expected it gets another revision: a
 	// commit that has not begun can pass its fence no more, and for one that has
 	// begun this statement waits.
-	settleLane = `UPDATE {schema}.lanes SET revision = revision + 1
+	raiseUnsettled = `UPDATE {schema}.lanes SET revision = revision + 1
 		WHERE processor = $1 AND number = $2 AND partition = $3 AND tenant = $4 AND epoch = $5 AND position = $6 AND revision = $7`
 	// It does not wait long: the lane's owner tries again, and others have work.
 	settleWait = "SELECT set_config('lock_timeout', '250ms', true)"
 )
 
-// settle makes sure that the commits of a lane of which no answer came have
+// settleLane makes sure that the commits of a lane of which no answer came have
 // either taken effect or never will. An error means that it could not be found
 // out yet.
-func (db *DB) settle(ctx context.Context, id store.LaneID) error {
+func (db *DB) settleLane(ctx context.Context, id store.LaneID) error {
 	commits := db.unsettled.of(id)
 	if len(commits) == 0 {
 		return nil
@@ -77,7 +77,7 @@ func (db *DB) settle(ctx context.Context, id store.LaneID) error {
 	b := &pgx.Batch{}
 	b.Queue(settleWait)
 	for _, c := range commits {
-		b.Queue(db.q(settleLane), id.Processor, id.Number, id.Partition, id.Tenant, c.fence.Epoch, int64(c.fence.Position), c.fence.Revision)
+		b.Queue(db.q(raiseUnsettled), id.Processor, id.Number, id.Partition, id.Tenant, c.fence.Epoch, int64(c.fence.Position), c.fence.Revision)
 	}
 	if err := db.pool.SendBatch(ctx, b).Close(); err != nil {
 		return db.fault(ctx, fmt.Sprintf("find out whether the last commit of lane %v took effect", id), err)
@@ -90,7 +90,7 @@ func (db *DB) settle(ctx context.Context, id store.LaneID) error {
 // error where the server does not answer.
 func (db *DB) settleAll(ctx context.Context) (failed map[store.LaneID]error, err error) {
 	for _, id := range db.unsettled.ids() {
-		err := db.settle(ctx, id)
+		err := db.settleLane(ctx, id)
 		if err != nil && serverError(err) == nil {
 			return nil, err
 		}

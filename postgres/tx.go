@@ -73,20 +73,20 @@ func (db *DB) update(ctx context.Context, f func(store.Tx) error) (again bool, e
 	defer tx.end()
 	err = tx.begin("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", limitIdle, db.q(lockUpdates))
 	if err != nil {
-		return lostRace(err), db.fault(ctx, "update", err)
+		return raceLost(err), db.fault(ctx, "update", err)
 	}
 	if err := f(tx); err != nil {
-		return lostRace(tx.err), err
+		return raceLost(tx.err), err
 	}
 	if tx.err != nil {
-		return lostRace(tx.err), tx.err
+		return raceLost(tx.err), tx.err
 	}
 	b := &pgx.Batch{}
 	if tx.wrote {
 		b.Queue(db.q(raiseRevision))
 	}
 	if err := tx.commit(b); err != nil {
-		return lostRace(err), db.fault(ctx, "update", err)
+		return raceLost(err), db.fault(ctx, "update", err)
 	}
 	return false, nil
 }
