@@ -48,14 +48,14 @@ func TestKilledWorkersLoseAndDoubleNothing(t *testing.T) {
 	for _, d := range databases {
 		t.Run(d.name, func(t *testing.T) {
 			dir := t.TempDir()
-			name := d.make(t, dir)
-			kill(t, rng, rounds, dir, name)
+			name, crash := d.make(t, dir)
+			kill(t, rng, rounds, dir, name, crash)
 			verify(t, dir, name, rounds)
 		})
 	}
 }
 
-func kill(t *testing.T, rng *rand.Rand, rounds int, dir, name string) {
+func kill(t *testing.T, rng *rand.Rand, rounds int, dir, name string, crash func() error) {
 	t.Helper()
 	var ended []*exec.Cmd
 	for round := range rounds {
@@ -65,6 +65,15 @@ func kill(t *testing.T, rng *rand.Rand, rounds int, dir, name string) {
 			defer time.AfterFunc(life, func() { _ = w.Process.Kill() }).Stop()
 			defer func() { _ = w.Process.Kill() }()
 			ended = append(ended, w)
+		}
+		if crash != nil && round%3 != 0 { // while they work, and they go on
+			select {
+			case <-time.After(time.Duration(rng.IntN(1000)) * time.Millisecond):
+			case <-t.Context().Done():
+			}
+			if err := crash(); err != nil {
+				t.Fatal(err)
+			}
 		}
 		for _, w := range ended {
 			_ = w.Wait() // killed

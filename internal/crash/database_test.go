@@ -15,13 +15,18 @@ import (
 )
 
 // databases are what the workers are killed on. Each test gets a name by which
-// its workers open it.
+// its workers open it, and a function that crashes the server, where there is one
+// of the test's own.
 var databases = []struct {
 	name string
-	make func(t *testing.T, dir string) (name string)
+	make func(t *testing.T, dir string) (name string, crash func() error)
 }{
-	{"sqlite", func(_ *testing.T, dir string) string { return filepath.Join(dir, "crash.db") }},
-	{"postgres", func(t *testing.T, _ string) string { return pgtest.Database(t) }},
+	{"sqlite", func(_ *testing.T, dir string) (string, func() error) { return filepath.Join(dir, "crash.db"), nil }},
+	{"postgres", func(t *testing.T, _ string) (string, func() error) { return pgtest.Database(t), nil }},
+	{"postgres, which crashes too", func(t *testing.T, _ string) (string, func() error) {
+		s := pgtest.NewServer(t)
+		return s.URL, s.Restart
+	}},
 }
 
 func open(ctx context.Context, name string) (cli.Database, error) {
