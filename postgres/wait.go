@@ -155,6 +155,7 @@ func (db *DB) watchLog() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	last, failures := time.Now(), 0 // when something came last
+	var looked time.Time
 	var head event.Position
 	for {
 		w.mu.Lock()
@@ -167,6 +168,11 @@ func (db *DB) watchLog() {
 				return
 			}
 		}
+		// Appends of this process may come one by one, faster than looking pays.
+		if rest := listEvery - time.Since(looked); rest > 0 && !sleep(ctx, rest) {
+			return
+		}
+		looked = time.Now()
 		delay := lookBusy
 		now, err := db.look(ctx)
 		if err != nil {
@@ -195,7 +201,6 @@ func (db *DB) watchLog() {
 		case <-timer.C:
 		case <-w.look:
 			last = time.Now()
-		case <-w.needy:
 		case <-ctx.Done():
 			return
 		}
