@@ -10,6 +10,7 @@ import (
 )
 
 func TestLogConformance(t *testing.T) {
+	t.Parallel()
 	eventlogtest.Run(t, func(t *testing.T) eventlog.Log { return openTemp(t) }, logFeatures)
 }
 
