@@ -3,7 +3,9 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -119,15 +121,17 @@ func TestMigrateAtOnce(t *testing.T) {
 // a repaired one goes on from there.
 func TestMigrationIsWhole(t *testing.T) {
 	url := pgtest.Database(t)
-	first := migration{1, "one", "CREATE TABLE {schema}.one(); INSERT INTO {schema}.one DEFAULT VALUES;"}
-	bad := migration{2, "two", "CREATE TABLE {schema}.two(); SELECT 1/0;"}
+	n := len(migrations)
+	first := migration{n + 1, "one", "CREATE TABLE {schema}.one(); INSERT INTO {schema}.one DEFAULT VALUES;"}
+	bad := migration{n + 2, "two", "CREATE TABLE {schema}.two(); SELECT 1/0;"}
+	all := func() []migration { return append(slices.Clone(migrations), first, bad) }
 	o := Options{Schema: `odd "schema'`}
-	if _, err := open(t.Context(), url, []migration{first, bad}, o); err == nil || !strings.Contains(err.Error(), "migration 2 (two)") {
+	if _, err := open(t.Context(), url, all(), o); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("migration %d (two)", n+2)) {
 		t.Fatalf("error = %v, want one that names the migration", err)
 	}
 	bad.sql = "CREATE TABLE {schema}.two();"
 	for range 2 { // the second finds nothing to do
-		db, err := open(t.Context(), url, []migration{first, bad}, o)
+		db, err := open(t.Context(), url, all(), o)
 		if err != nil {
 			t.Fatal(err)
 		}
