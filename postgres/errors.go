@@ -97,19 +97,26 @@ func (db *DB) fault(ctx context.Context, op string, err error) error {
 	case isServer:
 		if kind, ok := kinds[server.Code]; ok {
 			if server.Code == "57014" && ctx.Err() != nil {
-				return fmt.Errorf("postgres: %s: %w", op, ctx.Err())
+				return db.ended(ctx, op)
 			}
 			return fmt.Errorf("%w (%s at %s: %w)", kind, op, db.where, err)
 		}
 		return fmt.Errorf("postgres: %s at %s: %w", op, db.where, err)
 	case ctx.Err() != nil:
-		return fmt.Errorf("postgres: %s: %w", op, ctx.Err())
+		return db.ended(ctx, op)
 	case isNetwork(err):
 		return fmt.Errorf("%w (%s at %s: %w)", ErrUnreachable, op, db.where, err)
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w (%s at %s)", ErrTimeout, op, db.where)
 	}
 	return err
+}
+
+// ended is the error of a call whose context has ended: the caller's, or the
+// limit that the DB sets.
+func (db *DB) ended(ctx context.Context, op string) error {
+	if errors.Is(context.Cause(ctx), ErrTimeout) {
+		return fmt.Errorf("%w (%s at %s, limit %v)", ErrTimeout, op, db.where, db.opts.Timeout)
+	}
+	return fmt.Errorf("postgres: %s: %w", op, ctx.Err())
 }
 
 // isNetwork reports whether err is one of the connection, not of the server.

@@ -163,7 +163,8 @@ func (h *safeHead) position() event.Position {
 }
 
 // settle looks whether the gaps up to f.seen are dead, and reports whether the
-// safe head has moved past f.safe. It never waits for other transactions.
+// safe head has moved past f.safe. It never waits for other transactions, and at
+// most a moment for the last list to grow old.
 func (db *DB) settle(ctx context.Context, f *frontier) (moved bool, err error) {
 	h := &db.head
 	select {
@@ -174,10 +175,13 @@ func (db *DB) settle(ctx context.Context, f *frontier) (moved bool, err error) {
 	defer func() { h.settling <- struct{}{} }()
 	h.mu.Lock()
 	moved = h.safe > f.safe
-	recent := len(h.rounds) > 0 && time.Since(h.listed) < listEvery
+	rest := listEvery - time.Since(h.listed)
 	h.mu.Unlock()
-	if moved || recent {
-		return moved, nil
+	if moved {
+		return true, nil
+	}
+	if rest > 0 && !sleep(ctx, rest) {
+		return false, ctx.Err()
 	}
 	rows, err := db.pool.Query(ctx, listHolders, db.q("{schema}.events"))
 	if err != nil {

@@ -109,6 +109,7 @@ func twice(t *testing.T, test func(t *testing.T, db *DB, reader func() *DB)) {
 }
 
 func TestCommitsOutOfOrder(t *testing.T) {
+	t.Parallel()
 	twice(t, func(t *testing.T, db *DB, reader func() *DB) {
 		mustAppend(t, db, one("0"))
 		first, p1 := begin(t, db, "1")
@@ -136,6 +137,7 @@ func TestCommitsOutOfOrder(t *testing.T) {
 }
 
 func TestRolledBackAndSavepoint(t *testing.T) {
+	t.Parallel()
 	twice(t, func(t *testing.T, db *DB, reader func() *DB) {
 		tx, _ := begin(t, db, "gone")
 		mustAppend(t, db, one("1"))
@@ -179,6 +181,7 @@ func TestRolledBackAndSavepoint(t *testing.T) {
 // TestPrepared: a prepared transaction holds readers back, and also one that was
 // an ordinary transaction when the holders were listed.
 func TestPrepared(t *testing.T) {
+	t.Parallel()
 	twice(t, func(t *testing.T, db *DB, reader func() *DB) {
 		for i, decide := range []string{"COMMIT", "ROLLBACK"} {
 			mustAppend(t, db, one("0"))
@@ -326,6 +329,7 @@ func TestRounds(t *testing.T) {
 // TestManyGaps: one look settles them all, and a process that begins later knows
 // it already.
 func TestManyGaps(t *testing.T) {
+	t.Parallel()
 	db := openTemp(t)
 	const n = 10_000
 	exec(t, db.pool, db.q(`DO $$ BEGIN FOR i IN 1..`+fmt.Sprint(n)+` LOOP
@@ -393,13 +397,10 @@ func TestRoundsNote(t *testing.T) {
 // some over several streams, some rolled back, some prepared, while readers
 // follow. Every reader sees every stream whole and in order.
 func TestConcurrentTransactions(t *testing.T) {
+	t.Parallel()
 	db := openTemp(t)
 	url := db.pool.Config().ConnString()
-	const writers, readers = 8, 3
-	rounds := 60
-	if testing.Short() {
-		rounds = 10
-	}
+	const writers, readers, rounds = 8, 3, 60
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var appending, reading sync.WaitGroup
@@ -542,6 +543,7 @@ func checkStreams(t testing.TB, events []event.Event, want int) {
 // TestServerRestart: the server crashes under appenders and a reader. With event
 // ids nothing is lost or doubled.
 func TestServerRestart(t *testing.T) {
+	t.Parallel()
 	server := pgtest.NewServer(t)
 	db := openAt(t, server.URL)
 	reader := openAt(t, server.URL)

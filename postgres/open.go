@@ -135,6 +135,9 @@ func open(ctx context.Context, url string, migrations []migration, opts ...Optio
 	if err == nil {
 		err = db.migrate(ctx)
 	}
+	if err == nil {
+		err = db.checkSequence(ctx)
+	}
 	if err != nil {
 		err = db.fault(ctx, "open", err)
 		_ = db.Close()
@@ -193,6 +196,34 @@ func (db *DB) checkServer(ctx context.Context) error {
 	return nil
 }
 
+// checkSequence says what about the sequence of positions would make readers skip
+// events. A dump that was restored in parts, or a logical replica that became the
+// primary, has the events and not the sequence.
+func (db *DB) checkSequence(ctx context.Context) error {
+	var name string
+	var cache, step int64
+	var cycle bool
+	var last, highest int64
+	err := db.pool.QueryRow(ctx, db.q(`SELECT pg_get_serial_sequence($1, 'position'), s.seqcache, s.seqincrement, s.seqcycle,
+			coalesce(pg_sequence_last_value(s.seqrelid), 0),
+			greatest((SELECT max(position) FROM {schema}.events), (SELECT max(removed) FROM {schema}.removed), (SELECT max(safe) FROM {schema}.safe_head), 0)
+		FROM pg_sequence s WHERE s.seqrelid = pg_get_serial_sequence($1, 'position')::regclass`), db.q("{schema}.events")).
+		Scan(&name, &cache, &step, &cycle, &last, &highest)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return fmt.Errorf("%w: column position of %s has none (%s): restore the schema from a copy", ErrSequence, db.q("{schema}.events"), db.where)
+	case err != nil:
+		return err
+	case cache != 1 || step != 1 || cycle:
+		return fmt.Errorf("%w: it must count one by one: ALTER SEQUENCE %s INCREMENT 1 CACHE 1 NO CYCLE (%s), then start all that append again",
+			ErrSequence, name, db.where)
+	case last < highest:
+		return fmt.Errorf("%w: it stands at %d, and there was an event at %d: while nobody appends, SELECT setval('%s', %d) (%s)",
+			ErrSequence, last, highest, name, highest, db.where)
+	}
+	return nil
+}
+
 // Close waits for what runs in the background and closes all connections, each
 // as soon as its call in progress has ended. Calls that come later fail with
 // [ErrClosed].
@@ -215,7 +246,7 @@ func (db *DB) limit(ctx context.Context) (context.Context, context.CancelFunc) {
 	if db.opts.Timeout < 0 {
 		return ctx, func() {}
 	}
-	return context.WithTimeout(ctx, db.opts.Timeout)
+	return context.WithTimeoutCause(ctx, db.opts.Timeout, ErrTimeout)
 }
 
 // use registers a call, so that Close waits for it.

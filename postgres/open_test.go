@@ -3,11 +3,15 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/internal/pgtest"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -117,15 +121,17 @@ func TestMigrateAtOnce(t *testing.T) {
 // a repaired one goes on from there.
 func TestMigrationIsWhole(t *testing.T) {
 	url := pgtest.Database(t)
-	first := migration{1, "one", "CREATE TABLE {schema}.one(); INSERT INTO {schema}.one DEFAULT VALUES;"}
-	bad := migration{2, "two", "CREATE TABLE {schema}.two(); SELECT 1/0;"}
+	n := len(migrations)
+	first := migration{n + 1, "one", "CREATE TABLE {schema}.one(); INSERT INTO {schema}.one DEFAULT VALUES;"}
+	bad := migration{n + 2, "two", "CREATE TABLE {schema}.two(); SELECT 1/0;"}
+	all := func() []migration { return append(slices.Clone(migrations), first, bad) }
 	o := Options{Schema: `odd "schema'`}
-	if _, err := open(t.Context(), url, []migration{first, bad}, o); err == nil || !strings.Contains(err.Error(), "migration 2 (two)") {
+	if _, err := open(t.Context(), url, all(), o); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("migration %d (two)", n+2)) {
 		t.Fatalf("error = %v, want one that names the migration", err)
 	}
 	bad.sql = "CREATE TABLE {schema}.two();"
 	for range 2 { // the second finds nothing to do
-		db, err := open(t.Context(), url, []migration{first, bad}, o)
+		db, err := open(t.Context(), url, all(), o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -133,5 +139,57 @@ func TestMigrationIsWhole(t *testing.T) {
 			t.Errorf("the first migration ran %d times, want 1", n)
 		}
 		_ = db.Close()
+	}
+}
+
+// TestSequence: what would make readers skip events is found at start.
+func TestSequence(t *testing.T) {
+	db := openTemp(t)
+	mustAppend(t, db, one("s"), one("s"), one("s"))
+	name := value[string](t, db.pool, "SELECT pg_get_serial_sequence('fairlead.events', 'position')")
+	for _, tt := range []struct{ broken, says, repair string }{
+		{"ALTER SEQUENCE " + name + " CACHE 20", "CACHE 1", "ALTER SEQUENCE " + name + " INCREMENT 1 CACHE 1 NO CYCLE"},
+		{"ALTER SEQUENCE " + name + " INCREMENT 2", "INCREMENT 1", "ALTER SEQUENCE " + name + " INCREMENT 1 CACHE 1 NO CYCLE"},
+		{"SELECT setval('" + name + "', 2)", "SELECT setval('fairlead.events_position_seq', 3)", "SELECT setval('fairlead.events_position_seq', 3)"},
+		{"DELETE FROM fairlead.events WHERE position = 3; ALTER SEQUENCE " + name + " RESTART WITH 1", "setval('fairlead.events_position_seq', 3)", "SELECT setval('fairlead.events_position_seq', 3)"},
+	} {
+		for _, sql := range strings.Split(tt.broken, ";") {
+			exec(t, db.pool, sql)
+		}
+		again, err := Open(t.Context(), db.pool.Config().ConnString())
+		if err == nil {
+			_ = again.Close()
+		}
+		if !errors.Is(err, ErrSequence) || !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("after %s: error = %v, want one that says %s", tt.broken, err, tt.says)
+		}
+		exec(t, db.pool, tt.repair)
+		openAt(t, db.pool.Config().ConnString())
+	}
+}
+
+func TestClosed(t *testing.T) {
+	db := openTemp(t)
+	waited := make(chan error, 1)
+	go func() { waited <- db.Wait(t.Context(), 0, 0) }()
+	for db.pool.Stat().AcquireCount() < 5 { // the goroutine looks
+		sleep(t.Context(), time.Millisecond)
+	}
+	for range 2 {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := <-waited; !errors.Is(err, ErrClosed) {
+		t.Errorf("Wait = %v, want ErrClosed", err)
+	}
+	if _, err := db.Append(t.Context(), one("s")); !errors.Is(err, ErrClosed) {
+		t.Errorf("Append = %v, want ErrClosed", err)
+	}
+	if _, err := db.Read(t.Context(), eventlog.ReadRequest{}); !errors.Is(err, ErrClosed) {
+		t.Errorf("Read = %v, want ErrClosed", err)
+	}
+	if err := db.Wait(t.Context(), 0, 0); !errors.Is(err, ErrClosed) {
+		t.Errorf("Wait = %v, want ErrClosed", err)
 	}
 }

@@ -36,6 +36,8 @@ type watch struct {
 	look  chan struct{} // holds a value where there may be something new
 	needy chan struct{} // holds a value where somebody has begun to wait
 
+	hears atomic.Bool // notifications come
+
 	telling bool          // there is a goroutine that notifies; guarded by mu
 	told    chan struct{} // holds a value where this process has appended
 }
@@ -147,7 +149,7 @@ func (db *DB) watchLog() {
 	defer db.uses.Done()
 	w := &db.watch
 	ctx := db.closing
-	l := listener{db: db}
+	l := listener{db}
 	done := make(chan struct{})
 	go func() { defer close(done); l.run(ctx) }()
 	defer func() { <-done }()
@@ -155,6 +157,7 @@ func (db *DB) watchLog() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	last, failures := time.Now(), 0 // when something came last
+	var looked time.Time
 	var head event.Position
 	for {
 		w.mu.Lock()
@@ -167,6 +170,11 @@ func (db *DB) watchLog() {
 				return
 			}
 		}
+		// Appends of this process may come one by one, faster than looking pays.
+		if rest := listEvery - time.Since(looked); rest > 0 && !sleep(ctx, rest) {
+			return
+		}
+		looked = time.Now()
 		delay := lookBusy
 		now, err := db.look(ctx)
 		if err != nil {
@@ -184,7 +192,7 @@ func (db *DB) watchLog() {
 				delay = min(max(time.Since(since)/lookBack, 2*listEvery), lookBlind)
 			} else {
 				most := lookIdle
-				if !l.hears.Load() {
+				if !w.hears.Load() {
 					most = lookBlind
 				}
 				delay = min(max(time.Since(last)/lookBack, lookBusy), most)
@@ -195,7 +203,6 @@ func (db *DB) watchLog() {
 		case <-timer.C:
 		case <-w.look:
 			last = time.Now()
-		case <-w.needy:
 		case <-ctx.Done():
 			return
 		}
@@ -209,10 +216,7 @@ func (db *DB) look(ctx context.Context) (event.Position, error) {
 }
 
 // A listener hears the notifications of appends, on a connection of its own.
-type listener struct {
-	db    *DB
-	hears atomic.Bool
-}
+type listener struct{ db *DB }
 
 const (
 	channel       = "fairlead"
@@ -229,7 +233,7 @@ func (l *listener) run(ctx context.Context) {
 	wait := 100 * time.Millisecond
 	for {
 		heard := l.listen(ctx)
-		l.hears.Store(false)
+		l.db.watch.hears.Store(false)
 		l.db.watch.hint() // something may have come meanwhile
 		if heard {
 			wait = 100 * time.Millisecond
@@ -281,7 +285,7 @@ func (l *listener) listen(ctx context.Context) (heard bool) {
 		}
 		return false
 	}
-	l.hears.Store(true)
+	l.db.watch.hears.Store(true)
 	for {
 		n, err := c.WaitForNotification(ctx)
 		if err != nil {
