@@ -37,6 +37,8 @@ func (db *DB) Load(ctx context.Context, b store.Build, keys []store.Key) ([]stor
 
 // documents runs a query for tenant, id, version, position, updated_at and doc.
 func (db *DB) documents(ctx context.Context, what, query string, args ...any) ([]store.Document, error) {
+	ctx, cancel := db.limit(ctx)
+	defer cancel()
 	rows, _ := db.pool.Query(ctx, db.q(query), append([]any{planned}, args...)...) // the error comes back from rows
 	out, err := pgx.AppendRows([]store.Document(nil), rows, func(row pgx.CollectableRow) (d store.Document, err error) {
 		var updated time.Time
@@ -97,6 +99,8 @@ func (db *DB) Tenants(ctx context.Context, collection, after string, limit int) 
 	if err := ctx.Err(); err != nil || limit <= 0 {
 		return nil, err
 	}
+	ctx, cancel := db.limit(ctx)
+	defer cancel()
 	rows, _ := db.pool.Query(ctx, db.q(listTenants), planned, collection, after, limit) // the error comes back from rows
 	out, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	return out, db.fault(ctx, "list tenants", err)

@@ -100,15 +100,16 @@ func (db *DB) refusal(ctx context.Context, c *store.Commit, err error) error {
 			}
 		}
 	}
-	uncertain := unknown(err)
-	err = db.fault(ctx, fmt.Sprintf("commit lane %v at %v", c.Lane, c.Position), err)
-	if uncertain {
-		err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	op := fmt.Sprintf("commit lane %v at %v", c.Lane, c.Position)
+	if errors.Is(err, ErrOutcomeUnknown) {
+		return fmt.Errorf("postgres: %s: %w", op, err)
 	}
-	return err
+	return db.fault(ctx, op, err)
 }
 
 func (db *DB) commitPipelined(ctx context.Context, c *store.Commit) error {
+	ctx, cancel := db.limit(ctx)
+	defer cancel()
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
 		return err
@@ -122,6 +123,7 @@ func (db *DB) commitPipelined(ctx context.Context, c *store.Commit) error {
 	err = conn.SendBatch(ctx, b).Close()
 	if unknown(err) {
 		db.unsettled.add(c)
+		err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, db.fault(ctx, "commit", err))
 	}
 	return err
 }
@@ -257,6 +259,7 @@ func (db *DB) commitWithSQL(ctx context.Context, c *store.Commit) (err error) {
 	case err == nil:
 	case unknown(err):
 		db.unsettled.add(c)
+		err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, db.fault(ctx, "commit", err))
 	case serverError(err) != nil && !transient(err):
 		return &store.UserError{Err: err} // a deferred constraint: Fairlead has none
 	}

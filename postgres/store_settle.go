@@ -74,6 +74,8 @@ func (db *DB) settleLane(ctx context.Context, id store.LaneID) error {
 	if len(commits) == 0 {
 		return nil
 	}
+	ctx, cancel := db.limit(ctx)
+	defer cancel()
 	b := &pgx.Batch{}
 	b.Queue(settleWait)
 	for _, c := range commits {

@@ -34,6 +34,8 @@ func (db *DB) Revision(ctx context.Context) (n int64, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
+	ctx, cancel := db.limit(ctx)
+	defer cancel()
 	err = db.pool.QueryRow(ctx, db.q("SELECT revision FROM {schema}.store_control")).Scan(&n)
 	return n, db.fault(ctx, "read revision", err)
 }
@@ -160,7 +162,9 @@ func (tx *storeTx) begin(statements ...string) error {
 		b.Queue(s)
 	}
 	b.Queue(storeTime).QueryRow(func(row pgx.Row) error { return row.Scan(&tx.now) })
-	err := tx.conn.SendBatch(tx.ctx, b).Close()
+	ctx, cancel := tx.db.limit(tx.ctx)
+	defer cancel()
+	err := tx.conn.SendBatch(ctx, b).Close()
 	tx.now = tx.now.UTC()
 	return err
 }
@@ -172,7 +176,9 @@ func (tx *storeTx) commit(b *pgx.Batch) error {
 		committed = tag.String() == "COMMIT"
 		return nil
 	})
-	err := tx.conn.SendBatch(tx.ctx, b).Close()
+	ctx, cancel := tx.db.limit(tx.ctx)
+	defer cancel()
+	err := tx.conn.SendBatch(ctx, b).Close()
 	if err == nil && !committed {
 		err = pgx.ErrTxCommitRollback
 	}
@@ -187,9 +193,11 @@ func (tx *storeTx) rows(query string, f func(pgx.CollectableRow) error, args ...
 	if tx.ended {
 		return errTxEnded
 	}
-	rows, err := tx.conn.Query(tx.ctx, tx.db.q(query), args...)
+	ctx, cancel := tx.db.limit(tx.ctx)
+	defer cancel()
+	rows, err := tx.conn.Query(ctx, tx.db.q(query), args...)
 	if err != nil {
-		return tx.note(err)
+		return tx.note(ctx, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
@@ -197,7 +205,7 @@ func (tx *storeTx) rows(query string, f func(pgx.CollectableRow) error, args ...
 			return err
 		}
 	}
-	return tx.note(rows.Err())
+	return tx.note(ctx, rows.Err())
 }
 
 // row is rows of a query with one row at most; it reports whether there was one.
@@ -214,8 +222,10 @@ func (tx *storeTx) exec(query string, args ...any) (int64, error) {
 	if err := tx.writable(); err != nil {
 		return 0, err
 	}
-	tag, err := tx.conn.Exec(tx.ctx, tx.db.q(query), args...)
-	return tag.RowsAffected(), tx.note(err)
+	ctx, cancel := tx.db.limit(tx.ctx)
+	defer cancel()
+	tag, err := tx.conn.Exec(ctx, tx.db.q(query), args...)
+	return tag.RowsAffected(), tx.note(ctx, err)
 }
 
 func (tx *storeTx) writable() error {
@@ -229,8 +239,8 @@ func (tx *storeTx) writable() error {
 	return nil
 }
 
-func (tx *storeTx) note(err error) error {
-	err = tx.db.fault(tx.ctx, "transaction", err)
+func (tx *storeTx) note(ctx context.Context, err error) error {
+	err = tx.db.fault(ctx, "transaction", err)
 	if err != nil && tx.err == nil {
 		tx.err = err
 	}

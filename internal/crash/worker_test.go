@@ -20,6 +20,7 @@ import (
 	"github.com/fairlead-dev/fairlead/cli"
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/postgres"
 )
 
 // The environment variables by which the test binary knows that it is a worker.
@@ -161,7 +162,7 @@ func disturb(ctx context.Context, db cli.Database, seed string) error {
 				for range 1 + rng.IntN(20) {
 					a.Events = append(a.Events, fairlead.MustEvent("added", added{rng.IntN(1_000_000)}))
 				}
-				if _, err := db.Append(ctx, a); err != nil && ctx.Err() == nil {
+				if _, err := db.Append(ctx, a); err != nil && ctx.Err() == nil && !errors.Is(err, postgres.ErrUnreachable) {
 					fmt.Fprintln(os.Stderr, "append:", err)
 				}
 				time.Sleep(time.Duration(rng.IntN(3)) * time.Millisecond)
@@ -188,7 +189,7 @@ func disturb(ctx context.Context, db cli.Database, seed string) error {
 			}
 			err = admin.Rebuild(ctx, p, t)
 		}
-		if err != nil && !errors.Is(err, fairlead.ErrUnknown) && !errors.Is(err, fairlead.ErrState) && ctx.Err() == nil {
+		if err != nil && !errors.Is(err, fairlead.ErrUnknown) && !errors.Is(err, fairlead.ErrState) && !errors.Is(err, postgres.ErrUnreachable) && ctx.Err() == nil {
 			fmt.Fprintln(os.Stderr, "operate:", err)
 		}
 		time.Sleep(time.Duration(rng.IntN(40)) * time.Millisecond)
