@@ -138,6 +138,9 @@ func open(ctx context.Context, url string, migrations []migration, opts ...Optio
 	if err == nil {
 		err = db.checkSequence(ctx)
 	}
+	if err == nil {
+		err = db.checkWriter(ctx)
+	}
 	if err != nil {
 		err = db.fault(ctx, "open", err)
 		_ = db.Close()
