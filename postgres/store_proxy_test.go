@@ -23,6 +23,8 @@ type proxy struct {
 	cut    bool
 	holds  bool        // the next connection to send is held
 	held   *heldStream // what it sent
+	asked  bool        // the last bytes were a client's
+	turns  int         // how often a client has begun to speak
 	orphan bool        // servers are not told that their clients are gone
 	closed bool
 }
@@ -87,6 +89,10 @@ func (p *proxy) copy(to, from net.Conn, toServer bool) {
 		b := buf[:n]
 		if n > 0 {
 			p.mu.Lock()
+			if toServer && !p.asked {
+				p.turns++
+			}
+			p.asked = toServer
 			if toServer && p.holds {
 				p.holds = false
 				held = &heldStream{server: to}
@@ -155,6 +161,15 @@ func (p *proxy) wasCut() bool {
 	defer p.mu.Unlock()
 	p.left = -1
 	return p.cut
+}
+
+// roundTrips returns how many there were since it was asked last.
+func (p *proxy) roundTrips() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := p.turns
+	p.turns = 0
+	return n
 }
 
 // hold keeps what the next connection sends from the server, until release.
