@@ -175,8 +175,8 @@ func (db *DB) watchLog() {
 			return
 		}
 		looked = time.Now()
-		delay := lookBusy
 		now, err := db.look(ctx)
+		var delay time.Duration
 		if err != nil {
 			failures = min(failures+1, 10)
 			delay = min(lookBusy<<failures, lookIdle)
