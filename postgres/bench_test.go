@@ -139,7 +139,7 @@ func BenchmarkTail(b *testing.B) {
 				var sent time.Time
 				done := make(chan error, 1)
 				go func() {
-					time.Sleep(2 * time.Millisecond) //nolint:forbidigo // the reader is to wait already
+					sleep(context.Background(), 2*time.Millisecond) // the reader is to wait already
 					sent = time.Now()
 					_, err := writer.Append(context.Background(), someEvents("t", "s", 1))
 					done <- err

@@ -66,7 +66,7 @@ var kinds = map[string]error{
 	"53100": ErrFull,        // disk_full
 	"57014": ErrTimeout,     // query_canceled
 	"55P03": ErrTimeout,     // lock_not_available
-	"40001": ErrRetry,       // serialization_failure
+	"40001": ErrRetry,       // a serialisation failure
 	"40P01": ErrRetry,       // deadlock_detected
 	"26000": ErrPooler,      // invalid_sql_statement_name
 	"42P05": ErrPooler,      // duplicate_prepared_statement

@@ -12,11 +12,7 @@ import (
 // migrated makes a database of the test's own, with the schema up to date.
 func migrated(t testing.TB) (url string) {
 	t.Helper()
-	key := ""
-	for _, m := range migrations {
-		key += fmt.Sprintln(m.version, m.name, m.sql)
-	}
-	return pgtest.Clone(t, key, func(ctx context.Context, url string) error {
+	return pgtest.Clone(t, fmt.Sprint(migrations), func(ctx context.Context, url string) error {
 		db, err := Open(ctx, url)
 		if err != nil {
 			return err

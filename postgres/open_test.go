@@ -153,7 +153,7 @@ func TestSequence(t *testing.T) {
 		{"SELECT setval('" + name + "', 2)", "SELECT setval('fairlead.events_position_seq', 3)", "SELECT setval('fairlead.events_position_seq', 3)"},
 		{"DELETE FROM fairlead.events WHERE position = 3; ALTER SEQUENCE " + name + " RESTART WITH 1", "setval('fairlead.events_position_seq', 3)", "SELECT setval('fairlead.events_position_seq', 3)"},
 	} {
-		for _, sql := range strings.Split(tt.broken, ";") {
+		for sql := range strings.SplitSeq(tt.broken, ";") {
 			exec(t, db.pool, sql)
 		}
 		again, err := Open(t.Context(), db.pool.Config().ConnString())

@@ -18,8 +18,6 @@ import (
 const (
 	defaultMaxEvents = 1000
 	defaultMaxBytes  = 4 << 20
-	maxExamined      = 1 << 16 // a filtered page covers about so many positions, whatever it finds
-	maxExaminedTypes = 1 << 13 // the same for a few tenants and some types: that costs a look at each event
 )
 
 // Partitions implements [eventlog.Log]: there is one.
@@ -37,7 +35,7 @@ func (db *DB) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 	if err := checkCall(ctx, req.Partition); err != nil {
 		return eventlog.Page{}, err
 	}
-	req.MaxEvents = cmp.Or(max(req.MaxEvents, 0), defaultMaxEvents)
+	req.MaxEvents = min(cmp.Or(max(req.MaxEvents, 0), defaultMaxEvents), math.MaxInt32)
 	req.MaxBytes = cmp.Or(max(req.MaxBytes, 0), defaultMaxBytes)
 	if req.Until <= 0 {
 		req.Until = event.Unbounded
@@ -111,43 +109,30 @@ FROM f CROSS JOIN b LEFT JOIN w ON w.before < $5
 ORDER BY w.position`
 	sizeSent = `(160 + octet_length(v.tenant) + octet_length(v.stream) + octet_length(v.type) + CASE WHEN v.size > $6 THEN 0 ELSE v.size END)`
 
-	// b: the page covers the positions up to upto, if it is not cut.
-	boundAll = `, b AS MATERIALIZED (
-	SELECT CASE WHEN $2 < f.gone THEN $2 ELSE least(f.safe, $3) END AS upto FROM f
-)`
-	boundScan = `, b AS MATERIALIZED (
+	// b: the page covers the positions up to upto, if it is not cut. That it
+	// holds no more than $4 events is said by their number, so that no plan, of
+	// whatever statistics, reads the rest of the log.
+	readAll = selectFrontier + `, b AS MATERIALIZED (
 	SELECT CASE WHEN $2 < f.gone THEN $2 ELSE least(f.safe, $3,
-		(SELECT e.position FROM {schema}.events e WHERE e.position > $2 ORDER BY e.position LIMIT 1) + 65535) END AS upto FROM f
-)`
-	pageEvents = `, e AS (
-	SELECT ` + eventColumns + ` FROM {schema}.events e
-	WHERE e.position > $2 AND e.position <= (SELECT b.upto FROM b)`
-	pageEnd = ` ORDER BY e.position LIMIT $4
-)`
-
-	readAll    = selectFrontier + boundAll + pageEvents + pageEnd + cutPage
-	readTenant = selectFrontier + boundAll + pageEvents + ` AND e.tenant = $7` + pageEnd + cutPage
-	readScan   = selectFrontier + boundScan + pageEvents + ` AND ($7::text[] IS NULL OR e.tenant = ANY($7))
-		AND e.tenant <> ALL($8::text[]) AND ($9::text[] IS NULL OR e.type = ANY($9))` + pageEnd + cutPage
-
-	// A few tenants ($7), and types ($8) or all: their positions by the index,
-	// merged; $9 is how many of them are looked at.
-	readFew = selectFrontier + `, m AS MATERIALIZED (
-	SELECT CASE WHEN $2 < f.gone THEN $2 ELSE least(f.safe, $3) END AS upto FROM f
-), c AS MATERIALIZED (
-	SELECT x.position, x.type FROM unnest($7::text[]) t(tenant) CROSS JOIN LATERAL (
-		SELECT e.position, e.type FROM {schema}.events e
-		WHERE e.tenant = t.tenant AND e.position > $2 AND e.position <= (SELECT m.upto FROM m)
-		ORDER BY e.position LIMIT $9
-	) x ORDER BY x.position LIMIT $9
-), b AS MATERIALIZED (
-	SELECT CASE WHEN (SELECT count(*) FROM c) < $9 THEN m.upto ELSE (SELECT max(c.position) FROM c) END AS upto FROM m
+		(SELECT e.position FROM {schema}.events e WHERE e.position > $2 ORDER BY e.position LIMIT 1 OFFSET $4::integer - 1)) END AS upto FROM f
 ), e AS (
-	SELECT ` + eventColumns + ` FROM (
-		SELECT c.position FROM c WHERE $8::text[] IS NULL OR c.type = ANY($8) ORDER BY c.position LIMIT $4
-	) d JOIN {schema}.events e ON e.position = d.position
+	SELECT ` + eventColumns + ` FROM {schema}.events e WHERE e.position > $2 AND e.position <= (SELECT b.upto FROM b)
+)` + cutPage
+
+	// $7 a few tenants, $8 tenants, $9 tenants to leave out, $10 types.
+	readFound = selectFrontier + `, d AS MATERIALIZED (
+	SELECT t.positions, t.reached FROM f CROSS JOIN LATERAL
+		{schema}.find($7, $8, $9, $10, $2::bigint, CASE WHEN $2 < f.gone THEN $2 ELSE least(f.safe, $3) END, $4::integer, 16384) t
+), b AS (
+	SELECT d.reached AS upto FROM d
+), e AS (
+	SELECT ` + eventColumns + ` FROM d CROSS JOIN LATERAL unnest(d.positions) u(position) JOIN {schema}.events e ON e.position = u.position
 )` + cutPage
 )
+
+// maxFew is how many tenants are looked up one by one in the index; for more,
+// the log is scanned.
+const maxFew = 64
 
 // planned is the statement under a text that changes as the log grows, so that
 // PostgreSQL does not keep the plan that it made for an empty log.
@@ -162,35 +147,12 @@ var plans = func() (out [17]string) {
 	return out
 }()
 
-// maxFew is how many tenants are looked up one by one in the index; for more,
-// the log is scanned.
-const maxFew = 64
-
-// statement returns the statement for a filter, and the parameters of the filter.
-func statement(req *eventlog.ReadRequest) (sql string, args []any) {
-	f := normal(&req.Filter)
-	switch {
-	case f.none:
-		return readScan, []any{[]string{}, []string{}, nil}
-	case f.tenants == nil && len(f.exclude) == 0 && f.types == nil:
-		return readAll, nil
-	case len(f.tenants) == 1 && f.types == nil:
-		return readTenant, []any{f.tenants[0]}
-	case f.tenants != nil && len(f.tenants) <= maxFew:
-		look := req.MaxEvents
-		if f.types != nil {
-			look = max(look, maxExaminedTypes)
-		}
-		return readFew, []any{f.tenants, f.types, look}
-	}
-	return readScan, []any{f.tenants, f.exclude, f.types}
-}
-
 // A filter is an [eventlog.Filter] in the form that statements take. Nil tenants
 // or types are all.
 type filter struct {
-	none                    bool // it selects nothing
-	tenants, exclude, types []string
+	none                    bool     // it selects nothing
+	few                     []string // tenants that are looked up in the index; else nil
+	tenants, exclude, types []string // nil: no matter
 }
 
 func normal(in *eventlog.Filter) filter {
@@ -209,18 +171,26 @@ func normal(in *eventlog.Filter) filter {
 		return slices.Compact(out)
 	}
 	f := filter{tenants: keep(in.Tenants), exclude: keep(in.Exclude), types: keep(in.Types)}
-	if f.exclude == nil {
-		f.exclude = []string{}
-	}
 	if f.tenants != nil && len(f.exclude) > 0 {
 		f.tenants = slices.DeleteFunc(f.tenants, func(t string) bool {
 			_, out := slices.BinarySearch(f.exclude, t)
 			return out
 		})
-		f.exclude = []string{}
+		f.exclude = nil
 	}
 	f.none = (f.tenants != nil && len(f.tenants) == 0) || (f.types != nil && len(f.types) == 0)
+	if len(f.tenants) > 0 && len(f.tenants) <= maxFew {
+		f.few, f.tenants = f.tenants, nil
+	}
+	if len(f.exclude) == 0 {
+		f.exclude = nil
+	}
 	return f
+}
+
+// all reports whether f selects everything.
+func (f *filter) all() bool {
+	return !f.none && f.few == nil && f.tenants == nil && f.exclude == nil && f.types == nil
 }
 
 // A pageReader reads one page.
@@ -249,14 +219,14 @@ func (p *pageReader) read(ctx context.Context, db *DB, safe int64) error {
 	if p.req.MaxEventBytes > 0 {
 		maxData = min(p.req.MaxEventBytes, maxData)
 	}
-	sql, more := statement(p.req)
-	args := []any{pgx.QueryResultFormats{pgx.BinaryFormatCode}}
-	if sql == readScan {
-		// Planned with its values, PostgreSQL looks names up by hash.
-		args = []any{pgx.QueryExecModeCacheDescribe, pgx.QueryResultFormats{pgx.BinaryFormatCode}}
+	args := []any{pgx.QueryResultFormats{pgx.BinaryFormatCode},
+		safe, int64(p.req.After), int64(p.req.Until), p.req.MaxEvents, int64(p.req.MaxBytes), maxData}
+	sql := readAll
+	if f := normal(&p.req.Filter); !f.all() {
+		sql = readFound
+		args = append(args, f.few, f.tenants, f.exclude, f.types)
 	}
-	args = append(args, safe, int64(p.req.After), int64(p.req.Until), p.req.MaxEvents, int64(p.req.MaxBytes), maxData)
-	rows, err := db.pool.Query(ctx, db.planned(sql, safe), append(args, more...)...)
+	rows, err := db.pool.Query(ctx, db.planned(sql, safe), args...)
 	if err != nil {
 		return err
 	}

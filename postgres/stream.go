@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -19,8 +20,7 @@ SELECT CASE WHEN s.floor > $3 THEN (SELECT m.removed FROM {schema}.removed m) EN
 	e.position, e.version, e.occurred_at, e.recorded_at, e.tenant, e.stream, e.type, e.id, e.metadata, e.data, e.raw, NULL::integer
 FROM s LEFT JOIN LATERAL (
 	SELECT ` + eventColumns + ` FROM {schema}.events e
-	WHERE e.tenant = $1 AND e.stream = $2 AND e.version > $3 AND s.floor <= $3
-	ORDER BY e.version LIMIT $4
+	WHERE e.tenant = $1 AND e.stream = $2 AND e.version > $3 AND e.version <= $3 + $4::bigint AND s.floor <= $3
 ) e ON true ORDER BY e.version`
 
 // ReadStream implements [eventlog.StreamReader]. It returns what is committed,
@@ -29,6 +29,7 @@ func (db *DB) ReadStream(ctx context.Context, stream eventlog.StreamRef, after i
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	limit = min(limit, math.MaxInt32)
 	if limit <= 0 || !storable(stream.Tenant) || !storable(stream.Stream) {
 		return nil, nil
 	}
@@ -68,20 +69,15 @@ func (db *DB) readStream(ctx context.Context, stream eventlog.StreamRef, after i
 }
 
 const (
-	countEvents = selectFrontier + `, e AS MATERIALIZED (
-	SELECT e.position FROM {schema}.events e WHERE e.position > $2 AND e.position <= least((SELECT f.safe FROM f), $3)
-		AND ($5::text[] IS NULL OR e.tenant = ANY($5)) AND e.tenant <> ALL($6::text[]) AND ($7::text[] IS NULL OR e.type = ANY($7))
-	ORDER BY e.position LIMIT $4
+	countAll = selectFrontier + `, e AS (
+	SELECT e.position FROM {schema}.events e WHERE e.position > $2 AND e.position <= least((SELECT f.safe FROM f), $3,
+		(SELECT e.position FROM {schema}.events e WHERE e.position > $2 ORDER BY e.position LIMIT 1 OFFSET $4::integer - 1))
+), c AS (SELECT count(*) AS n, min(e.position) AS first FROM e)` + countEnd
+	countFound = selectFrontier + `, c AS (
+	SELECT cardinality(t.positions) AS n, t.positions[1] AS first FROM f CROSS JOIN LATERAL
+		{schema}.find($5, $6, $7, $8, $2, least(f.safe, $3), $4::integer, 2147483647) t
 )` + countEnd
-	countFew = selectFrontier + `, e AS MATERIALIZED (
-	SELECT x.position FROM unnest($5::text[]) t(tenant) CROSS JOIN LATERAL (
-		SELECT e.position FROM {schema}.events e WHERE e.tenant = t.tenant AND e.position > $2
-			AND e.position <= least((SELECT f.safe FROM f), $3) AND ($6::text[] IS NULL OR e.type = ANY($6))
-		ORDER BY e.position LIMIT $4
-	) x ORDER BY x.position LIMIT $4
-)` + countEnd
-	countEnd = ` SELECT ` + frontierColumns + `, (SELECT count(*) FROM e),
-		(SELECT v.recorded_at FROM {schema}.events v WHERE v.position = (SELECT min(e.position) FROM e)) FROM f`
+	countEnd = ` SELECT ` + frontierColumns + `, c.n, (SELECT v.recorded_at FROM {schema}.events v WHERE v.position = c.first) FROM f CROSS JOIN c`
 )
 
 // Count implements [eventlog.Counter].
@@ -93,14 +89,15 @@ func (db *DB) Count(ctx context.Context, partition int, in eventlog.Filter, afte
 	if f.none || after >= until || limit <= 0 {
 		return 0, time.Time{}, nil
 	}
+	limit = min(limit, math.MaxInt32)
 	ctx, cancel := db.limit(ctx)
 	defer cancel()
 	var at *time.Time
 	err = db.behindFrontier(ctx, func(safe int64) row {
-		if f.tenants != nil && len(f.tenants) <= maxFew {
-			return db.pool.QueryRow(ctx, db.planned(countFew, safe), safe, int64(after), int64(until), limit, f.tenants, f.types)
+		if f.all() {
+			return db.pool.QueryRow(ctx, db.planned(countAll, safe), safe, int64(after), int64(until), limit)
 		}
-		return db.pool.QueryRow(ctx, db.q(countEvents), pgx.QueryExecModeCacheDescribe, safe, int64(after), int64(until), limit, f.tenants, f.exclude, f.types)
+		return db.pool.QueryRow(ctx, db.planned(countFound, safe), safe, int64(after), int64(until), limit, f.few, f.tenants, f.exclude, f.types)
 	}, &n, &at)
 	if err != nil {
 		return 0, time.Time{}, db.fault(ctx, "count", err)

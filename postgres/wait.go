@@ -175,8 +175,8 @@ func (db *DB) watchLog() {
 			return
 		}
 		looked = time.Now()
-		delay := lookBusy
 		now, err := db.look(ctx)
+		var delay time.Duration
 		if err != nil {
 			failures = min(failures+1, 10)
 			delay = min(lookBusy<<failures, lookIdle)
@@ -322,21 +322,22 @@ func (db *DB) tellOthers() {
 	for ctx.Err() == nil {
 		select {
 		case <-db.watch.told:
-			db.notify(ctx)
+			db.notify()
 			sleep(ctx, notifyEvery)
 		case <-ctx.Done():
 		}
 	}
 	select { // the last words of a program that appends and ends
 	case <-db.watch.told:
-		db.notify(context.WithoutCancel(ctx))
+		db.notify()
 	default:
 	}
 }
 
-// notify may fail: then the others find the events by looking.
-func (db *DB) notify(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+// notify may fail: then the others find the events by looking. Close does not cut
+// it short.
+func (db *DB) notify() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(db.closing), time.Second)
 	defer cancel()
 	_, _ = db.pool.Exec(ctx, "SELECT pg_notify($1, $2)", channel, db.opts.Schema)
 }

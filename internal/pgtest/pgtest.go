@@ -160,8 +160,7 @@ func NewServer(t testing.TB) *Server {
 	if testing.Short() {
 		t.Skip("-short runs without servers")
 	}
-	// t.TempDir is closed to the user that the server runs as.
-	dir, err := os.MkdirTemp("", "fairlead-postgres-")
+	dir, err := os.MkdirTemp("", "fairlead-postgres-") //nolint:usetesting // t.TempDir is closed to the user that the server runs as
 	if err == nil {
 		err = os.Chmod(dir, 0o755)
 	}

@@ -240,6 +240,69 @@ BEGIN
         WHERE s.tenant = x.tenant AND s.stream = x.stream AND s.version <> x.version;
 END $$;
 
+-- find returns the positions in (after, upto] of the events that a filter selects,
+-- in order and at most so many, and the position up to which that is all of them.
+-- It gives up behind the first window with which it has looked at so many events.
+-- few are some tenants to be found by the index; tenants any number; NULL: all.
+--
+-- The windows, and not the planner's guess of how many events there are, say how
+-- much is read at once.
+CREATE FUNCTION {schema}.find(
+    few text[], tenants text[], exclude text[], types text[],
+    after bigint, upto bigint, most integer, look integer,
+    OUT positions bigint[], OUT reached bigint
+) LANGUAGE plpgsql STABLE
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+    step     bigint := 4096;
+    hi       bigint;
+    examined bigint := 0;
+    found    bigint[];
+    n        bigint;
+BEGIN
+    positions := '{}';
+    reached := after;
+    WHILE reached < upto AND cardinality(positions) < most AND examined < look LOOP
+        hi := least(upto, reached + step);
+        IF few IS NULL THEN
+            -- Hashed, because there may be thousands of names.
+            SELECT array_agg(x.position ORDER BY x.position) FILTER (WHERE x.wanted), count(*) INTO found, n FROM (
+                SELECT e.position, (tenants IS NULL OR e.tenant IN (SELECT unnest(tenants)))
+                    AND (exclude IS NULL OR e.tenant NOT IN (SELECT unnest(exclude)))
+                    AND (types IS NULL OR e.type IN (SELECT unnest(types))) AS wanted
+                FROM {schema}.events e WHERE e.position > reached AND e.position <= hi
+            ) x;
+        ELSIF types IS NULL THEN
+            -- Rows are compared so that no other index than that of the tenants fits.
+            SELECT array_agg(e.position ORDER BY e.position), count(*) INTO found, n
+                FROM unnest(few) t(tenant) JOIN {schema}.events e ON e.tenant = t.tenant
+                    AND (e.tenant, e.position) > (t.tenant, reached) AND (e.tenant, e.position) <= (t.tenant, hi);
+        ELSE
+            SELECT array_agg(x.position ORDER BY x.position) FILTER (WHERE x.wanted), count(*) INTO found, n FROM (
+                SELECT e.position, e.type IN (SELECT unnest(types)) AS wanted
+                FROM unnest(few) t(tenant) JOIN {schema}.events e ON e.tenant = t.tenant
+                    AND (e.tenant, e.position) > (t.tenant, reached) AND (e.tenant, e.position) <= (t.tenant, hi)
+            ) x;
+        END IF;
+        IF n = 0 THEN -- step over a large hole
+            SELECT greatest(hi, least(upto, min(e.position) - 1)) INTO hi FROM {schema}.events e WHERE e.position > hi;
+        END IF;
+        positions := positions || found;
+        reached := hi;
+        examined := examined + n;
+        IF cardinality(positions) >= most THEN
+            positions := positions[1:most];
+            reached := positions[most];
+        ELSIF n < most THEN
+            step := least(2 * step, 262144);
+        END IF;
+    END LOOP;
+END $$;
+
 -- position_at returns the position of the first event that was recorded at or
 -- after t; NULL where there is none. An event gets its position and its time of
 -- recording in one moment, so times ascend with the positions but for moments,
