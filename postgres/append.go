@@ -25,12 +25,12 @@ const (
 const appendColumns = "status, coalesce(o_part, 0), coalesce(o_version, 0), coalesce(o_id, ''), coalesce(o_position, 0)"
 
 const (
-	callAppend = "SELECT " + appendColumns + " FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+	callAppend = "SELECT " + appendColumns + " FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
 	// For drivers that know no arrays.
 	callAppendText = "SELECT " + appendColumns + ` FROM {schema}.append($1::text::text[], $2::text::text[],
-		$3::text::integer[], $4::text::bigint[], $5::text::integer[],
-		$6::text::text[], $7::text::timestamptz[], $8::text::text[], $9::text::bigint[],
-		$10::text::text[], $11::text::text[], $12::text::bytea[])`
+		$3::text::integer[], $4::text::bigint[], $5::text::integer[], $6::text::boolean[],
+		$7::text::text[], $8::text::timestamptz[], $9::text::text[], $10::text::bigint[],
+		$11::text::text[], $12::text::text[], $13::text::bytea[])`
 )
 
 // An appendCall is a call of the function append; see migrations/0001_log.sql.
@@ -41,6 +41,7 @@ type appendCall struct {
 	refs             []int32  // of each append, its stream: from 1
 	expected         []*int64
 	counts           []int32
+	withIDs          []bool
 
 	types    []string
 	occurred []*time.Time
@@ -85,6 +86,7 @@ func newAppendCall(appends []eventlog.StreamAppend) (*appendCall, error) {
 	for i := range appends {
 		a := &appends[i]
 		c.counts = append(c.counts, int32(len(a.Events)))
+		c.withIDs = append(c.withIDs, slices.ContainsFunc(a.Events, func(e eventlog.NewEvent) bool { return e.ID != "" }))
 		for j := range a.Events {
 			e := &a.Events[j]
 			if e.ID != "" {
@@ -209,7 +211,7 @@ func (c *appendCall) distinctTenants() []string { return slices.Compact(slices.C
 
 // args are the arguments of callAppend.
 func (c *appendCall) args() []any {
-	return []any{c.tenants, c.streams, c.refs, c.expected, c.counts, c.types, c.occurred, c.ids, c.own, c.metadata, c.data, c.raw}
+	return []any{c.tenants, c.streams, c.refs, c.expected, c.counts, c.withIDs, c.types, c.occurred, c.ids, c.own, c.metadata, c.data, c.raw}
 }
 
 // textArgs are the arguments of callAppendText.
@@ -226,6 +228,7 @@ func (c *appendCall) textArgs() []any {
 	return []any{
 		textArray(c.tenants, text), textArray(c.streams, text),
 		textArray(c.refs, number), textArray(c.expected, version), textArray(c.counts, number),
+		textArray(c.withIDs, func(b bool) *string { return text(strconv.FormatBool(b)) }),
 		textArray(c.types, text),
 		textArray(c.occurred, func(t *time.Time) *string {
 			if t == nil {

@@ -334,7 +334,7 @@ func TestManyGaps(t *testing.T) {
 	const n = 10_000
 	exec(t, db.pool, db.q(`DO $$ BEGIN FOR i IN 1..`+fmt.Sprint(n)+` LOOP
 		PERFORM nextval(pg_get_serial_sequence('{schema}.events', 'position'));
-		PERFORM {schema}.append(ARRAY['a'], ARRAY['s'], ARRAY[1], ARRAY[NULL::bigint], ARRAY[1], ARRAY['T'], ARRAY[NULL::timestamptz],
+		PERFORM {schema}.append(ARRAY['a'], ARRAY['s'], ARRAY[1], ARRAY[NULL::bigint], ARRAY[1], ARRAY[false], ARRAY['T'], ARRAY[NULL::timestamptz],
 			ARRAY[NULL::text], ARRAY[NULL::bigint], ARRAY[NULL::text], ARRAY['{}'], ARRAY[NULL::bytea]);
 	END LOOP; END $$`))
 	start := time.Now()

@@ -87,8 +87,9 @@ CREATE TRIGGER note_truncate BEFORE TRUNCATE ON {schema}.events
 
 -- append appends to streams, each named once in r_, in byte order. A part p_ is
 -- one StreamAppend: p_ref is its stream, p_expected the version it wants (NULL:
--- any), p_count how many of the events e_ are its own. e_own is the version of
--- an event whose id is its derived one; e_id is then NULL.
+-- any), p_count how many of the events e_ are its own, p_ids whether one of them
+-- has an id. e_own is the version of an event whose id is its derived one; e_id is
+-- then NULL.
 --
 -- status is 'ok', 'conflict' (version: that found), 'duplicate' or 'reserved'
 -- (id: which). Unless it is 'ok' nothing has changed.
@@ -97,12 +98,13 @@ CREATE TRIGGER note_truncate BEFORE TRUNCATE ON {schema}.events
 -- others that do so until their commits are on the disk.
 CREATE FUNCTION {schema}.append(
     r_tenant text[], r_stream text[],
-    p_ref integer[], p_expected bigint[], p_count integer[],
+    p_ref integer[], p_expected bigint[], p_count integer[], p_ids boolean[],
     e_type text[], e_occurred timestamptz[], e_id text[], e_own bigint[],
     e_metadata text[], e_data text[], e_raw bytea[],
     OUT status text, OUT o_part integer, OUT o_version bigint, OUT o_id text, OUT o_position bigint
 ) LANGUAGE plpgsql
--- Plans are made while tables are small, and kept while they grow.
+-- Plans are made once, while tables may be small, and kept while they grow.
+SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 AS $$
 DECLARE
@@ -141,7 +143,13 @@ BEGIN
         r := p_ref[p];
         hi := lo + p_count[p] - 1;
         p_first[p] := cur[r] + 1;
-        IF EXISTS (SELECT FROM unnest(e_id[lo:hi], e_own[lo:hi]) u(id, own) WHERE u.id IS NOT NULL OR u.own IS NOT NULL) THEN
+        -- Most are new: that is known sooner than which is which.
+        IF p_ids[p] AND EXISTS (
+            SELECT FROM unnest(e_id[lo:hi], e_own[lo:hi]) u(id, own)
+                WHERE EXISTS (SELECT FROM {schema}.events e WHERE e.id = u.id)
+                    OR EXISTS (SELECT FROM {schema}.removed_ids g WHERE g.id = u.id)
+                    OR u.own <= base[r]
+        ) THEN
             SELECT count(*) AS n, count(k.version) AS known,
                     (array_agg(k.id ORDER BY k.ord) FILTER (WHERE k.version IS NOT NULL))[1] AS taken,
                     (array_agg(k.id ORDER BY k.ord) FILTER (WHERE k.elsewhere))[1] AS elsewhere,
@@ -184,7 +192,7 @@ BEGIN
             IF p_expected[p] <> cur[r] THEN
                 status := 'conflict';
                 o_version := cur[r];
-            ELSE
+            ELSIF p_ids[p] THEN
                 SELECT octet_length(r_tenant[r]) || ':' || r_tenant[r] || '/' || r_stream[r] || '@' || u.own INTO o_id
                     FROM unnest(e_own[lo:hi]) WITH ORDINALITY u(own, ord)
                     WHERE u.own <> cur[r] + u.ord ORDER BY u.ord LIMIT 1;
@@ -207,7 +215,12 @@ BEGIN
         RETURN;
     END IF;
 
-    IF cardinality(p_ref) = 1 THEN
+    IF cardinality(e_type) = 1 THEN
+        INSERT INTO {schema}.events(tenant, stream, version, type, occurred_at, id, metadata, data, raw)
+            VALUES (r_tenant[1], r_stream[1], cur[1], e_type[1], coalesce(e_occurred[1], clock_timestamp()),
+                e_id[1], e_metadata[1], e_data[1], e_raw[1])
+            RETURNING position INTO o_position;
+    ELSIF cardinality(p_ref) = 1 THEN
         WITH i AS (
             INSERT INTO {schema}.events(tenant, stream, version, type, occurred_at, id, metadata, data, raw)
                 SELECT r_tenant[1], r_stream[1], p_first[1] + u.ord - 1, u.type, coalesce(u.occurred, clock_timestamp()),
@@ -235,9 +248,13 @@ BEGIN
         ) SELECT max(i.position) INTO v FROM i;
         o_position := greatest(o_position, v);
     END IF;
-    UPDATE {schema}.streams s SET version = x.version
-        FROM unnest(r_tenant, r_stream, cur) x(tenant, stream, version)
-        WHERE s.tenant = x.tenant AND s.stream = x.stream AND s.version <> x.version;
+    IF cardinality(r_tenant) = 1 THEN
+        UPDATE {schema}.streams s SET version = cur[1] WHERE s.tenant = r_tenant[1] AND s.stream = r_stream[1];
+    ELSE
+        UPDATE {schema}.streams s SET version = x.version
+            FROM unnest(r_tenant, r_stream, cur) x(tenant, stream, version)
+            WHERE s.tenant = x.tenant AND s.stream = x.stream AND s.version <> x.version;
+    END IF;
 END $$;
 
 -- find returns the positions in (after, upto] of the events that a filter selects,
