@@ -1,5 +1,5 @@
-// Package postgres is the event log on PostgreSQL, version 13 or later, in one
-// schema of a database.
+// Package postgres is the event log and the store of read models on PostgreSQL,
+// version 13 or later, in one schema of a database.
 //
 //	db, err := postgres.Open(ctx, "postgres://app:secret@localhost/app")
 //

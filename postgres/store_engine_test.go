@@ -19,7 +19,7 @@ import (
 )
 
 // TestRetail imports real events, projects them in two
-// consumers that share the lanes, and compares with the known answers. FAIRLEAD_RETAIL_ALL takes the
+// consumers that share the lanes, one of them through a pooler, and compares with the known answers. FAIRLEAD_RETAIL_ALL takes the
 // largest tenant too, which has nine tenths of the half million.
 func TestRetail(t *testing.T) {
 	all := os.Getenv("FAIRLEAD_RETAIL_ALL") != ""
@@ -27,8 +27,8 @@ func TestRetail(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	url := pgtest.Database(t)
-	open := func() *postgres.DB {
-		db, err := postgres.Open(ctx, url)
+	open := func(url string, o postgres.Options) *postgres.DB {
+		db, err := postgres.Open(ctx, url, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +39,7 @@ func TestRetail(t *testing.T) {
 		})
 		return db
 	}
-	db := open()
+	db := open(url, postgres.Options{})
 	r, err := retail.Events()
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +63,7 @@ func TestRetail(t *testing.T) {
 	for _, name := range []string{"one", "two"} {
 		s := db
 		if name == "two" {
-			s = open()
+			s = open(pgtest.Bouncer(t, url), postgres.Options{Pooler: true})
 		}
 		c, err := fairlead.New(fairlead.Config{Log: s, Store: s, Name: name})
 		if err != nil {
