@@ -225,7 +225,7 @@ func (tx *storeTx) CountDocuments(b store.Build, tenant string) (n int64, err er
 func (tx *storeTx) DeleteDocuments(b store.Build, tenant string, limit int) (int64, error) {
 	args := []any{b.Processor, b.Number, tenant}
 	if limit <= 0 {
-		return tx.exec("DELETE FROM {schema}.documents WHERE "+ofBuild(tenant), args...)
+		return tx.execFor(tx.ctx, "DELETE FROM {schema}.documents WHERE "+ofBuild(tenant), args...) // however many they are
 	}
 	return tx.exec(`DELETE FROM {schema}.documents AS d
 		USING (SELECT build_no, tenant, id FROM {schema}.documents WHERE `+ofBuild(tenant)+` ORDER BY build_no, tenant, id LIMIT $4) AS k
@@ -245,7 +245,7 @@ func (tx *storeTx) MoveDocuments(from store.Build, to int64, tenant string) erro
 		return fmt.Errorf("postgres: move documents of tenant %q to build %d of %q: it has %d of the tenant", tenant, to, from.Processor, n)
 	}
 	_, err1 := tx.exec("INSERT INTO {schema}.builds (processor, number) VALUES ($1, $2) ON CONFLICT DO NOTHING", from.Processor, to)
-	_, err2 := tx.exec("UPDATE {schema}.documents SET build_no = (SELECT build_no FROM {schema}.builds WHERE processor = $1 AND number = $4) WHERE "+
+	_, err2 := tx.execFor(tx.ctx, "UPDATE {schema}.documents SET build_no = (SELECT build_no FROM {schema}.builds WHERE processor = $1 AND number = $4) WHERE "+
 		ofBuild(tenant), from.Processor, from.Number, tenant, to)
 	return errors.Join(err1, err2)
 }

@@ -64,7 +64,7 @@ func (db *DB) checkReader(ctx context.Context, tx pgx.Tx, role string) error {
 	var super, bypass, owner bool
 	err := tx.QueryRow(ctx, db.q(`SELECT current_setting('server_version_num')::integer, r.rolsuper, r.rolbypassrls,
 			pg_has_role(r.oid, c.relowner, 'MEMBER')
-		FROM pg_roles AS r, pg_class AS c WHERE r.rolname = $1 AND c.oid = ({schema_text} || '.documents')::regclass`), role).
+		FROM pg_roles AS r, pg_class AS c WHERE r.rolname = $1 AND c.oid = format('%I.documents', {schema_text})::regclass`), role).
 		Scan(&version, &super, &bypass, &owner)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -85,7 +85,7 @@ func (db *DB) checkReader(ctx context.Context, tx pgx.Tx, role string) error {
 // its own documents missing, and begin them anew.
 func (db *DB) checkWriter(ctx context.Context) error {
 	var held bool
-	if err := db.pool.QueryRow(ctx, db.q("SELECT row_security_active('{schema}.documents'::regclass)")).Scan(&held); err != nil {
+	if err := db.pool.QueryRow(ctx, db.q("SELECT row_security_active(format('%I.documents', {schema_text})::regclass)")).Scan(&held); err != nil {
 		return err
 	}
 	if held {

@@ -81,6 +81,12 @@ func raceLost(err error) bool {
 	return server != nil && (server.Code == "40001" || server.Code == "40P01")
 }
 
+// waitedTooLong reports whether a lock was not to be had in time.
+func waitedTooLong(err error) bool {
+	server := serverError(err)
+	return server != nil && server.Code == "55P03"
+}
+
 // transient reports whether an error is no fault of the statement: a lost race,
 // a lock or a statement that took too long, a lost connection, a full disk, a
 // server that goes down.
@@ -94,7 +100,7 @@ func transient(err error) bool {
 	case "08", "40", "53", "57", "58":
 		return true
 	}
-	return server.Code == "55P03"
+	return waitedTooLong(err)
 }
 
 // retries is how often a transaction is tried that loses its races.

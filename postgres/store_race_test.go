@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/jackc/pgx/v5"
@@ -198,4 +199,57 @@ func TestRoundTrips(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSlowCommitKeepsNobodyFromHisHeartbeat: an operator waits for the lane of a
+// slow commit, and the members go on.
+func TestSlowCommitKeepsNobodyFromHisHeartbeat(t *testing.T) {
+	db := openTemp(t)
+	id, commit := laneOf(t, db, "p")
+	inside, end := make(chan struct{}), make(chan struct{})
+	committed := make(chan error, 1)
+	go func() {
+		committed <- commit(func(c *store.Commit) {
+			c.SQL = func(context.Context, any) error {
+				close(inside)
+				<-end
+				return nil
+			}
+		})
+	}()
+	<-inside
+	paused := make(chan error, 1)
+	go func() {
+		paused <- db.Update(t.Context(), func(tx store.Tx) error {
+			l, err := tx.Lane(id)
+			if err != nil {
+				return err
+			}
+			l.State = store.Paused
+			return tx.PutLane(l)
+		})
+	}()
+	longest := time.Duration(0)
+	for started := time.Now(); time.Since(started) < 4*time.Second; {
+		before := time.Now()
+		if err := db.Update(t.Context(), func(tx store.Tx) error { return tx.PutMember(store.Member{ID: "m"}) }); err != nil {
+			t.Error(err)
+			break
+		}
+		longest = max(longest, time.Since(before))
+	}
+	if longest > time.Second {
+		t.Errorf("a heartbeat took %v, want it not to wait for the commit", longest)
+	}
+	close(end)
+	if err := <-committed; err != nil {
+		t.Error(err)
+	}
+	if err := <-paused; err != nil {
+		t.Errorf("the operator's Update = %v", err)
+	}
+	if l, err := readLane(t, db, id); err != nil || l.State != store.Paused || l.Position != 1 {
+		t.Errorf("the lane is %+v, %v, want it paused behind the commit", l, err)
+	}
+	t.Logf("the longest heartbeat took %v", longest)
 }

@@ -26,6 +26,7 @@ const (
 	// All Updates of a schema run one after the other. The lock is the
 	// transaction's, not the session's, so it works behind poolers.
 	lockUpdates = "SELECT pg_advisory_xact_lock(hashtextextended('fairlead update of ' || {schema_text}, 0))"
+	limitWait   = "SELECT set_config('lock_timeout', '250ms', true)"
 	storeTime   = "SELECT clock_timestamp()"
 )
 
@@ -48,6 +49,9 @@ func (db *DB) Revision(ctx context.Context) (n int64, err error) {
 // COMMITTED; and beside commits they are in two-phase locking: what a commit
 // changes belongs to its lane, whose row it locks first and which an Update locks
 // as it reads it. What belongs to a lane is read after the lane.
+//
+// One that must wait for a lane gives way to the others meanwhile: a commit whose
+// SQL is slow would else keep all members from their heartbeats.
 func (db *DB) Update(ctx context.Context, f func(store.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -55,9 +59,13 @@ func (db *DB) Update(ctx context.Context, f func(store.Tx) error) error {
 	if _, err := db.settleAll(ctx); err != nil {
 		return err
 	}
-	for try := 0; ; try++ {
+	most := db.opts.Timeout
+	if most < 0 {
+		most = 30 * time.Second
+	}
+	for try, started := 0, time.Now(); ; try++ {
 		again, err := db.update(ctx, f)
-		if !again || !pause(ctx, try) {
+		if !again || time.Since(started) > most || !pause(ctx, min(try, 4)) {
 			return err
 		}
 	}
@@ -73,17 +81,21 @@ func (db *DB) update(ctx context.Context, f func(store.Tx) error) (again bool, e
 	defer rollback(ctx, conn)
 	tx := &storeTx{ctx: ctx, db: db, conn: conn, update: true}
 	defer tx.end()
-	err = tx.begin("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", limitIdle, db.q(lockUpdates))
-	if err != nil {
+	b := &pgx.Batch{}
+	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+	b.Queue(limitIdle)
+	b.Queue(db.q(lockUpdates))
+	b.Queue(limitWait)
+	if err := tx.begin(b); err != nil {
 		return raceLost(err), db.fault(ctx, "update", err)
 	}
 	if err := f(tx); err != nil {
-		return raceLost(tx.err), err
+		return raceLost(tx.err) || waitedTooLong(tx.err), err
 	}
 	if tx.err != nil {
-		return raceLost(tx.err), tx.err
+		return raceLost(tx.err) || waitedTooLong(tx.err), tx.err
 	}
-	b := &pgx.Batch{}
+	b = &pgx.Batch{}
 	if tx.wrote {
 		b.Queue(db.q(raiseRevision))
 	}
@@ -110,7 +122,10 @@ func (db *DB) View(ctx context.Context, f func(store.Tx) error) error {
 	defer rollback(ctx, conn)
 	tx := &storeTx{ctx: ctx, db: db, conn: conn, unsettled: failed}
 	defer tx.end()
-	if err := tx.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", limitIdle); err != nil {
+	b := &pgx.Batch{}
+	b.Queue("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+	b.Queue(limitIdle)
+	if err := tx.begin(b); err != nil {
 		return db.fault(ctx, "view", err)
 	}
 	if err := f(tx); err != nil {
@@ -154,13 +169,9 @@ var _ store.Tx = (*storeTx)(nil)
 
 func (tx *storeTx) end() { tx.ended = true }
 
-// begin begins with these statements, and sets the time after them: waiting for
-// the lock is no part of a lease.
-func (tx *storeTx) begin(statements ...string) error {
-	b := &pgx.Batch{}
-	for _, s := range statements {
-		b.Queue(s)
-	}
+// begin begins with the statements of b, and sets the time after them: waiting
+// for the lock is no part of a lease.
+func (tx *storeTx) begin(b *pgx.Batch) error {
 	b.Queue(storeTime).QueryRow(func(row pgx.Row) error { return row.Scan(&tx.now) })
 	ctx, cancel := tx.db.limit(tx.ctx)
 	defer cancel()
@@ -219,11 +230,16 @@ func (tx *storeTx) row(query string, f func(pgx.CollectableRow) error, args ...a
 
 // exec runs a writing statement and returns how many rows it changed.
 func (tx *storeTx) exec(query string, args ...any) (int64, error) {
+	ctx, cancel := tx.db.limit(tx.ctx)
+	defer cancel()
+	return tx.execFor(ctx, query, args...)
+}
+
+// execFor is exec with a limit of its own.
+func (tx *storeTx) execFor(ctx context.Context, query string, args ...any) (int64, error) {
 	if err := tx.writable(); err != nil {
 		return 0, err
 	}
-	ctx, cancel := tx.db.limit(tx.ctx)
-	defer cancel()
 	tag, err := tx.conn.Exec(ctx, tx.db.q(query), args...)
 	return tag.RowsAffected(), tx.note(ctx, err)
 }
