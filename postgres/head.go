@@ -50,8 +50,11 @@ type round struct {
 
 const (
 	maxRounds  = 32
-	listEvery  = time.Millisecond // between two lists of one process
 	storeEvery = 10 * time.Second
+	// Between two lists of one process: an eighth of the time that the oldest gap
+	// is waited for, within these bounds.
+	listOften = time.Millisecond
+	listLeast = 5 * time.Millisecond
 )
 
 func (h *safeHead) init() {
@@ -163,9 +166,9 @@ func (h *safeHead) position() event.Position {
 }
 
 // settle looks whether the gaps up to f.seen are dead, and reports whether the
-// safe head has moved past f.safe. It never waits for other transactions, and at
-// most a moment for the last list to grow old.
-func (db *DB) settle(ctx context.Context, f *frontier) (moved bool, err error) {
+// safe head has moved past f.safe. It never waits for other transactions; where
+// it is patient it waits up to listLeast for the last list to grow old.
+func (db *DB) settle(ctx context.Context, f *frontier, patient bool) (moved bool, err error) {
 	h := &db.head
 	select {
 	case <-h.settling:
@@ -175,10 +178,14 @@ func (db *DB) settle(ctx context.Context, f *frontier) (moved bool, err error) {
 	defer func() { h.settling <- struct{}{} }()
 	h.mu.Lock()
 	moved = h.safe > f.safe
-	rest := listEvery - time.Since(h.listed)
+	every := listOften
+	if len(h.rounds) > 0 {
+		every = min(max(time.Since(h.rounds[0].since)/lookBack, listOften), listLeast)
+	}
+	rest := every - time.Since(h.listed)
 	h.mu.Unlock()
-	if moved {
-		return true, nil
+	if moved || rest > 0 && !patient {
+		return moved, nil
 	}
 	if rest > 0 && !sleep(ctx, rest) {
 		return false, ctx.Err()
@@ -286,7 +293,7 @@ func (db *DB) advance(ctx context.Context) (event.Position, error) {
 			continue
 		}
 		if f.safe < f.seen {
-			if _, err := db.settle(ctx, &f); err != nil {
+			if _, err := db.settle(ctx, &f, true); err != nil {
 				return 0, err
 			}
 		}

@@ -48,6 +48,10 @@ func begin(t testing.TB, db *DB, stream string) (pgx.Tx, event.Position) {
 // reads with several filters, which all must stop at the same place.
 func streams(t testing.TB, db *DB) string {
 	t.Helper()
+	// A page with events does not wait until the holders may be listed again.
+	if _, err := db.Head(t.Context(), 0); err != nil {
+		t.Fatalf("Head = %v", err)
+	}
 	var out []string
 	for _, f := range []eventlog.Filter{
 		{}, {Tenants: []string{"a"}}, {Tenants: []string{"a"}, Types: []string{"T"}}, {Tenants: []string{"a", "b"}}, {Exclude: []string{"b"}},

@@ -193,3 +193,40 @@ func TestClosed(t *testing.T) {
 		t.Errorf("Wait = %v, want ErrClosed", err)
 	}
 }
+
+// TestReader: a role that may only read can read, and is told what it may not.
+func TestReader(t *testing.T) {
+	db := openTemp(t)
+	gone, _ := begin(t, db, "gone")
+	mustAppend(t, db, one("s"))
+	if err := gone.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	u := mustParse(t, db.pool.Config().ConnString())
+	role := strings.TrimPrefix(u.Path, "/") + "_reader"
+	exec(t, db.pool, "CREATE ROLE "+role+" LOGIN PASSWORD 'secret'")
+	t.Cleanup(func() {
+		for _, sql := range []string{"DROP OWNED BY " + role, "DROP ROLE " + role} {
+			if _, err := db.pool.Exec(context.Background(), sql); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	exec(t, db.pool, "GRANT USAGE ON SCHEMA fairlead TO "+role)
+	exec(t, db.pool, "GRANT SELECT ON ALL TABLES IN SCHEMA fairlead TO "+role)
+	u.User = url.UserPassword(role, "secret")
+	reader, err := Open(t.Context(), u.String(), Options{NoMigrate: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close() }()
+	wantStreams(t, reader, "s") // over a gap
+	woken := waiting(t, reader)
+	mustAppend(t, db, one("s"))
+	if err := <-woken; err != nil {
+		t.Errorf("Wait = %v", err)
+	}
+	if _, err := reader.Append(t.Context(), one("s")); !errors.Is(err, ErrRights) {
+		t.Errorf("Append = %v, want ErrRights", err)
+	}
+}

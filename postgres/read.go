@@ -59,7 +59,7 @@ func (db *DB) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 		}
 		page := eventlog.Page{Events: p.out, Next: max(p.next(), req.After), Head: event.Position(p.safe)}
 		if p.safe < p.seen && page.Next >= min(page.Head, req.Until) {
-			moved, err := db.settle(ctx, &p.frontier)
+			moved, err := db.settle(ctx, &p.frontier, len(page.Events) == 0)
 			if err != nil {
 				return eventlog.Page{}, db.fault(ctx, "look at a gap", err)
 			}

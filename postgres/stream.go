@@ -148,7 +148,7 @@ func (db *DB) behindFrontier(ctx context.Context, query func(safe int64) row, de
 			continue
 		}
 		if f.safe < f.seen && try == 0 {
-			moved, err := db.settle(ctx, &f)
+			moved, err := db.settle(ctx, &f, true)
 			if err != nil {
 				return err
 			}

@@ -171,7 +171,7 @@ func (db *DB) watchLog() {
 			}
 		}
 		// Appends of this process may come one by one, faster than looking pays.
-		if rest := listEvery - time.Since(looked); rest > 0 && !sleep(ctx, rest) {
+		if rest := listOften - time.Since(looked); rest > 0 && !sleep(ctx, rest) {
 			return
 		}
 		looked = time.Now()
@@ -189,7 +189,7 @@ func (db *DB) watchLog() {
 			}
 			if since := db.head.pending(); !since.IsZero() {
 				// Something is there already; who holds it back will end soon.
-				delay = min(max(time.Since(since)/lookBack, 2*listEvery), lookBlind)
+				delay = min(max(time.Since(since)/lookBack, listLeast), lookBlind)
 			} else {
 				most := lookIdle
 				if !w.hears.Load() {
