@@ -20,7 +20,7 @@ const loadDocuments = `SELECT k.tenant, k.id, d.version, d.position, d.updated_a
 
 // planned makes the server plan a query for the table as it is now. A plan that
 // was made and kept while a table was small would read all of it for each key,
-// until somebody runs ANALYZE.
+// until its statistics are made anew.
 const planned = pgx.QueryExecModeCacheDescribe
 
 // Load implements [store.Store].

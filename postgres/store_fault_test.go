@@ -52,13 +52,12 @@ func retried(t testing.TB, f func() error) {
 type book struct {
 	db *DB
 	id store.LaneID
-	n  int64
 }
 
 func (b *book) commit(ctx context.Context, l store.Lane, sql bool) error {
 	n := int64(l.Position) + 1
 	c := &store.Commit{
-		Lane: b.id, Fence: fenceOf(l), Position: l.Position + 1, Done: []byte(fmt.Sprint(n)),
+		Lane: b.id, Fence: fenceOf(l), Position: l.Position + 1, Done: fmt.Append(nil, n),
 		Writes: []store.Write{
 			{Document: store.Document{Key: store.Key{Tenant: "a", ID: "counter"}, Data: fmt.Appendf(nil, `{"n":%d}`, n)}},
 			{Document: store.Document{Key: store.Key{Tenant: "a", ID: fmt.Sprint("n", n)}, Data: []byte(`{}`)}},

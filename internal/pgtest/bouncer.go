@@ -31,8 +31,7 @@ func Bouncer(t testing.TB, database string) string {
 		t.Fatal(err)
 	}
 	password, _ := u.User.Password()
-	// t.TempDir is closed to the user that the pooler runs as.
-	dir, err := os.MkdirTemp("", "fairlead-pgbouncer-")
+	dir, err := os.MkdirTemp("", "fairlead-pgbouncer-") //nolint:usetesting // t.TempDir is closed to the user that the pooler runs as
 	if err == nil {
 		err = os.Chmod(dir, 0o777)
 	}
