@@ -34,16 +34,23 @@ func openPostgres(ctx context.Context, name string, mode Mode) (Database, error)
 		return nil, Usagef("--db is no URL that can be read: see whether its password is percent-encoded")
 	}
 	o := postgres.Options{NoMigrate: mode != Create}
-	q := u.Query()
-	o.Schema = q.Get("schema")
-	if v := q.Get("pooler"); v != "" {
-		if o.Pooler, err = strconv.ParseBool(v); err != nil {
-			return nil, Usagef("--db: parameter pooler=%s of the URL is neither true nor false", v)
+	// The others are left as they are: to PostgreSQL a plus sign is no space.
+	var others []string
+	for pair := range strings.SplitSeq(u.RawQuery, "&") {
+		key, value, _ := strings.Cut(pair, "=")
+		value, err := url.PathUnescape(value)
+		switch {
+		case key == "schema" && err == nil:
+			o.Schema = value
+		case key == "pooler":
+			if o.Pooler, err = strconv.ParseBool(value); err != nil {
+				return nil, Usagef("--db: parameter pooler=%s of the URL is neither true nor false", value)
+			}
+		default:
+			others = append(others, pair)
 		}
 	}
-	q.Del("schema")
-	q.Del("pooler")
-	u.RawQuery = q.Encode()
+	u.RawQuery = strings.Join(others, "&")
 	db, err := postgres.Open(ctx, u.String(), o)
 	if errors.Is(err, postgres.ErrOldSchema) {
 		err = fmt.Errorf("%w; import and run do that", err)

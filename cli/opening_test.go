@@ -21,8 +21,9 @@ func TestPostgresURL(t *testing.T) {
 	}
 	filled(t, db, []string{event("acme", "c1", 1, "pen", false)})
 	// Another schema of the same database is another log.
+	filled(t, db+"&schema=other%20+", []string{event("acme", "c1", 1, "pen", false), event("acme", "c1", 2, "pen", false)})
 	other := filled(t, db+"&schema=other", []string{event("acme", "c1", 1, "pen", false), event("acme", "c1", 2, "pen", false)})
-	for name, want := range map[string]float64{db: 1, other: 2, db + "&pooler=true": 1} {
+	for name, want := range map[string]float64{db: 1, other: 2, db + "&pooler=true": 1, db + "&options=-c%20geqo%3Doff": 1, other + "%20+": 2} {
 		s := object(t, "status", "--db", name)
 		if heads, _ := s["heads"].([]any); len(heads) != 1 || heads[0] != want {
 			t.Errorf("status of %s: heads %v, want %v", name, s["heads"], want)

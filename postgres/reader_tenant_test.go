@@ -95,6 +95,7 @@ func poolOf(t *testing.T, url string, conns int32, mode pgx.QueryExecMode) *pgxp
 const seen = "SELECT coalesce(string_agg(DISTINCT tenant, ',' ORDER BY tenant) || ' ' || count(*), 'nothing') FROM "
 
 func TestReadersSeeOneTenant(t *testing.T) {
+	t.Parallel()
 	db, _, as := secured(t)
 	pool := poolOf(t, as, 1, pgx.QueryExecModeCacheStatement) // one connection: it is the same each time
 	in := func(tenant, query string) (got string) {
@@ -155,6 +156,7 @@ func TestReadersSeeOneTenant(t *testing.T) {
 }
 
 func TestReadersCannotWrite(t *testing.T) {
+	t.Parallel()
 	db, role, as := secured(t)
 	pool := poolOf(t, as, 1, pgx.QueryExecModeCacheStatement)
 	write := func() error {
@@ -187,6 +189,7 @@ func TestReadersCannotWrite(t *testing.T) {
 }
 
 func TestSecureReadersRefuses(t *testing.T) {
+	t.Parallel()
 	db := openTemp(t)
 	var owner string
 	if err := db.pool.QueryRow(t.Context(), "SELECT current_user").Scan(&owner); err != nil {
@@ -205,6 +208,7 @@ func TestSecureReadersRefuses(t *testing.T) {
 // TestPooledReadersDoNotMixTenants: many readers of different tenants on few
 // connections, through a pooler, beside some who forget theirs.
 func TestPooledReadersDoNotMixTenants(t *testing.T) {
+	t.Parallel()
 	_, _, as := secured(t)
 	pool := poolOf(t, pgtest.Bouncer(t, as), 12, pgx.QueryExecModeExec)
 	var wg sync.WaitGroup

@@ -13,6 +13,7 @@ import (
 
 // TestDocumentThatCannotBeStored: the error names the document, of many.
 func TestDocumentThatCannotBeStored(t *testing.T) {
+	t.Parallel()
 	db := openTemp(t)
 	_, commit := laneOf(t, db, "p")
 	for _, tt := range []struct {
@@ -44,6 +45,7 @@ func TestDocumentThatCannotBeStored(t *testing.T) {
 
 // TestReadModelView: what SQL sees is the live build, as jsonb, whatever is in it.
 func TestReadModelView(t *testing.T) {
+	t.Parallel()
 	db := openTemp(t)
 	_, commit := laneOf(t, db, "orders")
 	docs := map[string]string{
@@ -101,6 +103,7 @@ func explain(t testing.TB, c *pgx.Conn, query string, args ...any) string {
 
 // TestLoadLooksUpEachKey: however many keys, and whatever the planner knows.
 func TestLoadLooksUpEachKey(t *testing.T) {
+	t.Parallel()
 	db := openTemp(t)
 	_, commit := laneOf(t, db, "p")
 	c := connect(t, db)
@@ -126,6 +129,7 @@ func TestLoadLooksUpEachKey(t *testing.T) {
 
 // TestLargeDocuments: 50 MB come back as they went.
 func TestLargeDocuments(t *testing.T) {
+	t.Parallel()
 	db := openTemp(t)
 	_, commit := laneOf(t, db, "p")
 	data, err := json.Marshal(strings.Repeat("0123456789abcdef", 50<<20/16))

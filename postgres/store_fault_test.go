@@ -129,6 +129,7 @@ const makeLedger = "CREATE TABLE ledger (lane text, n bigint, times integer, PRI
 // TestConnectionCutAnywhere cuts the connection after every so many bytes of a
 // commit's conversation: what comes of it is all or nothing, and known.
 func TestConnectionCutAnywhere(t *testing.T) {
+	t.Parallel()
 	step := 61
 	if testing.Short() {
 		step = 370
@@ -170,6 +171,7 @@ func TestConnectionCutAnywhere(t *testing.T) {
 // TestServerCrashesDuringCommits: the server is stopped as by a power cut, while
 // several lanes commit.
 func TestServerCrashesDuringCommits(t *testing.T) {
+	t.Parallel()
 	server := pgtest.NewServer(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -229,6 +231,7 @@ func TestServerCrashesDuringCommits(t *testing.T) {
 
 // TestTwoProcessesRaceForALane: two DBs take a lane from each other all the time.
 func TestTwoProcessesRaceForALane(t *testing.T) {
+	t.Parallel()
 	url := migrated(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -14,6 +14,7 @@ import (
 // TestCommitInTheWayOfOthers: a lock or a statement that takes too long is an
 // error that says so, is no fault of the user's function, and changes nothing.
 func TestCommitInTheWayOfOthers(t *testing.T) {
+	t.Parallel()
 	url := migrated(t)
 	admin := openAt(t, url)
 	id, _ := laneOf(t, admin, "p")
@@ -58,6 +59,7 @@ func TestCommitInTheWayOfOthers(t *testing.T) {
 // TestDeadlock: a commit that is in a deadlock is tried again, or says that it
 // is to be, whoever the other party is.
 func TestDeadlock(t *testing.T) {
+	t.Parallel()
 	db := openTemp(t)
 	id, commit := laneOf(t, db, "p")
 	if err := commit(func(c *store.Commit) { c.Writes = someWrites(1, 0) }); err != nil {
@@ -118,6 +120,7 @@ func TestDeadlock(t *testing.T) {
 
 // TestUserEndsTheTransaction: what a user's function must not do.
 func TestUserEndsTheTransaction(t *testing.T) {
+	t.Parallel()
 	db := openTemp(t)
 	id, _ := laneOf(t, db, "p")
 	for _, tt := range []struct {
@@ -151,6 +154,7 @@ func TestUserEndsTheTransaction(t *testing.T) {
 // TestRoundTrips: how often a client waits for the server, once the statements
 // are prepared.
 func TestRoundTrips(t *testing.T) {
+	t.Parallel()
 	for _, pooler := range []bool{false, true} {
 		t.Run(fmt.Sprint("pooler=", pooler), func(t *testing.T) {
 			url := migrated(t)
@@ -204,6 +208,7 @@ func TestRoundTrips(t *testing.T) {
 // TestSlowCommitKeepsNobodyFromHisHeartbeat: an operator waits for the lane of a
 // slow commit, and the members go on.
 func TestSlowCommitKeepsNobodyFromHisHeartbeat(t *testing.T) {
+	t.Parallel()
 	db := openTemp(t)
 	id, commit := laneOf(t, db, "p")
 	inside, end := make(chan struct{}), make(chan struct{})

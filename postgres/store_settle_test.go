@@ -41,6 +41,7 @@ func letterKeys(t testing.TB, db *DB) string {
 // looks at the row, finds it unchanged, and commits that again. Then the first
 // one arrives at the server.
 func TestCommitOnItsWayDoesNotComeTooLate(t *testing.T) {
+	t.Parallel()
 	url := migrated(t)
 	p, through := newProxy(t, url)
 	db := openAt(t, through)
@@ -103,6 +104,7 @@ func waitForNobody(t testing.TB, url string) {
 // cut off. Until it is known what becomes of it, nothing is told about the lane,
 // and all about the others.
 func TestCommitUnderWayIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	url := migrated(t)
 	p, through := newProxy(t, url)
 	db := openAt(t, through)
@@ -166,6 +168,7 @@ func TestCommitUnderWayIsWaitedFor(t *testing.T) {
 // TestCommitTimeout: a commit that takes longer than the limit has an unknown outcome,
 // and then a known one.
 func TestCommitTimeout(t *testing.T) {
+	t.Parallel()
 	url := migrated(t)
 	db := openAt(t, url, Options{Timeout: 500 * time.Millisecond})
 	id, commit := laneOf(t, db, "p")

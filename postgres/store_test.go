@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"testing"
 	"time"
@@ -40,7 +41,15 @@ func makeUserTable(ctx context.Context, tx any) error {
 }
 
 func TestStore(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) store.Store { return openTemp(t) }, storetest.Features{
+	t.Parallel()
+	base, n := pgtest.Database(t), 0
+	// A schema of its own is faster than a database; the user's table goes there too.
+	open := func(t *testing.T) store.Store {
+		n++
+		schema := fmt.Sprintf("Schema %d's \"store\"", n)
+		return openAt(t, base+"&search_path="+url.PathEscape(pgx.Identifier{schema}.Sanitize()), Options{Schema: schema})
+	}
+	storetest.Run(t, open, storetest.Features{
 		SQL: userTable, JSONOnly: true, TimePrecision: time.Microsecond,
 		Reopen: func(t *testing.T, s store.Store) store.Store {
 			old := s.(*DB)
@@ -56,6 +65,7 @@ func TestStore(t *testing.T) {
 // TestStoreThroughPooler: the whole contract where each transaction may have
 // another session of the server. Of one pooler each sub-test has a database.
 func TestStoreThroughPooler(t *testing.T) {
+	t.Parallel()
 	bouncer := pgtest.Bouncer(t, pgtest.URL(t))
 	open := func(t *testing.T) store.Store {
 		return openAt(t, through(t, bouncer, migrated(t)), Options{Pooler: true})
