@@ -8,10 +8,10 @@
 #   scripts/services.sh remove    stop it and delete its files
 #
 #   FAIRLEAD_SERVICES_DIR    where the files are; default: fairlead/services in the user's cache
-#   FAIRLEAD_POSTGRES_PORT   default 54329
+#   FAIRLEAD_POSTGRES_PORT   default 25439
 set -euo pipefail
 
-port=${FAIRLEAD_POSTGRES_PORT:-54329}
+port=${FAIRLEAD_POSTGRES_PORT:-25439}
 user=fairlead # and its password, and that of nobody else: the port is loopback only
 url="postgres://$user:$user@127.0.0.1:$port/postgres?sslmode=disable"
 
@@ -99,7 +99,8 @@ make_cluster() {
 		unix_socket_directories = ''
 		max_connections = 300
 		max_prepared_transactions = 20
-		log_min_messages = fatal
+		log_min_messages = log
+		log_checkpoints = off
 	CONF
 }
 
