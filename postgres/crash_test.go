@@ -1,11 +1,13 @@
 package postgres
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/internal/pgtest"
 	"github.com/jackc/pgx/v5"
 )
@@ -72,4 +74,37 @@ func TestCrashLosesCommits(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantStreams(t, db, readable+" late 1")
+}
+
+// TestStandby: a standby knows nothing of the transactions of its primary. It is
+// refused at start, and also where connections come to lead to one later.
+func TestStandby(t *testing.T) {
+	t.Parallel()
+	server := pgtest.NewServer(t)
+	db := openAt(t, server.URL)
+	gone, _ := begin(t, db, "gone")
+	mustAppend(t, db, one("1"))
+	if err := gone.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Standby(); err != nil {
+		t.Fatal(err)
+	}
+	if other, err := Open(t.Context(), server.URL); !errors.Is(err, ErrStandby) {
+		if err == nil {
+			_ = other.Close()
+		}
+		t.Errorf("Open = %v, want ErrStandby", err)
+	}
+	for range 50 { // who comes first finds the connections cut
+		if _, err := db.Versions(t.Context()); err == nil {
+			break
+		}
+	}
+	if page, err := db.Read(t.Context(), eventlog.ReadRequest{}); !errors.Is(err, ErrStandby) {
+		t.Errorf("Read = %+v, %v, want ErrStandby at the gap", page, err)
+	}
+	if _, err := db.Append(t.Context(), one("2")); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("Append = %v, want ErrReadOnly", err)
+	}
 }

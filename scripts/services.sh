@@ -5,6 +5,7 @@
 #   scripts/services.sh up        install what is missing, make it, start it; idempotent
 #   scripts/services.sh down      stop it; its files stay
 #   scripts/services.sh restart   stop it as a crash would, and start it again
+#   scripts/services.sh standby   stop it, and start it as a standby without a primary
 #   scripts/services.sh remove    stop it and delete its files
 #
 #   FAIRLEAD_SERVICES_DIR    where the files are; default: fairlead/services in the user's cache
@@ -134,6 +135,11 @@ down)
 	;;
 restart)
 	ctl -w -t 60 -m immediate -l "$data/log" restart
+	;;
+standby)
+	ctl -w -m fast stop
+	as_owner touch "$data/standby.signal"
+	start
 	;;
 remove)
 	if running; then ctl -w -m immediate stop; fi

@@ -205,6 +205,9 @@ func freePort(t testing.TB) int {
 // Restart stops the server as a crash would, and starts it again.
 func (s *Server) Restart() error { return s.run("restart") }
 
+// Standby starts the server again, as a standby.
+func (s *Server) Standby() error { return s.run("standby") }
+
 func (s *Server) run(command string) error {
 	cmd := exec.Command(s.sh, command)
 	cmd.Env = s.env
