@@ -91,9 +91,11 @@ const (
 	// Whoever else stores it at this moment need not be waited for.
 	storeSafeHead = `UPDATE {schema}.safe_head SET safe = $1
 		WHERE one IN (SELECT one FROM {schema}.safe_head WHERE safe < $1 FOR UPDATE SKIP LOCKED)`
-	// The partitions of the table count, if somebody has partitioned it.
-	listHolders = `SELECT DISTINCT l.virtualtransaction, l.pid IS NULL FROM pg_locks l
-		WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
+	// The partitions of the table count, if somebody has partitioned it. There is
+	// a row at least.
+	listHolders = `SELECT DISTINCT l.virtualtransaction, l.pid IS NULL, s.standby
+		FROM (SELECT pg_is_in_recovery() AS standby) s LEFT JOIN pg_locks l
+		ON l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
 		AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
 		AND l.relation IN (SELECT to_regclass($1)::oid UNION ALL SELECT p.relid FROM pg_partition_tree(to_regclass($1)) p)`
 )
@@ -195,10 +197,15 @@ func (db *DB) settle(ctx context.Context, f *frontier, patient bool) (moved bool
 		return false, err
 	}
 	list := make(map[string]bool)
-	var key string
-	var prepared bool
-	_, err = pgx.ForEachRow(rows, []any{&key, &prepared}, func() error {
-		list[key] = prepared
+	var key *string
+	var prepared, standby bool
+	_, err = pgx.ForEachRow(rows, []any{&key, &prepared, &standby}, func() error {
+		if standby { // connections may lead to another server than at start
+			return fmt.Errorf("%w (%s)", ErrStandby, db.where)
+		}
+		if key != nil {
+			list[*key] = prepared
+		}
 		return nil
 	})
 	if err != nil {

@@ -5,13 +5,14 @@
 #   scripts/services.sh up        install what is missing, make it, start it; idempotent
 #   scripts/services.sh down      stop it; its files stay
 #   scripts/services.sh restart   stop it as a crash would, and start it again
+#   scripts/services.sh standby   stop it, and start it as a standby without a primary
 #   scripts/services.sh remove    stop it and delete its files
 #
 #   FAIRLEAD_SERVICES_DIR    where the files are; default: fairlead/services in the user's cache
-#   FAIRLEAD_POSTGRES_PORT   default 54329
+#   FAIRLEAD_POSTGRES_PORT   default 25439
 set -euo pipefail
 
-port=${FAIRLEAD_POSTGRES_PORT:-54329}
+port=${FAIRLEAD_POSTGRES_PORT:-25439}
 user=fairlead # and its password, and that of nobody else: the port is loopback only
 url="postgres://$user:$user@127.0.0.1:$port/postgres?sslmode=disable"
 
@@ -99,7 +100,8 @@ make_cluster() {
 		unix_socket_directories = ''
 		max_connections = 300
 		max_prepared_transactions = 20
-		log_min_messages = fatal
+		log_min_messages = log
+		log_checkpoints = off
 	CONF
 }
 
@@ -134,6 +136,11 @@ down)
 	;;
 restart)
 	ctl -w -t 60 -m immediate -l "$data/log" restart
+	;;
+standby)
+	ctl -w -m fast stop
+	as_owner touch "$data/standby.signal"
+	start
 	;;
 remove)
 	if running; then ctl -w -m immediate stop; fi

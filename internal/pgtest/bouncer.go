@@ -1,7 +1,6 @@
 package pgtest
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/url"
@@ -91,14 +90,4 @@ logfile = %s/log
 	said, _ := os.ReadFile(filepath.Join(dir, "log"))
 	t.Fatalf("pgbouncer does not answer: %s", said)
 	return ""
-}
-
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -22,7 +23,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-const defaultURL = "postgres://fairlead:fairlead@127.0.0.1:54329/postgres?sslmode=disable"
+const defaultURL = "postgres://fairlead:fairlead@127.0.0.1:25439/postgres?sslmode=disable"
 
 // URL returns the URL of the server's maintenance database. It ends the test
 // where the server cannot be reached; under -short there are no servers, and the
@@ -167,12 +168,7 @@ func NewServer(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	_ = l.Close()
+	port := freePort(t)
 	s := &Server{
 		URL: fmt.Sprintf("postgres://fairlead:fairlead@127.0.0.1:%d/postgres?sslmode=disable", port),
 		env: append(os.Environ(), "FAIRLEAD_SERVICES_DIR="+dir, fmt.Sprintf("FAIRLEAD_POSTGRES_PORT=%d", port)),
@@ -190,8 +186,27 @@ func NewServer(t testing.TB) *Server {
 	return s
 }
 
+// freePort returns a port that nobody has. It is below those that the system
+// hands out to connections, which could take it before the server does, and again
+// while the server is restarted.
+func freePort(t testing.TB) int {
+	t.Helper()
+	for range 100 {
+		port := 20_000 + rand.IntN(5000)
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			_ = l.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port from 20000 to 24999")
+	return 0
+}
+
 // Restart stops the server as a crash would, and starts it again.
 func (s *Server) Restart() error { return s.run("restart") }
+
+// Standby starts the server again, as a standby.
+func (s *Server) Standby() error { return s.run("standby") }
 
 func (s *Server) run(command string) error {
 	cmd := exec.Command(s.sh, command)
