@@ -217,13 +217,13 @@ func ofBuild(tenant string) string {
 func (tx *storeTx) CountDocuments(b store.Build, tenant string) (n int64, err error) {
 	_, err = tx.row("SELECT count(*) FROM {schema}.documents WHERE "+ofBuild(tenant), func(row pgx.CollectableRow) error {
 		return row.Scan(&n)
-	}, b.Processor, b.Number, tenant)
+	}, planned, b.Processor, b.Number, tenant)
 	return n, err
 }
 
 // DeleteDocuments implements [store.Tx].
 func (tx *storeTx) DeleteDocuments(b store.Build, tenant string, limit int) (int64, error) {
-	args := []any{b.Processor, b.Number, tenant}
+	args := []any{planned, b.Processor, b.Number, tenant}
 	if limit <= 0 {
 		return tx.execFor(tx.ctx, "DELETE FROM {schema}.documents WHERE "+ofBuild(tenant), args...) // however many they are
 	}
@@ -246,6 +246,6 @@ func (tx *storeTx) MoveDocuments(from store.Build, to int64, tenant string) erro
 	}
 	_, err1 := tx.exec("INSERT INTO {schema}.builds (processor, number) VALUES ($1, $2) ON CONFLICT DO NOTHING", from.Processor, to)
 	_, err2 := tx.execFor(tx.ctx, "UPDATE {schema}.documents SET build_no = (SELECT build_no FROM {schema}.builds WHERE processor = $1 AND number = $4) WHERE "+
-		ofBuild(tenant), from.Processor, from.Number, tenant, to)
+		ofBuild(tenant), planned, from.Processor, from.Number, tenant, to)
 	return errors.Join(err1, err2)
 }

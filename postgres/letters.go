@@ -93,11 +93,14 @@ func (db *DB) queueLetters(b *pgx.Batch, letters []store.DeadLetter) {
 
 // Letters implements [store.Tx].
 func (tx *storeTx) Letters(f store.LetterFilter) (out []store.DeadLetter, err error) {
-	where, args := "id > $1", []any{f.AfterID}
+	where, values := "id > $1", []any{f.AfterID}
 	add := func(on bool, column string, v any) {
 		if on {
-			args = append(args, v)
-			where += fmt.Sprintf(" AND %s = $%d", column, len(args))
+			values = append(values, v)
+			where += fmt.Sprintf(" AND %s = $%d", column, len(values))
+			if _, name := v.([]byte); name { // as the index has it
+				where += fmt.Sprintf(" AND md5(%s) = md5($%d)", column, len(values))
+			}
 		}
 	}
 	add(f.Processor != "", "processor", f.Processor)
@@ -112,21 +115,25 @@ func (tx *storeTx) Letters(f store.LetterFilter) (out []store.DeadLetter, err er
 	add(f.State != "", "state", string(f.State))
 	query := "SELECT id, " + letterColumns + " FROM {schema}.dead_letters WHERE " + where + " ORDER BY id"
 	if f.Limit > 0 {
-		args = append(args, f.Limit)
-		query += fmt.Sprintf(" LIMIT $%d", len(args))
+		values = append(values, f.Limit)
+		query += fmt.Sprintf(" LIMIT $%d", len(values))
 	}
 	err = tx.rows(query, func(row pgx.CollectableRow) error {
 		l, err := scanLetter(row)
 		out = append(out, l)
 		return err
-	}, args...)
+	}, append([]any{planned}, values...)...)
 	return out, err
 }
 
 // Parked implements [store.Tx].
 func (tx *storeTx) Parked(b store.Build, tenant string) (out []store.ParkedKey, err error) {
+	of := "$3::bytea = ''"
+	if tenant != "" {
+		of = "tenant = $3 AND md5(tenant) = md5($3)"
+	}
 	err = tx.rows(`SELECT partition, tenant, key, bool_or(retry), count(*) FROM {schema}.dead_letters
-		WHERE processor = $1 AND number = $2 AND ($3::bytea = '' OR tenant = $3) AND state <> $4
+		WHERE processor = $1 AND number = $2 AND `+of+` AND state <> $4
 		GROUP BY partition, tenant, key ORDER BY partition, tenant, key`,
 		func(row pgx.CollectableRow) error {
 			var k store.ParkedKey
@@ -135,7 +142,7 @@ func (tx *storeTx) Parked(b store.Build, tenant string) (out []store.ParkedKey, 
 			k.Tenant, k.Key = string(tenant), string(key)
 			out = append(out, k)
 			return err
-		}, b.Processor, b.Number, []byte(tenant), string(store.Skipped))
+		}, planned, b.Processor, b.Number, []byte(tenant), string(store.Skipped))
 	return out, err
 }
 

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
+	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/jackc/pgx/v5"
 )
@@ -156,5 +159,48 @@ func TestLargeDocuments(t *testing.T) {
 		if d.ID != "3" && !bytes.Equal(d.Data, data) {
 			t.Errorf("document %s came back as %d bytes, want %d, as they were", d.ID, len(d.Data), len(data))
 		}
+	}
+}
+
+// TestLettersOfAnyName: what is parked for its names may have names of any
+// length, and a key's queue is found among many others.
+func TestLettersOfAnyName(t *testing.T) {
+	t.Parallel()
+	db := openTemp(t)
+	id, commit := laneOf(t, db, "p")
+	noise := make([]byte, 100<<10) // that nothing can compress
+	for i := range noise {
+		noise[i] = byte(rand.Uint32())
+	}
+	tenant, key := string(noise[:50<<10]), string(noise[50<<10:])
+	err := commit(func(c *store.Commit) {
+		for i := range 3000 {
+			c.Letters = append(c.Letters, store.DeadLetter{Build: id.Build, Tenant: fmt.Sprint("t", i%10), Key: fmt.Sprint(i), State: store.Poison})
+		}
+		c.Letters = append(c.Letters, store.DeadLetter{Build: id.Build, Tenant: tenant, Key: key, State: store.Waiting, Event: event.Event{Tenant: tenant, Stream: key}})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.View(t.Context(), func(tx store.Tx) error {
+		found, err := tx.Letters(store.LetterFilter{Build: id.Build, Tenant: tenant, Key: &key})
+		if err != nil || len(found) != 1 || found[0].Tenant != tenant || found[0].Event.Stream != key {
+			t.Errorf("Letters of the key has %d, %v, want the one", len(found), err)
+		}
+		parked, err := tx.Parked(id.Build, tenant)
+		if err != nil || len(parked) != 1 || parked[0].Key != key {
+			t.Errorf("Parked of the tenant has %d, %v, want the one", len(parked), err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := connect(t, db)
+	exec(t, c, "ANALYZE fairlead.dead_letters")
+	plan := explain(t, c, `SELECT id FROM fairlead.dead_letters WHERE id > $1 AND processor = $2 AND number = $3
+		AND tenant = $4 AND md5(tenant) = md5($4) AND key = $5 AND md5(key) = md5($5) ORDER BY id LIMIT 1`, 0, "p", 1, []byte("t1"), []byte("1"))
+	if !strings.Contains(plan, "dead_letters_by_key") {
+		t.Errorf("a key's queue is not looked up by its key:\n%s", plan)
 	}
 }

@@ -110,6 +110,8 @@ CREATE TABLE {schema}.dead_letters (
 	withheld     bigint NOT NULL
 );
 CREATE INDEX dead_letters_by_build ON {schema}.dead_letters (processor, number, id);
+-- An index cannot hold names of any length; their digests it can.
+CREATE INDEX dead_letters_by_key ON {schema}.dead_letters (processor, number, md5(tenant), md5(key), id);
 
 CREATE VIEW {schema}.letters AS
 	SELECT id, processor, number, partition, encode(tenant, 'escape') AS tenant, encode(key, 'escape') AS key, state, retry, reason,
