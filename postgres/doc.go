@@ -88,8 +88,8 @@
 //
 // A document must be JSON, as the default codec writes it; one that is not is a
 // [DocumentError]. It is kept to the byte. In the view it is jsonb, with U+FFFD
-// in place of the character NUL, which jsonb cannot hold. Do not write to the
-// tables of Fairlead.
+// in place of the character NUL, and NULL where jsonb cannot hold it. Do not write
+// to the tables of Fairlead.
 //
 // [DB.SecureReaders] and [InTenant] hold a role to the documents of one tenant at
 // a time, by row-level security.

@@ -56,6 +56,9 @@ func TestReadModelView(t *testing.T) {
 		"2": `{"status":"open","note":"a\u0000b\u0000\u0000"}`,
 		"3": `{"status":"open","note":"a\\u0000"}`,
 		"4": `{"status":"open","note":"\\\u0000"}`,
+		"5": `{"status":"half","note":"\ud800"}`,
+		"6": `{"status":"huge","n":1e999999}`,
+		"7": `{"status":"pair","note":"\ud83d\ude00","n":1e1000}`,
 	}
 	err := commit(func(c *store.Commit) {
 		for id, doc := range docs {
@@ -70,7 +73,10 @@ func TestReadModelView(t *testing.T) {
 	if got := value[string](t, c, "SELECT string_agg(id, ' ' ORDER BY id) FROM orders WHERE doc @> '{\"status\": \"open\"}'"); got != "2 3 4" {
 		t.Errorf("open orders are %s, want 2 3 4", got)
 	}
-	for id, want := range map[string]string{"2": "a\ufffdb\ufffd\ufffd", "3": `a\u0000`, "4": "\\\ufffd"} {
+	if got := value[string](t, c, "SELECT string_agg(id, ' ' ORDER BY id) FROM orders WHERE doc IS NULL"); got != "5 6" {
+		t.Errorf("documents that jsonb cannot hold are %s, want 5 6", got)
+	}
+	for id, want := range map[string]string{"7": "😀", "2": "a\ufffdb\ufffd\ufffd", "3": `a\u0000`, "4": "\\\ufffd"} {
 		if got := value[string](t, c, "SELECT note FROM orders WHERE id = $1", id); got != want {
 			t.Errorf("note of %s = %q, want %q", id, got, want)
 		}
