@@ -44,22 +44,19 @@ CREATE TABLE {schema}.documents (
 	PRIMARY KEY (build_no, tenant, id)
 ) WITH (fillfactor = 85);
 
--- salvage is the slow and rare part of as_jsonb.
-CREATE FUNCTION {schema}.salvage(doc text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL RESTRICTED AS $$
-BEGIN
-	RETURN regexp_replace(doc, '(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g')::jsonb;
-EXCEPTION WHEN data_exception THEN
-	RETURN NULL;
-END $$;
-
 -- as_jsonb makes jsonb of any JSON text. There is JSON that jsonb cannot hold: the
 -- character NUL, which reads as U+FFFD, and half surrogates and numbers beyond all
 -- bounds, for which it returns NULL. No document fails the queries that meet it.
-CREATE FUNCTION {schema}.as_jsonb(doc json) RETURNS jsonb
-LANGUAGE sql IMMUTABLE STRICT PARALLEL RESTRICTED AS $$
-	SELECT CASE WHEN doc::text !~ '\\u(0000|[dD][89a-fA-F])|[0-9][eE]\+?[0-9]{4}' THEN doc::text::jsonb
-	            ELSE {schema}.salvage(doc::text) END
-$$;
+CREATE FUNCTION {schema}.as_jsonb(doc json) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL RESTRICTED AS $$
+BEGIN
+	RETURN doc::text::jsonb;
+EXCEPTION WHEN data_exception THEN
+	BEGIN
+		RETURN regexp_replace(doc::text, '(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g')::jsonb;
+	EXCEPTION WHEN data_exception THEN
+		RETURN NULL;
+	END;
+END $$;
 
 -- What is being served, for people and their SQL. A view or an index of one's
 -- own on it is fine: WHERE collection = '...' reads that collection only.
