@@ -156,7 +156,9 @@ func poolConfig(url string, o Options) (*pgxpool.Config, error) {
 		config.MaxConns = 16
 	}
 	c := config.ConnConfig
-	if o.Pooler {
+	// Results are read in the binary format, which these modes of the URL have not.
+	simple := c.DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol || c.DefaultQueryExecMode == pgx.QueryExecModeExec
+	if o.Pooler || simple {
 		c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 		c.StatementCacheCapacity = 0
 	}

@@ -230,3 +230,38 @@ func TestReader(t *testing.T) {
 		t.Errorf("Append = %v, want ErrRights", err)
 	}
 }
+
+// TestQueryModes: what the URL says of pgx's protocol modes does no harm.
+func TestQueryModes(t *testing.T) {
+	u := mustParse(t, migrated(t))
+	q := u.Query()
+	for i, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"} {
+		q.Set("default_query_exec_mode", mode)
+		u.RawQuery = q.Encode()
+		db := openAt(t, u.String())
+		mustAppend(t, db, one(fmt.Sprint("s", i)))
+		if got := readAllEvents(t, db, eventlog.Filter{Tenants: []string{"a"}}); len(got) != i+1 || got[i].Stream != fmt.Sprint("s", i) {
+			t.Errorf("%s: the log has %+v, want %d events", mode, got, i+1)
+		}
+		if v, err := db.Versions(t.Context(), eventlog.StreamRef{Tenant: "a", Stream: "s0"}); err != nil || v[0] != 1 {
+			t.Errorf("%s: Versions = %v, %v, want 1", mode, v, err)
+		}
+	}
+}
+
+// TestConnectionsGone: the server has none left.
+func TestConnectionsGone(t *testing.T) {
+	db := openTemp(t)
+	u := mustParse(t, db.pool.Config().ConnString())
+	role := strings.TrimPrefix(u.Path, "/") + "_few"
+	exec(t, db.pool, "CREATE ROLE "+role+" LOGIN PASSWORD 'secret' CONNECTION LIMIT 0")
+	t.Cleanup(func() {
+		if _, err := db.pool.Exec(context.Background(), "DROP ROLE "+role); err != nil {
+			t.Error(err)
+		}
+	})
+	u.User = url.UserPassword(role, "secret")
+	if _, err := Open(t.Context(), u.String()); !errors.Is(err, ErrConnections) {
+		t.Errorf("Open = %v, want ErrConnections", err)
+	}
+}
