@@ -85,6 +85,29 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
+// TestFit is for servers that are not at hand.
+func TestFit(t *testing.T) {
+	for _, tt := range []struct {
+		version  int
+		number   string
+		encoding string
+		standby  bool
+		want     error
+	}{
+		{120022, "12.22", "UTF8", false, ErrTooOld},
+		{90624, "9.6.24", "UTF8", true, ErrTooOld},
+		{130000, "13.0", "UTF8", false, nil},
+		{180001, "18.1", "UTF8", false, nil},
+		{180001, "18.1", "UTF8", true, ErrStandby},
+		{180001, "18.1", "SQL_ASCII", false, ErrEncoding},
+	} {
+		err := fit("db:5432/app", tt.version, tt.number, tt.encoding, tt.standby)
+		if !errors.Is(err, tt.want) || tt.want != nil && !strings.Contains(err.Error(), "db:5432/app") {
+			t.Errorf("fit(%d, %s, %t) = %v, want %v with the server's name", tt.version, tt.encoding, tt.standby, err, tt.want)
+		}
+	}
+}
+
 func mustParse(t *testing.T, s string) *url.URL {
 	t.Helper()
 	u, err := url.Parse(s)
