@@ -312,7 +312,7 @@ func TestPayloads(t *testing.T) {
 
 func TestTimeout(t *testing.T) {
 	db := openTemp(t)
-	short := openAt(t, db.pool.Config().ConnString(), Options{Timeout: 100 * time.Millisecond})
+	short := openAt(t, db.pool.Config().ConnString(), Options{Timeout: time.Second})
 	tx, _ := begin(t, db, "s")
 	_, err := short.Append(t.Context(), one("s"))
 	if !errors.Is(err, ErrTimeout) || !errors.Is(err, ErrOutcomeUnknown) {

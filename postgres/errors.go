@@ -17,6 +17,8 @@ var (
 	// ErrUnreachable means that there is no connection to the server, or it was
 	// cut. Try again: the next call makes a new one.
 	ErrUnreachable = errors.New("postgres: server cannot be reached: is it running, and are host, port and network right?")
+	// ErrConnections means that the server has no connection left for this role.
+	ErrConnections = errors.New("postgres: server has no connection left: lower Options.MaxConns, raise its max_connections, or put a pooler between")
 	// ErrRefused means that the server does not accept the user or the password.
 	ErrRefused = errors.New("postgres: server refuses the user or the password: check both in the URL, and pg_hba.conf")
 	// ErrNoDatabase means that the database is not there.
@@ -71,7 +73,7 @@ var kinds = map[string]error{
 	"26000": ErrPooler,      // invalid_sql_statement_name
 	"42P05": ErrPooler,      // duplicate_prepared_statement
 	"08P01": ErrPooler,      // protocol_violation: PgBouncer's word for the same
-	"53300": ErrUnreachable, // too_many_connections
+	"53300": ErrConnections, // too_many_connections
 	"57P01": ErrUnreachable, // admin_shutdown
 	"57P02": ErrUnreachable, // crash_shutdown
 	"57P03": ErrUnreachable, // cannot_connect_now

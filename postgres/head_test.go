@@ -278,6 +278,37 @@ func TestUnrelatedTransactions(t *testing.T) {
 	eventually(t, db, "1 2 3")
 }
 
+// TestHoldersOfPartitions: where somebody has partitioned the table, who writes to
+// a partition is a holder too.
+func TestHoldersOfPartitions(t *testing.T) {
+	db := openTemp(t)
+	for _, sql := range []string{
+		"CREATE SCHEMA parts", "CREATE TABLE parts.events(position bigint) PARTITION BY RANGE (position)",
+		"CREATE TABLE parts.low PARTITION OF parts.events FOR VALUES FROM (0) TO (100)",
+	} {
+		exec(t, db.pool, sql)
+	}
+	holders := func(table string) (n int) {
+		return value[int](t, db.pool, "SELECT count(h.key) FROM ("+listHolders+") h(key, prepared, standby)", table)
+	}
+	for _, table := range []string{"parts.events", "parts.low"} {
+		tx, err := connect(t, db).Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		exec(t, tx, "INSERT INTO "+table+" VALUES (1)")
+		if n := holders("parts.events"); n != 1 {
+			t.Errorf("an INSERT INTO %s makes %d holders of the whole, want 1", table, n)
+		}
+		if n := holders("fairlead.events"); n != 0 {
+			t.Errorf("an INSERT INTO %s makes %d holders of another table, want 0", table, n)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestWaitBehindGap: who waits behind a gap is woken up when it is settled.
 func TestWaitBehindGap(t *testing.T) {
 	for _, commit := range []bool{true, false} {

@@ -161,7 +161,9 @@ func poolConfig(url string, o Options) (*pgxpool.Config, error) {
 		config.MaxConns = 16
 	}
 	c := config.ConnConfig
-	if o.Pooler {
+	// Results are read in the binary format, which these modes of the URL have not.
+	simple := c.DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol || c.DefaultQueryExecMode == pgx.QueryExecModeExec
+	if o.Pooler || simple {
 		c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 		c.StatementCacheCapacity = 0
 	}
@@ -191,15 +193,21 @@ func (db *DB) checkServer(ctx context.Context) error {
 	var standby bool
 	err := db.pool.QueryRow(ctx, `SELECT current_setting('server_version_num')::integer, current_setting('server_version'),
 		current_setting('server_encoding'), pg_is_in_recovery()`).Scan(&version, &number, &encoding, &standby)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	return fit(db.where, version, number, encoding, standby)
+}
+
+// fit says what is wrong with a server.
+func fit(where string, version int, number, encoding string, standby bool) error {
+	switch {
 	case version < MinVersion*10000:
-		return fmt.Errorf("%w: %s is PostgreSQL %s, version %d is the oldest that works", ErrTooOld, db.where, number, MinVersion)
+		return fmt.Errorf("%w: %s is PostgreSQL %s, version %d is the oldest that works", ErrTooOld, where, number, MinVersion)
 	case standby:
-		return fmt.Errorf("%w (%s)", ErrStandby, db.where)
+		return fmt.Errorf("%w (%s)", ErrStandby, where)
 	case encoding != "UTF8":
-		return fmt.Errorf("%w (%s has %s)", ErrEncoding, db.where, encoding)
+		return fmt.Errorf("%w (%s has %s)", ErrEncoding, where, encoding)
 	}
 	return nil
 }

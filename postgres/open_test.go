@@ -85,6 +85,29 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
+// TestFit is for servers that are not at hand.
+func TestFit(t *testing.T) {
+	for _, tt := range []struct {
+		version  int
+		number   string
+		encoding string
+		standby  bool
+		want     error
+	}{
+		{120022, "12.22", "UTF8", false, ErrTooOld},
+		{90624, "9.6.24", "UTF8", true, ErrTooOld},
+		{130000, "13.0", "UTF8", false, nil},
+		{180001, "18.1", "UTF8", false, nil},
+		{180001, "18.1", "UTF8", true, ErrStandby},
+		{180001, "18.1", "SQL_ASCII", false, ErrEncoding},
+	} {
+		err := fit("db:5432/app", tt.version, tt.number, tt.encoding, tt.standby)
+		if !errors.Is(err, tt.want) || tt.want != nil && !strings.Contains(err.Error(), "db:5432/app") {
+			t.Errorf("fit(%d, %s, %t) = %v, want %v with the server's name", tt.version, tt.encoding, tt.standby, err, tt.want)
+		}
+	}
+}
+
 func mustParse(t *testing.T, s string) *url.URL {
 	t.Helper()
 	u, err := url.Parse(s)
@@ -228,5 +251,40 @@ func TestReader(t *testing.T) {
 	}
 	if _, err := reader.Append(t.Context(), one("s")); !errors.Is(err, ErrRights) {
 		t.Errorf("Append = %v, want ErrRights", err)
+	}
+}
+
+// TestQueryModes: what the URL says of pgx's protocol modes does no harm.
+func TestQueryModes(t *testing.T) {
+	u := mustParse(t, migrated(t))
+	q := u.Query()
+	for i, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"} {
+		q.Set("default_query_exec_mode", mode)
+		u.RawQuery = q.Encode()
+		db := openAt(t, u.String())
+		mustAppend(t, db, one(fmt.Sprint("s", i)))
+		if got := readAllEvents(t, db, eventlog.Filter{Tenants: []string{"a"}}); len(got) != i+1 || got[i].Stream != fmt.Sprint("s", i) {
+			t.Errorf("%s: the log has %+v, want %d events", mode, got, i+1)
+		}
+		if v, err := db.Versions(t.Context(), eventlog.StreamRef{Tenant: "a", Stream: "s0"}); err != nil || v[0] != 1 {
+			t.Errorf("%s: Versions = %v, %v, want 1", mode, v, err)
+		}
+	}
+}
+
+// TestConnectionsGone: the server has none left.
+func TestConnectionsGone(t *testing.T) {
+	db := openTemp(t)
+	u := mustParse(t, db.pool.Config().ConnString())
+	role := strings.TrimPrefix(u.Path, "/") + "_few"
+	exec(t, db.pool, "CREATE ROLE "+role+" LOGIN PASSWORD 'secret' CONNECTION LIMIT 0")
+	t.Cleanup(func() {
+		if _, err := db.pool.Exec(context.Background(), "DROP ROLE "+role); err != nil {
+			t.Error(err)
+		}
+	})
+	u.User = url.UserPassword(role, "secret")
+	if _, err := Open(t.Context(), u.String()); !errors.Is(err, ErrConnections) {
+		t.Errorf("Open = %v, want ErrConnections", err)
 	}
 }
