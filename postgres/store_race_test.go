@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/jackc/pgx/v5"
 )
@@ -257,4 +260,35 @@ func TestSlowCommitKeepsNobodyFromHisHeartbeat(t *testing.T) {
 		t.Errorf("the lane is %+v, %v, want it paused behind the commit", l, err)
 	}
 	t.Logf("the longest heartbeat took %v", longest)
+}
+
+// TestFenceWhereSerializableIsTheDefault: there PostgreSQL refuses who comes
+// second before the fence can, and the fence is what he is to be told of.
+func TestFenceWhereSerializableIsTheDefault(t *testing.T) {
+	t.Parallel()
+	db := openAt(t, migrated(t)+"&default_transaction_isolation=serializable")
+	id, _ := laneOf(t, db, "p")
+	for round := range 30 {
+		var won, fenced atomic.Int64
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				err := db.Commit(t.Context(), &store.Commit{
+					Lane: id, Fence: store.Fence{Position: event.Position(round)}, Position: event.Position(round + 1), Writes: someWrites(3, 0),
+				})
+				switch {
+				case err == nil:
+					won.Add(1)
+				case errors.Is(err, store.ErrFenced):
+					fenced.Add(1)
+				default:
+					t.Errorf("round %d: %v, want nil or a FenceError", round, err)
+				}
+			})
+		}
+		wg.Wait()
+		if won.Load() != 1 || fenced.Load() != 2 {
+			t.Fatalf("round %d: %d commits won and %d were fenced, want 1 and 2", round, won.Load(), fenced.Load())
+		}
+	}
 }
