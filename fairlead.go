@@ -173,7 +173,8 @@ const (
 // Delivery is an event handed to a reactor.
 type Delivery = engine.Delivery
 
-// ByTenant is the partition key that keeps a tenant's events together.
+// ByTenant is the partition key that keeps a tenant's events together, and, for
+// [Projection.By], the choice of one document for each tenant, with its name.
 func ByTenant(e *event.Event) string { return e.Tenant }
 
 // Project returns the processor of a projection: it keeps one document for each

@@ -28,7 +28,7 @@ func planNoisy(quick bool) noisyPlan {
 			backlog: 1500, tax: 400,
 		}
 	}
-	p := noisyPlan{warm: 3 * time.Second, measured: 20 * time.Second, drain: 10 * time.Second, repeats: 5, backlog: 10_000, tax: 4000}
+	p := noisyPlan{warm: 2 * time.Second, measured: 10 * time.Second, drain: 10 * time.Second, repeats: 5, backlog: 10_000, tax: 4000}
 	for _, k := range []float64{10, 100, 1000} {
 		p.shapes = append(p.shapes, sustained(k), burst(k), slow(k),
 			shape{name: "failing", k: k, failing: true}, shape{name: "hot key", k: k, oneK: true})

@@ -23,6 +23,7 @@ type processorJSON struct {
 	Lag         float64      `json:"lag_seconds"`
 	Lanes       int          `json:"lanes"`
 	TenantLanes int          `json:"tenant_lanes"`
+	Unowned     int          `json:"unowned_lanes"` // that should be worked and that no live consumer has
 	Parked      int          `json:"parked_keys"`
 	Rebuild     *rebuildJSON `json:"rebuild,omitempty"`
 }
@@ -52,8 +53,8 @@ func (p *program) statusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show the processors: their state, documents and lag",
 		Long: `Show the log, the processors and the processes that run them. STATE is running;
-paused by hand; stopped, with the reason in lanes; or unowned: no consumer runs
-it. BEHIND is how many events it has still to look at, LAG the age of the first.`,
+paused by hand; stopped, with the reason in lanes; or unowned: no consumer has
+any of its lanes, or as many as are said. BEHIND is how many events it has still to look at, LAG the age of the first.`,
 		Example: `  $NAME status --db shop.db`,
 		Args:    between(0, 0),
 	}
@@ -79,7 +80,11 @@ it. BEHIND is how many events it has still to look at, LAG the age of the first.
 					rebuild += " of " + r.Rebuild.Tenant
 				}
 			}
-			t.row(r.Name, r.Kind, r.State, r.Documents, r.Behind, seconds(r.Lag), r.Lanes, r.TenantLanes, r.Parked, rebuild)
+			state := r.State
+			if r.Unowned > 0 && state == "running" {
+				state = fmt.Sprintf("%d unowned", r.Unowned)
+			}
+			t.row(r.Name, r.Kind, state, r.Documents, r.Behind, seconds(r.Lag), r.Lanes, r.TenantLanes, r.Parked, rebuild)
 		}
 		if err := t.flush(); err != nil {
 			return err
@@ -167,6 +172,9 @@ func summary(proc store.Processor, lanes []fairlead.Lane) processorJSON {
 			stopped = true
 		}
 		unowned = unowned && !l.Alive
+		if !l.Alive && l.State != store.Paused && !proc.Paused {
+			r.Unowned++
+		}
 		r.Behind += l.Behind
 		r.Parked += l.Parked
 		lag = max(lag, l.Lag)

@@ -59,15 +59,18 @@ type Event struct {
 	memo *Memo
 }
 
-// A Memo keeps one decoded form of a payload for all readers of a shared page,
-// so that ten projections at the tail decode an event once. Safe for concurrent
-// use.
-type Memo struct{ p atomic.Pointer[remembered] }
+// A Memo keeps what the readers of a shared page have found out about an event,
+// one decoded form of its payload above all, so that ten projections at the tail
+// decode it once. Safe for concurrent use.
+type Memo struct {
+	p     atomic.Pointer[remembered]
+	valid atomic.Bool // CheckOnce has found no fault
+}
 
 type remembered struct{ key, value any }
 
 // Share gives every event of a page that several will read a place for its
-// decoded payload.
+// decoded payload, and for the result of [Event.CheckOnce].
 func Share(page []Event) {
 	memos := make([]Memo, len(page))
 	for i := range page {

@@ -70,6 +70,22 @@ func (e *Event) Check() error {
 	return CheckID(e.ID)
 }
 
+// CheckOnce is [Event.Check] for an event as its log has given it. That a shared
+// event has no fault is remembered for the other readers.
+func (e *Event) CheckOnce() error {
+	if e.memo == nil {
+		return e.Check()
+	}
+	if e.memo.valid.Load() {
+		return nil
+	}
+	err := e.Check()
+	if err == nil {
+		e.memo.valid.Store(true)
+	}
+	return err
+}
+
 // unseen are the characters that count as printable but show nothing, such as
 // variation selectors and Hangul fillers; U+2800 is the blank Braille pattern.
 var unseen = []*unicode.RangeTable{

@@ -2,6 +2,7 @@ package event_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"unicode"
@@ -129,6 +130,13 @@ func TestEventCheck(t *testing.T) {
 			}
 			if got != tt.field {
 				t.Errorf("Check() refuses field %q (%v), want %q", got, err, tt.field)
+			}
+			page := []event.Event{e}
+			event.Share(page)
+			for _, reader := range []*event.Event{&e, &page[0], &page[0]} {
+				if once := reader.CheckOnce(); fmt.Sprint(once) != fmt.Sprint(err) {
+					t.Errorf("CheckOnce() = %v, want %v as Check() says", once, err)
+				}
 			}
 		})
 	}

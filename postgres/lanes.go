@@ -155,10 +155,10 @@ func (tx *storeTx) DeleteLane(id store.LaneID) error {
 
 // Members implements [store.Tx].
 func (tx *storeTx) Members() (out []store.Member, err error) {
-	err = tx.rows("SELECT id, valid_until, host, since FROM {schema}.members ORDER BY id", func(row pgx.CollectableRow) error {
+	err = tx.rows("SELECT id, valid_until, host, since, notes FROM {schema}.members ORDER BY id", func(row pgx.CollectableRow) error {
 		var m store.Member
 		var until, since *time.Time
-		err := row.Scan(&m.ID, &until, &m.Host, &since)
+		err := row.Scan(&m.ID, &until, &m.Host, &since, &m.Notes)
 		m.Until, m.Since = utc(until), utc(since)
 		out = append(out, m)
 		return err
@@ -168,9 +168,9 @@ func (tx *storeTx) Members() (out []store.Member, err error) {
 
 // PutMember implements [store.Tx].
 func (tx *storeTx) PutMember(m store.Member) error {
-	_, err := tx.exec(`INSERT INTO {schema}.members (id, valid_until, host, since) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (id) DO UPDATE SET valid_until = excluded.valid_until, host = excluded.host, since = excluded.since`,
-		m.ID, timeOrNil(m.Until), readable(m.Host), timeOrNil(m.Since))
+	_, err := tx.exec(`INSERT INTO {schema}.members (id, valid_until, host, since, notes) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (id) DO UPDATE SET valid_until = excluded.valid_until, host = excluded.host, since = excluded.since, notes = excluded.notes`,
+		m.ID, timeOrNil(m.Until), readable(m.Host), timeOrNil(m.Since), m.Notes)
 	return err
 }
 

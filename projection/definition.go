@@ -97,6 +97,10 @@ func (p *Projection[S]) Touch(e *event.Event, t *Touched) (err error) {
 		return nil
 	}
 	defer recovered(&err)
+	if p.by != nil && !h.chooses() { // so that an event that does not decode has its place in the order too
+		t.Document = p.by(e)
+		return checkDocument(t.Document)
+	}
 	if t.data, err = p.decode(h, ups, e); err != nil {
 		return err
 	}
@@ -154,6 +158,15 @@ func (p *Projection[S]) decode(h handler[S], ups []Upcaster, e *event.Event) (an
 	if e.Withheld > 0 {
 		return nil, &HandlerError{Reason: "size", Err: TooLarge(e)}
 	}
+	// A payload that nobody can change through a copy is decoded once for all
+	// projections that take it in the same form.
+	_, standard := p.codec.(JSON)
+	share := standard && len(ups) == 0 && !h.aliased()
+	if share {
+		if known, ok := e.Decoded(h.form()); ok {
+			return known, nil
+		}
+	}
 	v := h.payload()
 	if len(ups) > 0 {
 		v = ups[0].from()
@@ -161,22 +174,11 @@ func (p *Projection[S]) decode(h handler[S], ups []Upcaster, e *event.Event) (an
 	if len(e.Data) == 0 && reflect.TypeOf(v).Elem().Size() == 0 {
 		return v, nil // a struct{}: the event says all with its type
 	}
-	// A payload that nobody can change through a copy is decoded once for all
-	// projections that take it in the same form.
-	_, standard := p.codec.(JSON)
-	share := standard && len(ups) == 0 && !h.aliased()
-	var form reflect.Type
-	if share {
-		form = reflect.TypeOf(v)
-		if known, ok := e.Decoded(form); ok {
-			return known, nil
-		}
-	}
 	if err := p.codec.Decode(e.Data, v); err != nil {
 		return nil, &HandlerError{Reason: "decode", Err: fmt.Errorf("type %q: %w", e.HandledType(), err)}
 	}
 	if share {
-		e.SetDecoded(form, v)
+		e.SetDecoded(h.form(), v)
 	}
 	for _, u := range ups {
 		n, err := u.up(v)

@@ -17,6 +17,7 @@ func up(from, to string) projection.Upcaster {
 }
 
 func TestErr(t *testing.T) {
+	byTenant := func(e *event.Event) string { return e.Tenant }
 	by, each := func(ev) string { return "" }, func(ev) []string { return nil }
 	for _, tt := range []struct {
 		name string
@@ -39,6 +40,8 @@ func TestErr(t *testing.T) {
 		{"a type with a control character", projection.New("p", on("a\n")), []string{"control character"}},
 		{"two handlers", projection.New("p", on("E"), on("F"), on("E")), []string{`two handlers of type "E"`}},
 		{"both ways to choose", projection.New("p", on("E").By(by).ByEach(each)), []string{"both By and ByEach"}},
+		{"by nothing", projection.New("p", on("E")).By(nil), []string{"By of nil"}},
+		{"by twice", projection.New("p", on("E")).By(byTenant).By(byTenant), []string{"By twice"}},
 		{"a nil codec", projection.New("p", on("E")).WithCodec(nil), []string{"nil codec"}},
 		{"two upcasters", projection.New("p", on("E")).Upcast(up("D", "E"), up("D", "E")), []string{`two upcasters from type "D"`}},
 		{"an upcaster to nowhere", projection.New("p", on("E")).Upcast(up("D", "F")), []string{`from "D" ends at "F"`}},

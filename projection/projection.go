@@ -36,6 +36,7 @@ type Projection[S any] struct {
 	upcasts  map[string]Upcaster
 	initial  func(tenant, id string) S
 	codec    Codec
+	by       func(*event.Event) string
 	across   bool
 	byStream bool
 	errs     []error
@@ -74,6 +75,20 @@ func New[S any](name string, parts ...Part[S]) *Projection[S] {
 // Initial sets the state from which a document starts; default: the zero S.
 func (p *Projection[S]) Initial(f func(tenant, id string) S) *Projection[S] {
 	p.initial = f
+	return p
+}
+
+// By chooses the document of every event whose handler has no By or ByEach of
+// its own, from the event without its payload: one document for each tenant,
+// for example. "" passes an event over.
+func (p *Projection[S]) By(id func(*event.Event) string) *Projection[S] {
+	switch {
+	case id == nil:
+		p.errs = append(p.errs, fmt.Errorf("projection %q: By of nil", p.name))
+	case p.by != nil:
+		p.errs = append(p.errs, fmt.Errorf("projection %q: By twice", p.name))
+	}
+	p.by, p.byStream = id, false
 	return p
 }
 
@@ -152,8 +167,10 @@ func (p *Projection[S]) Err() error {
 
 // A handler is an On with its payload type hidden.
 type handler[S any] interface {
-	payload() any  // a new *E
-	aliased() bool // an E refers to memory that copies of it share
+	payload() any       // a new *E
+	form() reflect.Type // E
+	aliased() bool      // an E refers to memory that copies of it share
+	chooses() bool      // the documents, from the payload
 	documents(e *event.Event, data any, t *Touched)
 	apply(s *S, e *event.Event, data any) error
 }
@@ -174,8 +191,8 @@ type Handler[S, E any] struct {
 // before. An error of f parks the document; [ErrDelete] deletes it. f may keep
 // what the payload refers to, but not the event's own Data and Metadata.
 //
-// The document is the one with the stream's name, unless [Handler.By] or
-// [Handler.ByEach] say otherwise.
+// The document is the one with the stream's name, unless [Handler.By],
+// [Handler.ByEach] or [Projection.By] say otherwise.
 func On[S, E any](typ string, f func(*S, Event[E]) error) *Handler[S, E] {
 	return &Handler[S, E]{typ: typ, f: f, aliases: aliases(reflect.TypeFor[E]())}
 }
@@ -205,7 +222,7 @@ func (h *Handler[S, E]) addTo(p *Projection[S]) {
 	case p.handlers[h.typ] != nil:
 		p.errs = append(p.errs, fmt.Errorf("projection %q: two handlers of type %q", p.name, h.typ))
 	}
-	if h.one != nil || h.many != nil {
+	if h.chooses() {
 		p.byStream = false
 	}
 	p.handlers[h.typ] = h
@@ -213,7 +230,11 @@ func (h *Handler[S, E]) addTo(p *Projection[S]) {
 
 func (h *Handler[S, E]) payload() any { return new(E) }
 
+func (h *Handler[S, E]) form() reflect.Type { return reflect.TypeFor[E]() }
+
 func (h *Handler[S, E]) aliased() bool { return h.aliases }
+
+func (h *Handler[S, E]) chooses() bool { return h.one != nil || h.many != nil }
 
 func (h *Handler[S, E]) documents(e *event.Event, data any, t *Touched) {
 	switch {

@@ -141,6 +141,53 @@ func TestTouchByStream(t *testing.T) {
 	wantReason(t, "Apply", err, "decode")
 }
 
+// TestBy shows that a projection's own choice is for handlers without one, and
+// that it decodes nothing: an event that does not decode still has its document.
+func TestBy(t *testing.T) {
+	p := projection.New("p", on("E"), on("Other").By(func(e ev) string { return e.Data.ID })).
+		By(func(e *event.Event) string {
+			switch e.Stream {
+			case "panics":
+				panic("no")
+			case "passed":
+				return ""
+			case "nul":
+				return "a\x00"
+			}
+			return "of " + e.Tenant
+		})
+	if err := p.Err(); err != nil || p.ByStream() {
+		t.Fatalf("Err() = %v, ByStream() = %t, want nil, false", err, p.ByStream())
+	}
+	for _, tt := range []struct{ name, typ, stream, data, want, reason string }{
+		{"the projection's", "E", "s", `{"id":"x"}`, "of acme", ""},
+		{"the handler's own", "Other", "s", `{"id":"x"}`, "x", ""},
+		{"malformed", "E", "s", `{`, "of acme", ""},
+		{"malformed, by payload", "Other", "s", `{`, "", "decode"},
+		{"passed over", "E", "passed", `{}`, "", ""},
+		{"a panic", "E", "panics", `{}`, "", "panic"},
+		{"an id that cannot be", "E", "nul", `{}`, "", "document"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := newEvent(tt.typ, tt.data)
+			e.Stream = tt.stream
+			touched := projection.Touched{Document: "old", More: []string{"older"}} // of an earlier event
+			if wantReason(t, "Touch", p.Touch(e, &touched), tt.reason); tt.reason != "" {
+				return
+			}
+			if !touched.Handled || touched.Document != tt.want || len(touched.More) > 0 {
+				t.Errorf("Touch: %+v, want the document %q", touched, tt.want)
+			}
+		})
+	}
+	s, _, err := apply(p, newEvent("E", `{"id":"x"}`))
+	if err != nil || !slices.Equal(s.Seen, []string{"E x"}) {
+		t.Errorf("apply = %+v, %v, want the payload", s, err)
+	}
+	_, _, err = apply(p, newEvent("E", `{`))
+	wantReason(t, "Apply", err, "decode")
+}
+
 // apply applies one event to a new state.
 func apply[S any](p *projection.Projection[S], e *event.Event) (s S, deleted bool, err error) {
 	var touched projection.Touched

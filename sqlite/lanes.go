@@ -233,8 +233,8 @@ func (tx *storeTx) DeleteLane(id store.LaneID) error {
 
 // Members implements [store.Tx].
 func (tx *storeTx) Members() (out []store.Member, err error) {
-	err = tx.rows("SELECT id, until, host, since FROM fairlead_members ORDER BY id", func(s *zs.Stmt) error {
-		m := store.Member{ID: s.ColumnText(0), Host: s.ColumnText(2)}
+	err = tx.rows("SELECT id, until, host, since, notes FROM fairlead_members ORDER BY id", func(s *zs.Stmt) error {
+		m := store.Member{ID: s.ColumnText(0), Host: s.ColumnText(2), Notes: s.ColumnText(4)}
 		var err1, err2 error
 		m.Until, err1 = columnTime(s, 1)
 		m.Since, err2 = columnTime(s, 3)
@@ -246,7 +246,7 @@ func (tx *storeTx) Members() (out []store.Member, err error) {
 
 // PutMember implements [store.Tx].
 func (tx *storeTx) PutMember(m store.Member) error {
-	_, err := tx.exec("INSERT OR REPLACE INTO fairlead_members(id, until, host, since) VALUES(?, ?, ?, ?)", m.ID, m.Until, m.Host, m.Since)
+	_, err := tx.exec("INSERT OR REPLACE INTO fairlead_members(id, until, host, since, notes) VALUES(?, ?, ?, ?, ?)", m.ID, m.Until, m.Host, m.Since, m.Notes)
 	return err
 }
 

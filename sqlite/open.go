@@ -93,7 +93,8 @@ type DB struct {
 	closed  bool
 	uses    sync.WaitGroup
 
-	writer  chan *writer // holds the one writer, while nobody writes
+	writer  chan *writer  // holds the one writer, while nobody writes
+	large   chan struct{} // full while a large commit waits for it, or has it; see queueUp
 	readers pool
 	gate    gate
 	queue   appendQueue
@@ -108,6 +109,9 @@ type DB struct {
 	tenantNos   *cache[string, int64]
 	typeNos     *cache[string, int64]
 	buildNos    *cache[store.Build, int64]
+	// docNos are the rows of documents. Unlike the numbers above they may be out
+	// of date: see update.
+	docNos *cache[docKey, int64]
 
 	tail tailCache
 
@@ -144,12 +148,14 @@ func open(path string, migrations []migration, opts ...Options) (*DB, error) {
 		migrations:  migrations,
 		walBytes:    checkpointPages * 4096,
 		writer:      make(chan *writer, 1),
+		large:       make(chan struct{}, 1),
 		tenantNames: newCache[int64, string](1 << 14),
 		typeNames:   newCache[int64, string](1 << 12),
 		streamNames: newCache[int64, *eventlog.StreamRef](1 << 15),
 		tenantNos:   newCache[string, int64](1 << 14),
 		typeNos:     newCache[string, int64](1 << 12),
 		buildNos:    newCache[store.Build, int64](1 << 10),
+		docNos:      newCache[docKey, int64](1 << 14),
 	}
 	db.closing, db.close = context.WithCancel(context.Background())
 	db.readers.init(db)

@@ -24,6 +24,7 @@ type migration struct {
 // changes: a change is a new entry.
 var migrations = []migration{
 	{"first tables", schemaV1},
+	{"notes of members", "ALTER TABLE fairlead_members ADD COLUMN notes TEXT NOT NULL DEFAULT ''"},
 }
 
 // schemaV1 notes:

@@ -291,3 +291,99 @@ func TestRevisionOfOthers(t *testing.T) {
 		t.Errorf("revision = %d, %v, want above %d", after, err, before)
 	}
 }
+
+// A handle remembers the rows of documents. Another one may delete them
+// meanwhile, or give their numbers to others.
+func TestRowsRememberedAreCompared(t *testing.T) {
+	a := openTemp(t)
+	setup(t, a)
+	b := openAt(t, a.path)
+	commit := func(db *DB, id, doc string) {
+		t.Helper()
+		if err := db.Commit(t.Context(), next(t, db, id, doc)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(want ...string) {
+		t.Helper()
+		got := sql(t, a.path, "SELECT group_concat(id || '=' || doc, ' ') FROM (SELECT id, doc FROM fairlead_documents ORDER BY id)")
+		if strings.Join(got, " ") != strings.Join(want, " ") {
+			t.Fatalf("documents are %q, want %q", got, want)
+		}
+	}
+	commit(a, "x", "1")
+	commit(a, "x", "2") // by its number
+	check("x=2")
+	remove := func() {
+		t.Helper()
+		err := b.Update(t.Context(), func(tx store.Tx) error {
+			_, err := tx.DeleteDocuments(testLane.Build, "a", 0)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove()
+	check("")
+	commit(b, "y", "1") // in the row that x had
+	commit(a, "x", "3")
+	check("x=3 y=1")
+	commit(a, "x", "4")
+	commit(b, "y", "2")
+	check("x=4 y=2")
+
+	// What was rolled back has a number too.
+	c := next(t, a, "z", "1")
+	c.SQL = func(context.Context, any) error { return errors.New("told to fail") }
+	if err := a.Commit(t.Context(), c); err == nil {
+		t.Fatal("a commit whose SQL fails = nil")
+	}
+	commit(b, "w", "1") // in the row that z would have had
+	commit(a, "z", "2")
+	check("w=1 x=4 y=2 z=2")
+	if n, known := a.docNos.get(docKey{1, 1, "z"}); !known || n == 0 {
+		t.Errorf("the row of a document that was written is not remembered: %d, %t", n, known)
+	}
+}
+
+// While a large commit waits for the writer, or has it, others that are large wait
+// for that one; what is small passes them.
+func TestLargeCommitsQueueUp(t *testing.T) {
+	db := openTemp(t)
+	setup(t, db)
+	many := func() *store.Commit {
+		c := next(t, db, "one", "{}")
+		for i := range largeWrites {
+			c.Writes = append(c.Writes, store.Write{Document: store.Document{Key: store.Key{Tenant: "a", ID: fmt.Sprint("d", i)}, Data: []byte("{}")}})
+		}
+		return c
+	}
+	long := func() *store.Commit { return next(t, db, "long", `"`+strings.Repeat("x", largeBytes)+`"`) }
+	db.large <- struct{}{} // one is on its way
+	for _, c := range []*store.Commit{many(), long()} {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		if err := db.Commit(ctx, c); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a second large commit = %v, want it to wait until its context ends", err)
+		}
+		cancel()
+	}
+	if err := db.Commit(t.Context(), next(t, db, "small", "{}")); err != nil {
+		t.Errorf("a small commit beside a large one: %v", err)
+	}
+	mustAppend(t, db, one("a", "s", 1))
+	<-db.large
+	for _, c := range []func() *store.Commit{many, long, many} {
+		if err := db.Commit(t.Context(), c()); err != nil {
+			t.Errorf("a large commit once the other has ended: %v", err)
+		}
+	}
+	c := many()
+	c.Fence.Epoch++
+	if err := db.Commit(t.Context(), c); !errors.Is(err, store.ErrFenced) {
+		t.Errorf("a large commit under another epoch = %v, want it fenced", err)
+	}
+	if len(db.large) > 0 {
+		t.Error("a large commit that was refused is still in the way")
+	}
+}

@@ -106,6 +106,36 @@ func (db *DB) take(ctx context.Context) (*writer, error) {
 	}
 }
 
+// largeWrites and largeBytes are what a commit has that is large: one that takes
+// milliseconds.
+const (
+	largeWrites = 100
+	largeBytes  = 64 << 10
+)
+
+// queueUp lets large commits wait for the writer one at a time. Those who wait for
+// it are served in the order in which they came, so whoever has little to write,
+// an append or a lane at the end of the log, has one large commit before it at
+// most, and not those of all lanes that are catching up. The caller calls done
+// once it has given back the writer.
+func (db *DB) queueUp(ctx context.Context, c *store.Commit) (done func(), err error) {
+	size := 0
+	for i := range c.Writes {
+		size += len(c.Writes[i].Data)
+	}
+	if len(c.Writes) < largeWrites && size < largeBytes {
+		return func() {}, nil
+	}
+	select {
+	case db.large <- struct{}{}:
+		return func() { <-db.large }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-db.closing.Done():
+		return nil, ErrClosed
+	}
+}
+
 // ready prepares a writer that was just taken: the first time, and after it had
 // to be closed.
 func (db *DB) ready(ctx context.Context, w *writer) (*writer, error) {

@@ -85,6 +85,7 @@ type Member struct {
 	Until time.Time // the end of its lease
 	Host  string    // for people
 	Since time.Time
+	Notes string // what the engine wants other members to know of this one
 }
 
 // A LetterState says what holds a dead letter.

@@ -66,6 +66,15 @@ func (m *market) run(ctx context.Context) error {
 			return ctx.Err()
 		case now = <-tick.C:
 		}
+		// Before the appends, which would always be found not applied yet.
+		if now.After(second) {
+			second = now.Add(time.Second)
+			next := m.d.counts()
+			if err := m.report(ctx, last, next, now.Sub(lastAt), news); err != nil {
+				return err
+			}
+			last, lastAt, news = next, now, ""
+		}
 		for n := 0; n < int(liveRate*step/time.Second); {
 			lines, err := m.order(ctx, m.pick())
 			if err != nil {
@@ -84,14 +93,6 @@ func (m *market) run(ctx context.Context) error {
 			if err := m.sell(ctx, shop); err != nil {
 				return err
 			}
-		}
-		if now.After(second) {
-			second = now.Add(time.Second)
-			next := m.d.counts()
-			if err := m.report(ctx, last, next, now.Sub(lastAt), news); err != nil {
-				return err
-			}
-			last, lastAt, news = next, now, ""
 		}
 	}
 }
@@ -154,7 +155,7 @@ func (m *market) report(ctx context.Context, last, next map[string]int64, took t
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&b, " | %s %.0f/s P99 %v", p.Name(), float64(next[p.Name()]-last[p.Name()])/took.Seconds(), st.Freshness.P99.Round(time.Millisecond))
+		fmt.Fprintf(&b, " | %s %.0f/s, P99 of 5 min %v", p.Name(), float64(next[p.Name()]-last[p.Name()])/took.Seconds(), st.Freshness.P99.Round(time.Millisecond))
 		for i := range lanes {
 			l := &lanes[i]
 			switch {

@@ -14,7 +14,7 @@ func results(t *testing.T, events string) (balances, running answers.Table) {
 	t.Helper()
 	dir := t.TempDir()
 	b, r := filepath.Join(dir, "balances.csv"), filepath.Join(dir, "running.csv")
-	if err := run(t.Context(), []string{"-events", events, "-balances", b, "-running", r}); err != nil {
+	if err := job.Run(t.Context(), []string{"-events", events, "-balances", b, "-running", r}); err != nil {
 		t.Fatal(err)
 	}
 	return answers.Read(t, b), answers.Read(t, r)
@@ -99,8 +99,8 @@ func TestWrongEvents(t *testing.T) {
 		"malformed":         `{"tenant":`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := run(t.Context(), []string{"-events", answers.File(t, "events.jsonl", text+"\n")}); err == nil {
-				t.Error("run = nil, want an error")
+			if err := job.Run(t.Context(), []string{"-events", answers.File(t, "events.jsonl", text+"\n")}); err == nil {
+				t.Error("Run = nil, want an error")
 			} else {
 				t.Log(err)
 			}

@@ -1,47 +1,50 @@
 package main
 
 import (
-	"context"
+	"os"
+	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
-	"time"
 
+	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/projection/projectiontest"
 )
 
-func TestRun(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	var out strings.Builder
-	if err := run(ctx, filepath.Join(t.TempDir(), "carts.db"), &out); err != nil {
+// TestProgram runs the program as a user would, in an empty folder.
+func TestProgram(t *testing.T) {
+	want, err := os.ReadFile(filepath.Join("testdata", "output.txt"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `mail: cart-1 of acme is confirmed
-acme: cart-1 {Status:confirmed Products:3}, all {Pending:1 Confirmed:1 Products:8}
-mail: cart-1 of bolt is confirmed
-bolt: cart-1 {Status:confirmed Products:3}, all {Pending:1 Confirmed:1 Products:8}
-`
-	if got := out.String(); got != want {
-		t.Errorf("got:\n%swant:\n%s", got, want)
+	dir := t.TempDir()
+	program := filepath.Join(dir, "carts")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	run := exec.CommandContext(t.Context(), program)
+	run.Dir = dir
+	if got, err := run.Output(); err != nil || string(got) != string(want) {
+		t.Errorf("it ended with %v and printed:\n%swant:\n%s", err, got, want)
 	}
 }
 
 func TestCarts(t *testing.T) {
-	projectiontest.For(t, carts).
+	projectiontest.For(t, summary("carts")).
 		Given("acme", "cart-1", "Opened", Opened{}).
-		Given("acme", "cart-1", "ProductAdded", ProductAdded{"tea", 2}).
-		Expect("acme", "cart-1", Cart{Status: "pending", Products: 2}).
+		Given("acme", "cart-1", "Added", Added{2}).
+		Expect("acme", "cart-1", Summary{Pending: 1, Products: 2}).
 		ExpectNone("bolt", "cart-1").
 		Given("acme", "cart-1", "Confirmed", Confirmed{}).
-		Expect("acme", "cart-1", Cart{Status: "confirmed", Products: 2})
+		Expect("acme", "cart-1", Summary{Confirmed: 1, Products: 2})
 }
 
-func TestSummaries(t *testing.T) {
-	projectiontest.For(t, summaries).
+func TestShops(t *testing.T) {
+	projectiontest.For(t, summary("shops").By(fairlead.ByTenant)).
 		Given("acme", "cart-1", "Opened", Opened{}).
 		Given("acme", "cart-2", "Opened", Opened{}).
-		Given("acme", "cart-2", "ProductAdded", ProductAdded{"tea", 2}).
+		Given("acme", "cart-2", "Added", Added{2}).
 		Given("acme", "cart-2", "Confirmed", Confirmed{}).
-		Expect("acme", "all", Summary{Pending: 1, Confirmed: 1, Products: 2})
+		Given("bolt", "cart-1", "Opened", Opened{}).
+		Expect("acme", "acme", Summary{Pending: 1, Confirmed: 1, Products: 2}).
+		Expect("bolt", "bolt", Summary{Pending: 1})
 }

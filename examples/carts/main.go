@@ -1,69 +1,66 @@
-// Carts is a first program: shopping carts of shops that sign up while it runs,
-// in one SQLite file. Run it with
-//
-//	go run ./examples/carts
+// Carts is a first program: shopping carts of shops that sign up while it runs.
 package main
 
 import (
 	"context"
 	"fmt"
-	"io"
 	"log"
-	"os"
-	"path/filepath"
 
 	"github.com/fairlead-dev/fairlead"
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/sqlite"
 )
 
-func run(ctx context.Context, file string, out io.Writer) error {
-	db, err := sqlite.Open(file) // the events and the documents
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	consumer, err := fairlead.New(fairlead.Config{Log: db, Store: db})
-	if err != nil {
-		return err
-	}
-	if err := consumer.Add(ctx, fairlead.Project(carts), fairlead.Project(summaries), mail(out)); err != nil {
-		return err
-	}
-	ctx, stop := context.WithCancel(ctx)
-	ended := make(chan error)
-	go func() { ended <- consumer.Run(ctx) }()
-	defer func() { stop(); log.Print("consumer: ", <-ended) }()
+type (
+	Opened    struct{} // the events of a cart
+	Added     struct{ Count int }
+	Confirmed struct{}
+	Summary   struct{ Pending, Confirmed, Products int } // the document: of a cart, or of all carts of a shop
+)
 
-	for _, shop := range []string{"acme", "bolt"} { // a new tenant needs no preparation
-		token, err := db.Append(ctx, shopping(shop)...)
-		if err != nil {
-			return err
-		}
-		for _, name := range []string{"carts", "summaries", "mail"} { // to read what was just written
-			if err := consumer.WaitFor(ctx, name, token); err != nil {
-				return err
-			}
-		}
-		cart, err := fairlead.Get(ctx, db, carts, shop, "cart-1")
-		if err != nil {
-			return err
-		}
-		summary, err := fairlead.Get(ctx, db, summaries, shop, "all")
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(out, "%s: cart-1 %+v, all %+v\n", shop, cart.State, summary.State)
-	}
-	return nil
+func opened(s *Summary, _ fairlead.Event[Opened]) error       { s.Pending++; return nil }
+func added(s *Summary, e fairlead.Event[Added]) error         { s.Products += e.Data.Count; return nil }
+func confirmed(s *Summary, _ fairlead.Event[Confirmed]) error { s.Pending--; s.Confirmed++; return nil }
+
+func summary(name string) *fairlead.Projection[Summary] {
+	return fairlead.NewProjection(name, fairlead.On("Opened", opened), fairlead.On("Added", added), fairlead.On("Confirmed", confirmed))
+}
+
+func mail(_ context.Context, d fairlead.Delivery) error { // at least once, always with the same d.IdempotencyKey
+	_, err := fmt.Println("mail to", d.Tenant, "about", d.Stream)
+	return err
 }
 
 func main() {
-	dir, err := os.MkdirTemp("", "carts-")
+	ctx, stop := context.WithCancel(context.Background())
+	db, err := sqlite.Open("carts.db") // the events and the documents
+	check(err)
+	consumer, err := fairlead.New(fairlead.Config{Log: db, Store: db})
+	check(err)
+	carts, shops := summary("carts"), summary("shops").By(fairlead.ByTenant)
+	check(consumer.Add(ctx, fairlead.Project(carts), fairlead.Project(shops), fairlead.React("mail", mail, fairlead.Options{Types: []string{"Confirmed"}})))
+	go func() {
+		defer stop()
+		for _, shop := range []string{"acme", "bolt"} { // a new tenant needs no preparation
+			token, err := db.Append(ctx,
+				eventlog.StreamAppend{Tenant: shop, Stream: "cart-1", Events: []eventlog.NewEvent{
+					fairlead.MustEvent("Opened", Opened{}), fairlead.MustEvent("Added", Added{3}), fairlead.MustEvent("Confirmed", Confirmed{})}},
+				eventlog.StreamAppend{Tenant: shop, Stream: "cart-2", Events: []eventlog.NewEvent{
+					fairlead.MustEvent("Opened", Opened{}), fairlead.MustEvent("Added", Added{2})}})
+			check(err)
+			for _, name := range []string{"mail", "carts", "shops"} {
+				check(consumer.WaitFor(ctx, name, token)) // to read what was just written
+			}
+			doc, err := fairlead.Get(ctx, db, shops, shop, shop)
+			check(err)
+			fmt.Printf("%s: %+v\n", shop, doc.State)
+		}
+	}()
+	log.Print(consumer.Run(ctx), "; closed: ", db.Close()) // Run ends when ctx does, and everything it started with it
+}
+
+func check(err error) {
 	if err != nil {
 		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	if err := run(context.Background(), filepath.Join(dir, "carts.db"), os.Stdout); err != nil {
-		log.Print(err)
 	}
 }

@@ -14,7 +14,7 @@ func results(t *testing.T, events string) (incidents, running answers.Table) {
 	t.Helper()
 	dir := t.TempDir()
 	i, r := filepath.Join(dir, "incidents.csv"), filepath.Join(dir, "running.csv")
-	if err := run(t.Context(), []string{"-events", events, "-incidents", i, "-running", r}); err != nil {
+	if err := job.Run(t.Context(), []string{"-events", events, "-incidents", i, "-running", r}); err != nil {
 		t.Fatal(err)
 	}
 	return answers.Read(t, i), answers.Read(t, r)

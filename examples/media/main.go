@@ -11,53 +11,26 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
-	"log"
-	"os"
-	"os/signal"
-	"strconv"
 
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/examples/internal/replay"
 	"github.com/fairlead-dev/fairlead/sqlite"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
-		log.Fatal("media: ", err)
-	}
+var job = replay.Job{
+	Name:       "media",
+	Processors: []fairlead.Processor{fairlead.Project(assets), fairlead.ProjectBatch("usage", addUsage)},
+	Outputs: []replay.Output{
+		{Flag: "assets", About: "each asset", Rows: assetRows, Header: []string{"tenant", "stream", "version", "size"}},
+		{Flag: "tenants", About: "what each tenant stores", Rows: tenantRows,
+			Header: []string{"tenant", "events", "streams", "live_assets", "live_bytes", "changes"}},
+	},
 }
 
-func run(ctx context.Context, args []string) error {
-	flags := flag.NewFlagSet("media", flag.ContinueOnError)
-	job := replay.Job{Log: os.Stderr, Processors: []fairlead.Processor{fairlead.Project(assets), fairlead.ProjectBatch("usage", addUsage)}}
-	flags.StringVar(&job.Events, "events", "", "`file` of events; needed")
-	flags.StringVar(&job.DB, "db", "", "database `file`; default: a temporary one")
-	assetsOut := flags.String("assets", "", "write each asset to this CSV `file`")
-	tenantsOut := flags.String("tenants", "", "write what each tenant stores to this CSV `file`")
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	if job.Events == "" {
-		return errors.New("-events is needed")
-	}
-	return job.Run(ctx, func(db *sqlite.DB) error {
-		if err := writeAssets(ctx, db, *assetsOut); err != nil {
-			return err
-		}
-		return writeTenants(ctx, db, *tenantsOut)
+func main() { job.Main() }
+
+func assetRows(ctx context.Context, db *sqlite.DB, put func(...string) error) error {
+	return replay.Documents(ctx, db, assets, func(d fairlead.Document[Asset]) error {
+		return put(d.Tenant, d.ID, replay.Number(d.Version), replay.Number(d.State.Size))
 	})
 }
-
-func writeAssets(ctx context.Context, db *sqlite.DB, path string) error {
-	return replay.WriteCSV(path, []string{"tenant", "stream", "version", "size"}, func(put func(...string) error) error {
-		return replay.Documents(ctx, db, assets, func(d fairlead.Document[Asset]) error {
-			return put(d.Tenant, d.ID, num(d.Version), num(d.State.Size))
-		})
-	})
-}
-
-func num(n int64) string { return strconv.FormatInt(n, 10) }

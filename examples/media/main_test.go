@@ -14,7 +14,7 @@ func results(t *testing.T, events string) (assets, tenants answers.Table) {
 	t.Helper()
 	dir := t.TempDir()
 	a, u := filepath.Join(dir, "assets.csv"), filepath.Join(dir, "tenants.csv")
-	if err := run(t.Context(), []string{"-events", events, "-assets", a, "-tenants", u}); err != nil {
+	if err := job.Run(t.Context(), []string{"-events", events, "-assets", a, "-tenants", u}); err != nil {
 		t.Fatal(err)
 	}
 	return answers.Read(t, a), answers.Read(t, u)
@@ -77,7 +77,7 @@ func TestAgain(t *testing.T) {
 	events, db, out := answers.File(t, "events.jsonl", madeUp), filepath.Join(dir, "media.db"), filepath.Join(dir, "tenants.csv")
 	var first []byte
 	for i := range 2 {
-		if err := run(t.Context(), []string{"-events", events, "-db", db, "-tenants", out}); err != nil {
+		if err := job.Run(t.Context(), []string{"-events", events, "-db", db, "-tenants", out}); err != nil {
 			t.Fatal(err)
 		}
 		got, err := os.ReadFile(out)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/fairlead-dev/fairlead/event"
-	"github.com/fairlead-dev/fairlead/examples/internal/replay"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/sqlite"
 )
@@ -165,16 +164,14 @@ func storeSize(tx *sqlite.Tx, k assetKey, s *size) (err error) {
 	return err
 }
 
-// writeTenants writes the table; any program that knows SQLite could.
-func writeTenants(ctx context.Context, db *sqlite.DB, path string) error {
-	return replay.WriteCSV(path, []string{"tenant", "events", "streams", "live_assets", "live_bytes", "changes"}, func(put func(...string) error) error {
-		const query = `SELECT tenant, events, streams, live_assets, live_bytes, changes FROM usage ORDER BY events DESC, tenant`
-		return db.Query(ctx, query, func(r *sqlite.Row) error {
-			row := make([]string, r.Len())
-			for i := range row {
-				row[i] = r.Text(i)
-			}
-			return put(row...)
-		})
+// tenantRows reads the table; any program that knows SQLite could.
+func tenantRows(ctx context.Context, db *sqlite.DB, put func(...string) error) error {
+	const query = `SELECT tenant, events, streams, live_assets, live_bytes, changes FROM usage ORDER BY events DESC, tenant`
+	return db.Query(ctx, query, func(r *sqlite.Row) error {
+		row := make([]string, r.Len())
+		for i := range row {
+			row[i] = r.Text(i)
+		}
+		return put(row...)
 	})
 }

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"encoding/json"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -30,41 +28,14 @@ func block(t *testing.T, text, heading, language string) string {
 	return text + "\n"
 }
 
-// TestProgramOfTheReadme builds the README's program as a package of this module
-// and runs it: it prints what the README says.
+// TestProgramOfTheReadme checks that the README's program is the example, whose
+// own test runs it, and that it prints what the README says.
 func TestProgramOfTheReadme(t *testing.T) {
-	readme, dir := read(t, "README.md"), t.TempDir()
-	file, program := filepath.Join(dir, "main.go"), filepath.Join(dir, "carts")
-	if err := os.WriteFile(file, []byte(block(t, readme, "## A program", "go")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.CommandContext(t.Context(), "gofmt", "-l", file).CombinedOutput(); err != nil || len(out) > 0 {
-		t.Errorf("gofmt: %v %s", err, out)
-	}
-	home, err := filepath.Abs(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(home, "internal", "docgen", "readme", "main.go"): file}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	build := exec.CommandContext(t.Context(), "go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", program, "./internal/docgen/readme")
-	build.Dir = home
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	run := exec.CommandContext(t.Context(), program)
-	run.Dir = dir
-	out, err := run.CombinedOutput()
-	if err != nil {
-		t.Fatalf("the program: %v\n%s", err, out)
-	}
-	if want := block(t, readme, "## A program", "text"); string(out) != want {
-		t.Errorf("the program prints:\n%swant:\n%s", out, want)
+	readme := read(t, "README.md")
+	for language, file := range map[string]string{"go": "examples/carts/main.go", "text": "examples/carts/testdata/output.txt"} {
+		if got, want := block(t, readme, "## A program", language), read(t, file); got != want {
+			t.Errorf("README.md, A program, has\n%sbut %s is\n%s", got, file, want)
+		}
 	}
 }
 

@@ -59,8 +59,59 @@ func (s *Set) AddRange(from, to event.Position) {
 	s.runs = slices.Delete(s.runs, i+1, j)
 }
 
+// AddAll adds many ranges, which it sorts, in one pass over the runs behind the
+// first of them: one by one, each would move all that follow it.
+func (s *Set) AddAll(ranges []Range) {
+	slices.SortFunc(ranges, func(a, b Range) int { return compare(a.From, b.From) })
+	i, j := len(s.runs)-1, len(ranges)-1
+	s.runs = append(s.runs, ranges...)
+	for ; j >= 0; j-- { // from behind, so that nothing is written that is still to be read
+		for ; i >= 0 && s.runs[i].From > ranges[j].From; i-- {
+			s.runs[i+j+1] = s.runs[i]
+		}
+		s.runs[i+j+1] = ranges[j]
+	}
+	n := i + 1 // before it nothing has moved
+	for _, r := range s.runs[n:] {
+		r.From = max(r.From, event.Beginning)
+		switch {
+		case r.From >= r.To:
+		case n > 0 && r.From <= s.runs[n-1].To:
+			s.runs[n-1].To = max(r.To, s.runs[n-1].To)
+		default:
+			s.runs[n] = r
+			n++
+		}
+	}
+	s.runs = s.runs[:n]
+}
+
+// Forget drops the positions up to and including p, and memory where s has shrunk
+// to much less than it was.
+func (s *Set) Forget(p event.Position) {
+	s.runs = slices.Delete(s.runs, 0, s.after(p))
+	if len(s.runs) > 0 {
+		s.runs[0].From = max(p, s.runs[0].From)
+	}
+	if cap(s.runs) > 1024 && len(s.runs) < cap(s.runs)/8 {
+		s.runs = slices.Clone(s.runs)
+	}
+}
+
+// after returns the index of the first run that goes beyond p.
+func (s *Set) after(p event.Position) int {
+	i, found := slices.BinarySearchFunc(s.runs, p, func(r Range, p event.Position) int { return compare(r.To, p) })
+	if found {
+		i++
+	}
+	return i
+}
+
 // Contains reports whether p is in s.
 func (s *Set) Contains(p event.Position) bool {
+	if p > s.Last() { // mostly: in order
+		return false
+	}
 	i, found := slices.BinarySearchFunc(s.runs, p, func(r Range, p event.Position) int { return compare(r.To, p) })
 	return found || i < len(s.runs) && s.runs[i].From < p
 }
@@ -106,19 +157,24 @@ const format = 1 // the first byte
 // byte and then, for each run, how far it begins after the end of the one before
 // it and how long it is, as unsigned varints. Equal sets have equal bytes. The
 // error is always nil.
-func (s *Set) MarshalBinary() ([]byte, error) {
-	if len(s.runs) == 0 {
-		return nil, nil
+func (s *Set) MarshalBinary() ([]byte, error) { return s.MarshalAfter(event.Beginning), nil }
+
+// MarshalAfter returns what of s lies above p in the form of MarshalBinary.
+func (s *Set) MarshalAfter(p event.Position) []byte {
+	runs := s.runs[s.after(p):]
+	if len(runs) == 0 {
+		return nil
 	}
-	b := make([]byte, 1, 1+4*len(s.runs))
+	b := make([]byte, 1, 1+4*len(runs))
 	b[0] = format
 	var last event.Position
-	for _, r := range s.runs {
-		b = binary.AppendUvarint(b, uint64(r.From-last))
-		b = binary.AppendUvarint(b, uint64(r.To-r.From))
+	for _, r := range runs {
+		from := max(p, r.From)
+		b = binary.AppendUvarint(b, uint64(from-last))
+		b = binary.AppendUvarint(b, uint64(r.To-from))
 		last = r.To
 	}
-	return b, nil
+	return b
 }
 
 // UnmarshalBinary replaces s by what MarshalBinary made. Anything else is an

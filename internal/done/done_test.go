@@ -3,6 +3,7 @@ package done
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -42,6 +43,74 @@ func TestAddRange(t *testing.T) {
 				t.Errorf("got %v, want %v", got, c.want)
 			}
 		})
+	}
+}
+
+// Ranges that are added at once are those that are added one by one.
+func TestAddAll(t *testing.T) {
+	for seed := range uint64(500) {
+		rng := rand.New(rand.NewPCG(seed, 2))
+		var one, all Set
+		for range 3 {
+			added := make([]Range, rng.IntN(20))
+			for i := range added {
+				from := event.Position(rng.IntN(120) - 10)
+				added[i] = Range{from, from + event.Position(rng.IntN(6)-1)}
+			}
+			for _, r := range added {
+				one.AddRange(r.From, r.To)
+			}
+			before := slices.Clone(added)
+			all.AddAll(added)
+			if got, want := ranges(&all), ranges(&one); !slices.Equal(got, want) {
+				t.Fatalf("seed %d: AddAll(%v) = %v, want %v", seed, before, got, want)
+			}
+		}
+	}
+	var s Set
+	s.AddAll([]Range{{event.Unbounded, -1 << 63}, {-1 << 63, -1 << 63}, {event.Unbounded - 1, event.Unbounded}})
+	if got := ranges(&s); !slices.Equal(got, []Range{{event.Unbounded - 1, event.Unbounded}}) {
+		t.Errorf("at the ends: %v", got)
+	}
+}
+
+func TestForget(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		p    event.Position
+		want []Range
+	}{
+		{"nothing", 4, []Range{{5, 9}, {11, 12}}},
+		{"up to the first", 5, []Range{{5, 9}, {11, 12}}},
+		{"part of a run", 7, []Range{{7, 9}, {11, 12}}},
+		{"a whole run", 9, []Range{{11, 12}}},
+		{"into a hole", 10, []Range{{11, 12}}},
+		{"all", 12, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var s Set
+			s.AddRange(5, 9)
+			s.AddRange(11, 12)
+			after := s.MarshalAfter(c.p)
+			s.Forget(c.p)
+			if got := ranges(&s); !slices.Equal(got, c.want) {
+				t.Errorf("Forget(%v) leaves %v, want %v", c.p, got, c.want)
+			}
+			if b, _ := s.MarshalBinary(); !bytes.Equal(b, after) {
+				t.Errorf("MarshalAfter(%v) = %x, want %x", c.p, after, b)
+			}
+		})
+	}
+}
+
+func TestForgetGivesMemoryBack(t *testing.T) {
+	var s Set
+	for p := event.Position(1); p <= 20_000; p += 2 {
+		s.Add(p)
+	}
+	s.Forget(19_900)
+	if got := s.Len(); got != 50 || cap(s.runs) > 1024 {
+		t.Errorf("%d runs in the memory of %d", got, cap(s.runs))
 	}
 }
 
@@ -171,13 +240,14 @@ func TestCloneSharesNothing(t *testing.T) {
 func FuzzSet(f *testing.F) {
 	f.Add([]byte{0, 5, 0, 1, 7, 3, 0, 6, 2, 5})
 	f.Add([]byte{1, 0, 9, 1, 20, 3, 1, 8, 13})
+	f.Add([]byte{1, 10, 9, 3, 20, 3, 4, 12, 0, 3, 40, 15})
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		var s Set
 		model := map[event.Position]bool{}
 		var low event.Position
 		for len(ops) >= 3 {
 			p, n := event.Position(ops[1]), event.Position(ops[2]%16)
-			switch ops[0] % 3 {
+			switch ops[0] % 5 {
 			case 0:
 				s.Add(p)
 				model[p] = true
@@ -194,11 +264,18 @@ func FuzzSet(f *testing.F) {
 				if low = s.Advance(max(low, p)); low != want {
 					t.Fatalf("Advance(%v) = %v, want %v", p, low, want)
 				}
-				for q := range model {
-					if q <= low {
-						delete(model, q)
-					}
+				maps.DeleteFunc(model, func(q event.Position, _ bool) bool { return q <= low })
+			case 3:
+				s.AddAll([]Range{{p, p + n}, {p / 2, p / 2}, {p / 2, p/2 + 3}})
+				for q := range n {
+					model[p+q+1] = true
 				}
+				for q := range event.Position(3) {
+					model[p/2+q+1] = true
+				}
+			case 4:
+				s.Forget(p)
+				maps.DeleteFunc(model, func(q event.Position, _ bool) bool { return q <= p })
 			}
 			delete(model, 0)
 			ops = ops[3:]

@@ -19,8 +19,9 @@ import (
 )
 
 // A batchLane is a lane of a projection or of a batch projector: a state
-// machine whose steps are prepare, run, commit and committed, in that order for
-// each batch. A batch may be prepared and run while the one before it is being
+// machine whose steps are prepare, fold, seal, commit and committed, in that
+// order for each batch. A batch that is not sealed may be given more of the log,
+// by extend and fold. All that may happen while the batch before is being
 // committed; batches commit in order. When any step fails, restart throws away
 // all that is not committed.
 //
@@ -29,7 +30,7 @@ import (
 //
 // Invariants: the row's position <= sent.Position <= at. Every event up to at
 // that is the lane's is in a batch up to the current one. What the cache holds
-// is what the rows will be once every batch that was run is committed.
+// is what the rows will be once every batch that was folded is committed.
 type batchLane struct {
 	p       *Processor
 	id      store.LaneID
@@ -61,7 +62,8 @@ type batchLane struct {
 	singleUntil event.Position // one event a batch up to here
 	attempts    int            // of the batch in hand
 	undone      *batch         // to be thrown away by restart
-	cost        float64        // of running one event, seconds, moving average
+	cost        pace           // of running events
+	encoding    pace           // of encoding documents
 	skipShare   float64        // of the events read that were excluded, in the last shared page
 	passShare   float64        // of those that were passed over for their type
 	tenants     int            // in the last page
@@ -135,7 +137,7 @@ func (l *batchLane) restart(ctx context.Context) error {
 	l.sent = store.Fence{Epoch: row.Epoch, Position: row.Position, Revision: row.Revision}
 	l.parked, l.retry = map[store.Key]bool{}, nil
 	for _, k := range parked {
-		if k.Partition != l.id.Partition || l.id.Tenant == "" && row.Exclusions[k.Tenant] == event.Unbounded {
+		if k.Partition != l.id.Partition || l.outside(k.Tenant) {
 			continue
 		}
 		l.parked[store.Key{Tenant: k.Tenant, ID: k.Key}] = !mutant.Is(mutant.ParkedForgotten)
@@ -151,6 +153,12 @@ func (l *batchLane) restart(ctx context.Context) error {
 	})
 	maps.DeleteFunc(l.poison, func(m mark, _ *projection.HandlerError) bool { return m.at <= row.Position })
 	return nil
+}
+
+// outside reports whether a tenant has left the lane for one of its own, so that
+// its dead letters are none of the lane's.
+func (l *batchLane) outside(tenant string) bool {
+	return l.id.Tenant == "" && l.row.Exclusions[tenant] == event.Unbounded && !mutant.Is(mutant.DrainOutside)
 }
 
 // forget drops cached documents that may not be what the rows are: those that
@@ -173,9 +181,10 @@ func (l *batchLane) forget(row store.Lane) {
 		}
 	}
 	for t := range row.Exclusions {
-		if _, ok := l.row.Exclusions[t]; !ok {
-			l.cache.dropTenant(t)
-		}
+		// Also where the exclusion is as it was: the tenant may have left and
+		// come back at the same position, with letters drained or its documents
+		// rebuilt meanwhile.
+		l.cache.dropTenant(t)
 	}
 }
 
@@ -282,6 +291,29 @@ func (l *batchLane) tenantSpace(e *event.Event) string {
 	return e.Tenant
 }
 
+// A pace is a moving average of how long one of many things takes; 0 until it
+// has learnt. A batch counts by its size: what a small one does once, to load its
+// documents, is little of what a large one does.
+type pace struct{ took, things float64 }
+
+func (p *pace) learn(took time.Duration, things int) {
+	p.took = 0.8*p.took + took.Seconds()
+	p.things = 0.8*p.things + float64(things)
+}
+
+// seconds returns how long one takes.
+func (p *pace) seconds() float64 {
+	if p.things == 0 {
+		return 0
+	}
+	return p.took / p.things
+}
+
+// of returns how long n take.
+func (p *pace) of(n int) time.Duration {
+	return time.Duration(p.seconds() * float64(n) * float64(time.Second))
+}
+
 // committed notes that b has taken effect.
 func (l *batchLane) committed(b *batch) {
 	c := &b.commit
@@ -304,7 +336,7 @@ func (c *counts) add(o *counts) {
 	c.excluded += o.excluded
 }
 
-// commit writes b. It may run beside prepare and run of the next batch.
+// commit writes b. It may run beside the other steps of the next batch.
 func (l *batchLane) commit(ctx context.Context, b *batch) error {
 	if err := l.st.Commit(ctx, &b.commit); err != nil && !mutant.Is(mutant.AnswerAssumed) {
 		return fmt.Errorf("lane %v: commit of (%v, %v]: %w", l.id, b.from, b.to, err)

@@ -17,8 +17,9 @@ type doc struct {
 	position event.Position
 	seen     int64 // the last stream version that went by, handled or not
 	size     int
+	stored   bool  // there is a row of it, once every sealed batch is committed
 	batch    int64 // the last batch that changed it
-	dirty    bool  // changed by the batch in hand
+	dirty    bool  // changed by what is being folded
 	elem     *list.Element
 }
 
@@ -27,6 +28,7 @@ type doc struct {
 type docCache struct {
 	limit int
 	size  int
+	sized int // documents whose size is known: what was never encoded has none
 	docs  map[store.Key]*doc
 	lru   list.List // of *doc; front: used last
 }
@@ -35,6 +37,14 @@ const docOverhead = 256 // bytes of a doc, its key, map slot and list element
 
 func newDocCache(limit int) *docCache {
 	return &docCache{limit: limit, docs: map[store.Key]*doc{}}
+}
+
+// average returns the size of a document of this lane; 0: not known.
+func (c *docCache) average() int {
+	if c.sized == 0 {
+		return 0
+	}
+	return c.size / c.sized
 }
 
 func (c *docCache) get(k store.Key) *doc {
@@ -49,11 +59,13 @@ func (c *docCache) put(d *doc) {
 	c.docs[d.key] = d
 	d.elem = c.lru.PushFront(d)
 	c.size += d.size + docOverhead
+	c.sized += min(d.size, 1)
 }
 
 // resize notes how large a document has become.
 func (c *docCache) resize(d *doc, size int) {
 	c.size += size - d.size
+	c.sized += min(size, 1) - min(d.size, 1)
 	d.size = size
 }
 
@@ -61,6 +73,7 @@ func (c *docCache) drop(d *doc) {
 	delete(c.docs, d.key)
 	c.lru.Remove(d.elem)
 	c.size -= d.size + docOverhead
+	c.sized -= min(d.size, 1)
 }
 
 // trim evicts what was not used for longest until the limit is kept, but

@@ -2,146 +2,11 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/store"
 )
-
-// storeBug is a bug of a store, planted by simStore.
-type storeBug string
-
-const (
-	fenceDropped     storeBug = "compare-and-set dropped"
-	epochIgnored     storeBug = "epoch ignored"
-	revisionIgnored  storeBug = "exclusions' revision ignored"
-	checkpointFirst  storeBug = "checkpoint before the documents, in a transaction of its own"
-	lettersAfter     storeBug = "dead letters outside the transaction"
-	checkpointAfter  storeBug = "documents before the checkpoint, in a transaction of their own"
-	fenceAfterWrites storeBug = "failed fence does not roll back the documents"
-)
-
-// simStore is a host's way to the store: calls fail before or after their
-// effect, or the host crashes there.
-type simStore struct {
-	store.Store
-	h *simHost
-}
-
-// around runs a call with faults before and after it.
-func (f *simStore) around(call func() error) error {
-	s := f.h.s
-	switch {
-	case s.chance(60):
-		return errCrash
-	case s.chance(40):
-		return errInjected
-	}
-	err := call()
-	switch {
-	case err != nil:
-		return err
-	case s.chance(60):
-		return errCrash
-	case s.chance(40):
-		return errInjected
-	}
-	return nil
-}
-
-func (f *simStore) View(ctx context.Context, fn func(store.Tx) error) error {
-	return f.around(func() error { return f.Store.View(ctx, fn) })
-}
-
-func (f *simStore) Update(ctx context.Context, fn func(store.Tx) error) error {
-	return f.around(func() error { return f.Store.Update(ctx, fn) })
-}
-
-func (f *simStore) Load(ctx context.Context, b store.Build, keys []store.Key) (docs []store.Document, err error) {
-	err = f.around(func() (err error) { docs, err = f.Store.Load(ctx, b, keys); return err })
-	return docs, err
-}
-
-func (f *simStore) Commit(ctx context.Context, c *store.Commit) error {
-	return f.around(func() error {
-		if err := f.commit(ctx, c); err != nil {
-			return err
-		}
-		f.h.s.committed(f.h, c)
-		f.h.s.logf("%s: commit of %v to %v under %+v: %d writes, letters %v, remove %v, detach %v, forget %v", f.h.id, c.Lane, c.Position, c.Fence,
-			len(c.Writes), brief(c.Letters), c.Remove, brief(c.Detach), c.Forget)
-		return nil
-	})
-}
-
-// brief says of rows what a trace needs.
-func brief[T any](rows []T) (out []string) {
-	for _, r := range rows {
-		switch r := any(r).(type) {
-		case store.DeadLetter:
-			out = append(out, fmt.Sprintf("%s %s@%v", r.State, r.Key, r.Event.Position))
-		case store.Lane:
-			out = append(out, fmt.Sprintf("%s@%v", r.Tenant, r.Position))
-		}
-	}
-	return out
-}
-
-// commit commits c, with the planted bug.
-func (f *simStore) commit(ctx context.Context, c *store.Commit) error {
-	s := f.h.s
-	row := func() (l store.Lane) {
-		_ = s.mem.View(ctx, func(tx store.Tx) (err error) { l, err = tx.Lane(c.Lane); return err })
-		return l
-	}
-	two := func(first, second store.Commit) error {
-		if err := f.Store.Commit(ctx, &first); err != nil {
-			return err
-		}
-		if s.chance(10) {
-			return errCrash
-		}
-		l := row()
-		second.Fence = store.Fence{Epoch: l.Epoch, Position: l.Position, Revision: l.Revision}
-		return f.Store.Commit(ctx, &second)
-	}
-	x := *c
-	switch s.planted {
-	case fenceDropped:
-		l := row()
-		x.Fence = store.Fence{Epoch: l.Epoch, Position: l.Position, Revision: l.Revision}
-	case epochIgnored:
-		x.Fence.Epoch = row().Epoch
-	case revisionIgnored:
-		x.Fence.Revision = row().Revision
-	case checkpointFirst:
-		x.Writes, x.Letters = nil, nil
-		return two(x, store.Commit{Lane: c.Lane, Position: c.Position, Writes: c.Writes, Letters: c.Letters})
-	case lettersAfter:
-		x.Letters = nil
-		return two(x, store.Commit{Lane: c.Lane, Position: c.Position, Letters: c.Letters})
-	case checkpointAfter:
-		w := store.Commit{Lane: c.Lane, Fence: c.Fence, Position: c.Fence.Position, Letters: c.Letters}
-		x.Letters = nil
-		return two(w, x)
-	case fenceAfterWrites:
-		err := f.Store.Commit(ctx, &x)
-		if errors.Is(err, store.ErrFenced) {
-			l := row()
-			w := store.Commit{Lane: c.Lane, Position: l.Position, Writes: c.Writes,
-				Fence: store.Fence{Epoch: l.Epoch, Position: l.Position, Revision: l.Revision}}
-			_ = f.Store.Commit(ctx, &w)
-		}
-		return err
-	}
-	state := row().State
-	err := f.Store.Commit(ctx, &x)
-	if err == nil && state != store.Running {
-		s.fail("lane %v is %s, and has committed up to %v", c.Lane, state, c.Position)
-	}
-	return err
-}
 
 // committed checks invariant 2: one writer an epoch, and checkpoints that only
 // move forward under it.
@@ -161,6 +26,52 @@ func (s *sim) committed(h *simHost, c *store.Commit) {
 		s.fail("lane %v: checkpoint went back from %v to %v", c.Lane, at, c.Position)
 	}
 	s.at[k] = c.Position
+}
+
+// removed returns the dead letters that a commit is about to remove.
+func (s *sim) removed(c *store.Commit) (letters []store.DeadLetter) {
+	_ = s.mem.View(context.Background(), func(tx store.Tx) error {
+		for _, id := range c.Remove {
+			found, err := tx.Letters(store.LetterFilter{AfterID: id - 1, Limit: 1})
+			if err != nil {
+				return err
+			}
+			letters = append(letters, found...)
+		}
+		return nil
+	})
+	return letters
+}
+
+// checkCommit checks, by the row as it was before, that a lane which has
+// committed was at work, and that the dead letters that it made and removed were
+// its own.
+func (s *sim) checkCommit(c *store.Commit, before *store.Lane, removed []store.DeadLetter) {
+	// A reactor's lane still writes down what had been begun before.
+	if before.State != store.Running && s.reactors[c.Lane.Processor] == nil {
+		s.fail("lane %v is %s, and has committed up to %v", c.Lane, before.State, c.Position)
+	}
+	w := simRow{at: before.Position, until: before.Exclusions}
+	if err := w.done.UnmarshalBinary(before.Done); err != nil {
+		s.fail("lane %v: %v", c.Lane, err)
+	}
+	for _, d := range c.Letters {
+		if e := &d.Event; before.Excluded(e.Tenant, e.Position) || w.has(e.Tenant, e.Position) {
+			s.fail("lane %v: a dead letter was made of event %s at %v, which was done or another lane's", c.Lane, e.ID, e.Position)
+		}
+	}
+	for _, d := range removed {
+		r := s.reactors[c.Lane.Processor]
+		if r != nil {
+			r.removed[d.ID] = c.Lane
+		}
+		switch {
+		case r != nil && r.handled[s.index[d.Event.ID]] == 0:
+			s.fail("lane %v: dead letter %d was removed, and nobody has handled it", c.Lane, d.ID)
+		case r == nil && before.Exclusions[d.Tenant] == event.Unbounded:
+			s.fail("lane %v: dead letter %d was drained, and its tenant %q has left", c.Lane, d.ID, d.Tenant)
+		}
+	}
 }
 
 func (s *sim) letters(p string) (all []store.DeadLetter) {
@@ -202,6 +113,12 @@ func (s *sim) check() {
 	}
 	ctx := context.Background()
 	for _, p := range s.procs {
+		s.checkStops(p.Name)
+		s.checkGiven(p.Name)
+		if r := s.reactors[p.Name]; r != nil {
+			r.checkRows()
+			continue
+		}
 		var lanes []store.Lane
 		var row store.Processor
 		_ = s.mem.View(ctx, func(tx store.Tx) (err error) {
@@ -221,7 +138,7 @@ func (s *sim) check() {
 				out[m] = true
 			}
 		}
-		want := map[store.Key]*simDoc{}
+		want, ledger := map[store.Key]*simDoc{}, map[string]string{}
 		type share struct {
 			partition int
 			tenant    string
@@ -232,8 +149,8 @@ func (s *sim) check() {
 			if e.Type != "added" {
 				continue
 			}
-			part := 0
-			for part < p.Partitions-1 && !p.bucket(&e.Event, part) {
+			part := e.part
+			for !p.follows && part < p.Partitions-1 && !p.bucket(&e.Event, part) {
 				part++
 			}
 			at, ok := reach[share{part, e.Tenant}]
@@ -250,16 +167,24 @@ func (s *sim) check() {
 				continue
 			}
 			docs := e.docs
-			if p.Projection.ByStream() {
+			if p.Batch != nil || p.Projection.ByStream() {
 				docs = []string{e.Stream}
 			}
 			for _, id := range docs {
-				if !out[missed{e.ID, id}] {
+				switch {
+				case out[missed{e.ID, id}]:
+				case p.Batch != nil:
+					ledger[e.Tenant+"/"+id] += fmt.Sprintf("%d ", e.Position)
+				default:
 					s.apply(p, want, store.Key{Tenant: e.Tenant, ID: id}, e)
 				}
 			}
 		}
-		s.compare(p, want)
+		if p.Batch != nil {
+			s.compareLedger(p, ledger)
+		} else {
+			s.compare(p, want)
+		}
 	}
 }
 
@@ -315,28 +240,23 @@ func (s *sim) compare(p *Processor, want map[store.Key]*simDoc) {
 	}
 }
 
-// rested reports whether every lane has come to the end of the log, with no
-// tenant outside, no rebuild under way and no key parked.
-func (s *sim) rested() bool { return s.describe() == "" }
-
-func (s *sim) describe() (why string) {
-	head, _ := s.log.Head(context.Background(), 0)
-	_ = s.mem.View(context.Background(), func(tx store.Tx) error {
-		lanes, _ := tx.Lanes("")
-		for _, l := range lanes {
-			if l.Tenant != "" || l.Position < head || l.State != store.Running {
-				why = fmt.Sprintf("lane %+v, head %v", l, head)
-			}
+// compareLedger compares what a batch projector wrote down with what it should
+// have been handed: each event once, in order.
+func (s *sim) compareLedger(p *Processor, want map[string]string) {
+	rows, err := s.mem.Rows(context.Background(), p.Name)
+	if err != nil {
+		panic(err)
+	}
+	for k, row := range rows {
+		if string(row) != want[k] {
+			s.fail("%s: %s was handed the events at %s, want those at %s", p.Name, k, row, want[k])
 		}
-		ps, _ := tx.Processors()
-		for _, p := range ps {
-			if keys, _ := tx.Parked(store.Build{Processor: p.Name, Number: p.Live}, ""); len(keys) > 0 || p.Rebuild != 0 {
-				why = fmt.Sprintf("processor %+v, parked %+v", p, keys)
-			}
+	}
+	for k, w := range want {
+		if _, ok := rows[k]; !ok {
+			s.fail("%s: %s was handed no event, want those at %s", p.Name, k, w)
 		}
-		return nil
-	})
-	return why
+	}
 }
 
 // checkEnd checks that what is left in the dead letters was given up by
@@ -367,6 +287,9 @@ func (s *sim) checkEnd() {
 			if d.State != store.Skipped {
 				s.fail("%s: dead letter %d is still %s", p.Name, d.ID, d.State)
 			}
+		}
+		if r := s.reactors[p.Name]; r != nil {
+			r.checkEnd()
 		}
 	}
 }

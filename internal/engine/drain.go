@@ -73,7 +73,7 @@ func (l *batchLane) queue(ctx context.Context, k store.ParkedKey) (letters []sto
 			}
 			for _, d := range found {
 				f.AfterID = d.ID
-				if d.State != store.Skipped && d.Tenant == k.Tenant {
+				if (d.State != store.Skipped || mutant.Is(mutant.DrainSkipped)) && d.Tenant == k.Tenant {
 					letters = append(letters, d)
 					size += d.Event.Size()
 				}
@@ -162,8 +162,6 @@ func (l *batchLane) applyLetter(b *batch, i int32) *projection.HandlerError {
 			}
 			if d.state == nil {
 				d.state = l.p.Projection.Init(d.key.Tenant, d.key.ID)
-			} else {
-				g.existed = true
 			}
 			// A document that went on without this event keeps its position.
 			at, version := d.position, d.version
@@ -174,11 +172,9 @@ func (l *batchLane) applyLetter(b *batch, i int32) *projection.HandlerError {
 			if d.state == nil {
 				continue
 			}
-			data, err := l.p.Projection.Encode(d.state)
-			if err != nil {
+			if _, err := l.p.Projection.Encode(d.state); err != nil {
 				return asHandlerError(err)
 			}
-			g.data = data
 		}
 	}
 	return nil
@@ -227,6 +223,12 @@ func (l *batchLane) drainCommit(ctx context.Context, b *batch, letters []store.D
 	}
 	at := l.at
 	b.to = l.sent.Position // a drain does not move the checkpoint
+	l.collect(b)
+	if bad, err := l.encode(ctx, b); bad != nil { // it could be, after each letter
+		return fmt.Errorf("lane %v: document %q of tenant %q: %w", l.id, bad.key.ID, bad.key.Tenant, err)
+	} else if err != nil {
+		return err
+	}
 	l.finish(b)
 	l.at = at
 	b.commit.AppliedAt = l.row.AppliedAt

@@ -49,9 +49,11 @@ type Engine struct {
 	id       string
 	since    time.Time // when Run began
 	wakes    chan struct{}
+	changed  chan struct{} // processors were added or removed
 
 	mu      sync.Mutex
 	procs   map[string]*active
+	failed  map[store.LaneID]time.Time // lanes that ended with an error here, and when
 	running bool
 	wg      sync.WaitGroup // the lanes' goroutines
 }
@@ -63,6 +65,8 @@ type active struct {
 	gone  bool // being removed
 	stats procStats
 	pool  *streamPool // of a reactor; made with its first lane
+
+	unowned int // lanes that nobody had at the last look
 }
 
 // An owned is a lane that this process works.
@@ -71,6 +75,13 @@ type owned struct {
 	cancel context.CancelFunc
 	ended  chan struct{}
 	stuck  bool // was complained about
+
+	since   time.Time // when it was acquired
+	leaving bool      // it is being given to another process
+	to      string    // which one; "": whoever wants it
+	asked   time.Time // when its cost was asked for
+	worked  time.Duration
+	rate    float64
 }
 
 // A runner is the shell around a lane.
@@ -111,8 +122,8 @@ func New(cfg Config) (*Engine, error) {
 	return &Engine{
 		cfg: cfg, log: cfg.Log, store: cfg.Store, logger: cfg.Logger,
 		pages: newPages(cfg.Log, cfg.Memory/4), turns: newTurns(cfg.Slots),
-		id: cfg.Name + "/" + rand.Text()[:10], wakes: make(chan struct{}, 1),
-		procs: map[string]*active{},
+		id: cfg.Name + "/" + rand.Text()[:10], wakes: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		procs: map[string]*active{}, failed: map[store.LaneID]time.Time{},
 	}, nil
 }
 
@@ -163,8 +174,17 @@ func (e *Engine) Add(ctx context.Context, p Processor) error {
 		return fmt.Errorf("processor %q: %w", p.Name, ErrExists)
 	}
 	e.procs[p.Name] = &active{p: &p, lanes: map[store.LaneID]*owned{}, stats: procStats{window: slo.NewWindow(p.Freshness, 0, 0)}}
+	e.news()
 	e.wake()
 	return nil
+}
+
+// news makes the next heartbeat come now.
+func (e *Engine) news() {
+	select {
+	case e.changed <- struct{}{}:
+	default:
+	}
 }
 
 func (e *Engine) logPartition(p *Processor, i, logParts int) int {
@@ -185,6 +205,7 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 		return fmt.Errorf("processor %q: %w", name, ErrUnknownProcessor)
 	}
 	a.gone = true
+	e.news()
 	var ended []chan struct{}
 	for _, o := range a.lanes {
 		o.cancel()
@@ -248,7 +269,7 @@ func (e *Engine) Run(ctx context.Context) error {
 }
 
 func (e *Engine) member() store.Member {
-	return store.Member{ID: e.id, Host: e.cfg.Name, Since: e.since}
+	return store.Member{ID: e.id, Host: e.cfg.Name, Since: e.since, Notes: e.notes(time.Now()).String()}
 }
 
 func (e *Engine) beat(ctx context.Context) error {
@@ -257,7 +278,15 @@ func (e *Engine) beat(ctx context.Context) error {
 
 // heartbeats keeps the process's lease, whatever its lanes are doing.
 func (e *Engine) heartbeats(ctx context.Context) {
-	for pause(ctx, e.cfg.Lease/3) {
+	tick := time.NewTicker(e.cfg.Lease / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-e.changed: // the others are to know of the new processor now
+		case <-ctx.Done():
+			return
+		}
 		if err := e.beat(ctx); err != nil && ctx.Err() == nil {
 			e.logger.Error("heartbeat failed: another process may take over", "error", err)
 		}

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/eventlog"
-	"github.com/fairlead-dev/fairlead/internal/lane"
 	"github.com/fairlead-dev/fairlead/slo"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/fairlead-dev/fairlead/store/memstore"
@@ -105,7 +104,8 @@ func TestEnginesThroughFaults(t *testing.T) {
 }
 
 func enginesThroughFaults(t *testing.T, seed uint64) {
-	s := newSim(seed)
+	s := newSimOf(seed, (*sim).projections)
+	s.engines = true
 	s.mem = memstore.New()
 	ctx := t.Context()
 	type running struct {
@@ -178,14 +178,8 @@ func enginesThroughFaults(t *testing.T, seed uint64) {
 	r := start(true)
 	defer r.stop()
 	before := r.f.calls.Load()
-	for range 60 {
-		for _, p := range s.procs {
-			for _, x := range tenants {
-				_ = lane.Resume(ctx, s.mem, p.Name, x)
-				_ = lane.Unpin(ctx, s.mem, p.Name, x)
-			}
-			_, _ = lane.RetryKey(ctx, s.mem, p.Name, "", "")
-		}
+	for round := range 60 {
+		s.heal(round)
 		time.Sleep(10 * time.Second)
 		if s.rested() {
 			break

@@ -1,8 +1,6 @@
 package engine
 
 import (
-	"time"
-
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/store"
@@ -21,7 +19,7 @@ func (l *batchLane) isolate(page eventlog.Page) {
 	if l.id.Tenant != "" || !l.live || l.p.NoIsolation || l.p.crossTenant() || len(page.Events) == 0 {
 		return
 	}
-	behind := time.Duration(float64(page.Head-l.at) * l.cost * float64(time.Second))
+	behind := l.cost.of(int(page.Head - l.at))
 	// What was there before the lane was begun is late in any case, and for
 	// everybody: there the longest wait counts, and a lane more for each
 	// processor would make it longer.
@@ -29,7 +27,9 @@ func (l *batchLane) isolate(page eventlog.Page) {
 	if recorded(&page.Events[len(page.Events)-1]).Before(l.begun) {
 		line = l.p.Freshness.Max
 	}
-	risk := behind >= line/2
+	// The first batch says little of those that follow: it is small, and what it
+	// does once is much of it.
+	risk := behind >= line/2 && l.seq > 1
 	if !risk && len(l.row.Exclusions) == 0 {
 		return
 	}

@@ -2,31 +2,25 @@ package engine
 
 import "time"
 
-// limit returns how many events the next batch may have: what is estimated to
-// take one quantum, and to need no more than a slot's share of the memory for
-// documents, if each event has one of its own.
-func (r *batchRunner) limit() int {
-	limit := pageEvents
-	switch {
-	case r.l.p.Batch != nil:
-		return limit // its time is the commit's
-	case r.l.cost <= 0:
-		limit = firstEvents // until it is known what an event costs
-	default:
+// limit returns how many events may be added to b; nil: to a new batch. All of a
+// batch is estimated to take one quantum at most, and its documents, if each event
+// has one of its own, to need no more than a slot's share of the memory. They are
+// as many as a page has events at most, so that the commit does not keep the store
+// from others for long.
+func (r *batchRunner) limit(b *batch) int {
+	if r.l.p.Batch != nil {
+		return pageEvents // its time is the commit's
+	}
+	events, docs := firstEvents, pageEvents
+	if r.l.cost.things > 0 { // else it is not known what an event costs
 		workers := float64(r.l.workers(time.Hour))
-		limit = int(min(float64(limit), workers*quantum.Seconds()/r.l.cost))
+		events = int(min(100*pageEvents, workers*quantum.Seconds()/r.l.cost.seconds()))
 	}
-	if c := r.l.cache; len(c.docs) > 0 {
-		limit = min(limit, r.e.cfg.Memory/4/r.e.cfg.Slots/max(1, c.size/len(c.docs)))
+	if size := r.l.cache.average(); size > 0 {
+		docs = min(docs, r.e.cfg.Memory/4/r.e.cfg.Slots/size)
 	}
-	return max(1, limit)
-}
-
-// learn updates the estimate of what an event costs.
-func (l *batchLane) learn(seconds float64) {
-	if l.cost == 0 {
-		l.cost = seconds
-		return
+	if b == nil {
+		return max(1, min(events, docs))
 	}
-	l.cost += 0.2 * (seconds - l.cost)
+	return min(events-b.events, docs-len(b.changed))
 }

@@ -3,6 +3,8 @@
 package engine
 
 import (
+	"runtime"
+	"sync/atomic"
 	"testing"
 
 	"github.com/fairlead-dev/fairlead/internal/mutant"
@@ -21,16 +23,23 @@ func TestSimulationFindsMutants(t *testing.T) {
 // findBug runs seeds until the checker complains.
 func findBug(t *testing.T, plant func(*sim)) {
 	t.Helper()
-	const most = 400
-	for seed := uint64(1); seed <= most; seed++ {
-		s := newSim(seed)
-		plant(s)
-		if err := s.run(simSteps); err != nil {
-			t.Logf("found by seed %d: %v", seed, err)
-			return
+	const most = 1500
+	var next, found atomic.Uint64
+	t.Run("seeds", func(t *testing.T) {
+		for range runtime.GOMAXPROCS(0) {
+			t.Run("", func(t *testing.T) {
+				t.Parallel()
+				for seed := next.Add(1); seed <= most && found.Load() == 0; seed = next.Add(1) {
+					if _, err := runSeed(t, seed, plant); err != nil && found.CompareAndSwap(0, seed) {
+						t.Logf("found by seed %d: %v", seed, err)
+					}
+				}
+			})
 		}
+	})
+	if found.Load() == 0 {
+		t.Errorf("not found in %d seeds", most)
 	}
-	t.Errorf("not found in %d seeds", most)
 }
 
 func TestSimulationFindsStoreBugs(t *testing.T) {

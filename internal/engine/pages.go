@@ -162,18 +162,23 @@ func (p *pages) watch(ctx context.Context, partition int, failed func(error)) {
 	for ctx.Err() == nil {
 		head, err := p.log.Head(ctx, partition)
 		if err == nil {
-			p.mu.Lock()
-			if head > t.head {
-				t.head = head
-				close(t.more)
-				t.more = make(chan struct{})
-			}
-			p.mu.Unlock()
+			p.grown(t, head)
 			err = p.log.Wait(ctx, partition, head)
 		}
 		if err != nil && ctx.Err() == nil && !errors.Is(err, context.Canceled) {
 			failed(err)
 		}
+	}
+}
+
+// grown notes how far a partition reaches.
+func (p *pages) grown(t *tail, head event.Position) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if head > t.head {
+		t.head = head
+		close(t.more)
+		t.more = make(chan struct{})
 	}
 }
 

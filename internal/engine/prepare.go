@@ -2,6 +2,7 @@ package engine
 
 import (
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -12,16 +13,55 @@ import (
 	"github.com/fairlead-dev/fairlead/store"
 )
 
-// A batch is a run of the log on its way to one commit.
+// A batch is a run of the log on its way to one commit. It is prepared and folded
+// in parts, mostly one.
 type batch struct {
 	seq      int64
 	from, to event.Position // events in (from, to]
-	items    []item
-	groups   []group
-	grouper  *dispatch.Grouper // which items are whose; the lane's, so valid until its next batch
-	faulty   bool              // a group failed as it was made
-	commit   store.Commit
-	counts   counts
+
+	// The part in hand; empty once the batch of a projection is sealed.
+	items   []item
+	groups  []group
+	grouper *dispatch.Grouper // which items are whose; the lane's, so valid until its next part
+	faulty  bool              // a group failed as it was made
+
+	// What the parts that were folded have come to.
+	events  int
+	ages    []age
+	changed []change
+	counts  counts
+	took    time.Duration // to fold and seal it
+
+	commit store.Commit
+}
+
+// A part of a batch is a page's, or less. It is used again for another batch, of
+// whatever lane, because it is most of what a batch needs of memory.
+type part struct {
+	items  []item
+	groups []group
+}
+
+var parts = sync.Pool{New: func() any { return new(part) }}
+
+// dropPart gives back the part in hand: nothing of b refers to it.
+func (b *batch) dropPart() {
+	clear(b.items) // or they would keep pages
+	clear(b.groups)
+	parts.Put(&part{b.items[:0], b.groups[:0]})
+	b.items, b.groups = nil, nil
+}
+
+// An age says when the log stored some events.
+type age struct {
+	at     time.Time
+	events int
+}
+
+// A change is a document that a batch changes; each is there once.
+type change struct {
+	doc  *doc
+	data []byte // once sealed
 }
 
 // An item is an event that the lane is to apply.
@@ -39,8 +79,6 @@ type group struct {
 	failed     *failure
 	parks      bool // it ends parked
 	duplicates int32
-	data       []byte
-	existed    bool
 }
 
 type letter struct {
@@ -65,13 +103,29 @@ func (b *batch) empty() bool {
 // that the lane has to apply. It moves on over events of no interest in bulk.
 func (l *batchLane) prepare(page eventlog.Page, limit int) *batch {
 	b := l.newBatch(page.Next)
+	l.extend(b, page, limit)
+	return b
+}
+
+// extends reports whether b, all of which is folded, may have another part: not
+// where it is out of the ordinary, or demands the end of the batch.
+func (l *batchLane) extends(b *batch) bool {
+	return l.p.Batch == nil && !l.careful && l.stopAt == nil && l.singleUntil <= l.at &&
+		len(l.leave)+len(b.commit.Detach)+len(b.commit.Letters) == 0
+}
+
+// extend makes the beginning of a page the next part of a batch, whose parts up
+// to now have been folded.
+func (l *batchLane) extend(b *batch, page eventlog.Page, limit int) {
+	l.nextPart(b)
+	b.to = page.Next
 	if l.singleUntil > l.at {
 		limit = 1
 	}
 	if l.stopAt != nil {
 		b.to = min(b.to, l.stopAt.after)
 	}
-	b.items = make([]item, 0, min(limit, len(page.Events)))
+	b.items = slices.Grow(b.items, min(limit, len(page.Events)))
 	for i := range page.Events {
 		e := &page.Events[i]
 		if e.Position <= l.at {
@@ -90,6 +144,7 @@ func (l *batchLane) prepare(page eventlog.Page, limit int) *batch {
 		}
 		l.add(b, e, fault)
 	}
+	b.commit.Detach, b.commit.Forget = nil, nil
 	for t, d := range l.leave {
 		if d.after > b.to {
 			continue
@@ -115,7 +170,6 @@ func (l *batchLane) prepare(page eventlog.Page, limit int) *batch {
 		}
 	}
 	slices.Sort(b.commit.Forget)
-	return b
 }
 
 // mine reports whether the lane is to apply e. It decides by what stands in the
@@ -151,7 +205,7 @@ func (l *batchLane) add(b *batch, e *event.Event, herr *projection.HandlerError)
 	n := int32(len(b.items) - 1)
 	it := &b.items[n]
 	tenant := l.tenantSpace(e)
-	if err := e.Check(); err != nil {
+	if err := e.CheckOnce(); err != nil {
 		herr = &projection.HandlerError{Reason: "name", Err: err}
 	} else if herr != nil {
 		it.touched.Handled = true
@@ -207,9 +261,20 @@ func (l *batchLane) stops() bool { return l.p.Poison == ParkTenant || l.p.Poison
 
 // newBatch returns an empty batch from where the lane is.
 func (l *batchLane) newBatch(to event.Position) *batch {
+	b := &batch{seq: l.seq + 1, from: l.at, to: to, grouper: &l.grouper}
+	l.nextPart(b)
+	return b
+}
+
+// nextPart gives b an empty part.
+func (l *batchLane) nextPart(b *batch) {
 	most := l.grouper.Len() // as many groups as last time, more or less
 	l.grouper.Reset()
-	return &batch{groups: make([]group, 0, most+16), seq: l.seq + 1, from: l.at, to: to, grouper: &l.grouper}
+	if b.groups != nil {
+		b.dropPart()
+	}
+	p := parts.Get().(*part)
+	b.items, b.groups = p.items, slices.Grow(p.groups, most+16)
 }
 
 // enter puts an item into the group of a key.

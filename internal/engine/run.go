@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -16,9 +17,9 @@ import (
 	"github.com/fairlead-dev/fairlead/store"
 )
 
-// run applies b to the documents in memory and makes its commit. [errAgain]
+// fold applies the part of b in hand to the documents in memory. [errAgain]
 // means that b must be thrown away, and prepared again after a restart.
-func (l *batchLane) run(ctx context.Context, b *batch) error {
+func (l *batchLane) fold(ctx context.Context, b *batch) error {
 	l.undone = b
 	if b.faulty && l.failures(b) {
 		return errAgain
@@ -31,8 +32,7 @@ func (l *batchLane) run(ctx context.Context, b *batch) error {
 		if err := l.load(ctx, b); err != nil {
 			return err
 		}
-		estimate := time.Duration(l.cost * float64(len(b.items)) * float64(time.Second))
-		dispatch.Run(ctx, l.workers(estimate), order, func(_, g int) { l.fold(ctx, b, &b.groups[g]) })
+		dispatch.Run(ctx, l.workers(l.cost.of(len(b.items))), order, func(_, g int) { l.foldGroup(ctx, b, &b.groups[g]) })
 		if ctx.Err() != nil {
 			return ctx.Err() // some groups may not have run
 		}
@@ -40,8 +40,7 @@ func (l *batchLane) run(ctx context.Context, b *batch) error {
 	if l.failures(b) {
 		return errAgain
 	}
-	l.finish(b)
-	l.undone = nil
+	l.collect(b)
 	return nil
 }
 
@@ -94,7 +93,7 @@ func (l *batchLane) load(ctx context.Context, b *batch) error {
 	}
 	for i := range found {
 		f := &found[i]
-		d := &doc{key: f.Key, version: f.Version, seen: f.Version, position: f.Position, size: len(f.Data)}
+		d := &doc{key: f.Key, version: f.Version, seen: f.Version, position: f.Position, size: len(f.Data), stored: true}
 		if d.state, err = l.p.Projection.Decode(f.Data); err != nil {
 			return fmt.Errorf("lane %v: document %q of tenant %q: %w: rebuild the projection or mend its type", l.id, f.ID, f.Tenant, err)
 		}
@@ -121,14 +120,13 @@ func (b *batch) handled(g *group) bool {
 	return false
 }
 
-// fold applies a group to its document. It runs beside the folds of other
+// foldGroup applies a group to its document. It runs beside the folds of other
 // groups and touches only its own.
-func (l *batchLane) fold(ctx context.Context, b *batch, g *group) {
+func (l *batchLane) foldGroup(ctx context.Context, b *batch, g *group) {
 	d, def, next := g.doc, l.p.Projection, 0
 	if d == nil {
 		return
 	}
-	g.existed = d.state != nil
 	byStream := def.ByStream()
 	for _, i := range g.items {
 		it := &b.items[i]
@@ -156,18 +154,6 @@ func (l *batchLane) fold(ctx context.Context, b *batch, g *group) {
 		if !l.apply(g, d, i, it.e, &it.touched) {
 			return
 		}
-	}
-	if d.dirty && d.state != nil {
-		data, err := def.Encode(d.state)
-		if err != nil {
-			if !l.careful { // the next run finds out which event it is
-				g.failed = &failure{-1, asHandlerError(err)}
-				return
-			}
-			g.failed = &failure{g.items[len(g.items)-1], asHandlerError(err)}
-			return
-		}
-		g.data = data
 	}
 }
 
@@ -231,10 +217,6 @@ func (l *batchLane) failures(b *batch) (any bool) {
 			continue
 		}
 		any = true
-		if g.failed.item < 0 {
-			l.careful = true
-			continue
-		}
 		l.condemn(b.items[g.failed.item].e, g.key, g.failed.err)
 	}
 	return any
@@ -260,36 +242,120 @@ func (l *batchLane) condemn(e *event.Event, key store.Key, err *projection.Handl
 	}
 }
 
-// finish makes the commit of a batch that has been run.
-func (l *batchLane) finish(b *batch) {
-	c := &b.commit
-	c.Lane, c.Fence, c.Position = l.id, l.sent, b.to
-	c.Writes = make([]store.Write, 0, len(b.groups))
+// collect keeps what the part in hand has come to, and moves the lane on. The
+// part itself is not needed any more.
+func (l *batchLane) collect(b *batch) {
 	for i := range b.groups {
 		g := &b.groups[i]
 		b.counts.duplicates += int64(g.duplicates)
 		for _, x := range g.letters {
-			c.Letters = append(c.Letters, l.deadLetter(b.items[x.item].e, g.key, x))
+			b.commit.Letters = append(b.commit.Letters, l.deadLetter(b.items[x.item].e, g.key, x))
 		}
 		if g.parks {
 			l.parked[g.key] = true
 		}
-		if g.doc == nil || !g.doc.dirty {
+		d := g.doc
+		if d == nil || !d.dirty {
 			continue
 		}
-		d := g.doc
-		d.dirty, d.batch = false, b.seq
-		switch {
-		case d.state != nil:
-			l.cache.resize(d, len(g.data))
-			c.Writes = append(c.Writes, store.Write{Document: store.Document{Key: d.key, Version: d.version, Position: d.position, Data: g.data}})
-		case g.existed:
-			c.Writes = append(c.Writes, store.Write{Document: store.Document{Key: d.key}, Delete: true})
+		d.dirty = false
+		if d.batch != b.seq {
+			d.batch = b.seq
+			b.changed = append(b.changed, change{doc: d})
 		}
 	}
+	for i := range b.items { // what was appended together is as old
+		at := recorded(b.items[i].e)
+		if n := len(b.ages); n > 0 && b.ages[n-1].at.Equal(at) {
+			b.ages[n-1].events++
+		} else {
+			b.ages = append(b.ages, age{at, 1})
+		}
+	}
+	b.events += len(b.items)
+	l.at = b.to
+}
+
+// seal encodes the documents that b has changed, each once however often it was,
+// and makes the commit. [errAgain] is as in fold.
+func (l *batchLane) seal(ctx context.Context, b *batch) error {
+	bad, err := l.encode(ctx, b)
+	switch {
+	case bad != nil && !l.careful:
+		l.careful = true // the next run finds out which event it is
+		return errAgain
+	case bad != nil:
+		for i := range b.items {
+			if e := b.items[i].e; e.Position == bad.position {
+				l.condemn(e, bad.key, asHandlerError(err))
+			}
+		}
+		return errAgain
+	case err != nil:
+		return err
+	}
+	l.finish(b)
+	l.undone = nil
+	if l.p.Batch == nil { // whose batch is looked at again if it is refused
+		b.dropPart()
+	}
+	return nil
+}
+
+// encode encodes the documents that b has changed. It returns the first that
+// cannot be, with the reason; or else ctx's error.
+func (l *batchLane) encode(ctx context.Context, b *batch) (bad *doc, err error) {
+	if len(b.changed) == 0 {
+		return nil, nil
+	}
+	started := time.Now()
+	order := make([]int32, len(b.changed))
+	for i := range order {
+		order[i] = int32(i)
+	}
+	var mu sync.Mutex // guards bad and err
+	dispatch.Run(ctx, l.workers(l.encoding.of(len(order))), order, func(_, i int) {
+		c := &b.changed[i]
+		if c.doc.state == nil {
+			return
+		}
+		data, failed := l.p.Projection.Encode(c.doc.state)
+		if failed == nil {
+			c.data = data
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if bad == nil || c.doc.position < bad.position {
+			bad, err = c.doc, failed
+		}
+	})
+	if bad != nil {
+		return bad, err
+	}
+	l.encoding.learn(time.Since(started), len(order))
+	return nil, ctx.Err()
+}
+
+// finish makes the commit of a batch that has been folded.
+func (l *batchLane) finish(b *batch) {
+	c := &b.commit
+	c.Lane, c.Fence, c.Position = l.id, l.sent, b.to
+	c.Writes = make([]store.Write, 0, len(b.changed))
+	for _, x := range b.changed {
+		d := x.doc
+		switch {
+		case d.state != nil:
+			l.cache.resize(d, len(x.data))
+			c.Writes = append(c.Writes, store.Write{Document: store.Document{Key: d.key, Version: d.version, Position: d.position, Data: x.data}})
+		case d.stored:
+			c.Writes = append(c.Writes, store.Write{Document: store.Document{Key: d.key}, Delete: true})
+		}
+		d.stored = d.state != nil
+	}
 	slices.SortStableFunc(c.Letters, func(x, y store.DeadLetter) int { return int(x.Event.Position - y.Event.Position) })
-	if n := len(b.items); n > 0 {
-		c.AppliedAt = recorded(b.items[n-1].e)
+	if n := len(b.ages); n > 0 {
+		c.AppliedAt = b.ages[n-1].at
 	}
 	for i := range c.Detach {
 		t := c.Detach[i].Tenant

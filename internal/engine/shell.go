@@ -29,10 +29,9 @@ type batchRunner struct {
 	busy       atomic.Int64 // when the batch in hand began to run, Unix nanoseconds; 0: none
 	cacheLimit atomic.Int64 // bytes
 
-	held    time.Time // since when the lane waits for who holds it
-	drained bool      // the last turn was one of dead letters
-	pending *batch    // being committed
-	ended   chan error
+	held    time.Time    // since when the lane waits for who holds it
+	drained bool         // the last turn was one of dead letters
+	pending *flight      // nil: nothing is being committed
 	ahead   chan fetched // the next page, being read
 }
 
@@ -154,7 +153,7 @@ func (r *batchRunner) drain(ctx context.Context) error {
 	r.drained = true
 	started := time.Now()
 	for _, k := range l.retry {
-		if l.id.Tenant == "" && l.row.Exclusions[k.Tenant] == event.Unbounded {
+		if l.outside(k.Tenant) {
 			continue // its tenant has left since
 		}
 		if err := l.drain(ctx, k); err != nil {
@@ -167,67 +166,14 @@ func (r *batchRunner) drain(ctx context.Context) error {
 	return errAgain
 }
 
-// step runs one batch of a page and starts its commit.
-func (r *batchRunner) step(ctx context.Context, page eventlog.Page) error {
-	l := r.l
-	l.cache.limit = int(r.cacheLimit.Load())
-	done, err := r.e.turns.take(ctx, l.p, r.id.Tenant, oldest(page))
-	if err != nil {
-		return r.join(ctx, err)
-	}
-	l.measure(page)
-	was := l.tenants
-	l.isolate(page)
-	if l.tenants != was {
-		r.e.turns.setBase(l.p, l.tenants) // the base lane stands for them all
-	}
-	b := l.prepare(page, r.limit())
-	if b.to < page.Next && !l.sharedPage(page) {
-		r.keep(page, b.to)
-	} else if b.to == page.Next && page.Next < page.Head {
-		r.readAhead(ctx, page.Next)
-	}
-	started := time.Now()
-	r.busy.Store(started.UnixNano())
-	err = l.run(ctx, b)
-	r.busy.Store(0)
-	done(len(b.items))
-	if err != nil {
-		return r.join(ctx, err)
-	}
-	if n := len(b.items); n > 0 && l.p.Batch == nil {
-		l.learn(time.Since(started).Seconds() / float64(n))
-	}
-	if err := r.join(ctx, nil); err != nil {
-		return err
-	}
-	if b.empty() {
-		r.noteApplied(b)
-		return r.stopIfDue(ctx)
-	}
-	r.pending, r.ended = b, make(chan error, 1)
-	go func(ended chan<- error) {
-		// A commit that has begun may end after ctx: it was paid for.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitAtMost)
-		defer cancel()
-		ended <- l.commit(ctx, b)
-	}(r.ended)
-	if l.p.Batch != nil || l.stopAt != nil || len(b.commit.Detach) > 0 {
-		if err := r.join(ctx, nil); err != nil {
-			return err
-		}
-	}
-	return r.stopIfDue(ctx)
-}
-
 // join waits for the commit in flight, if there is one. It returns its error,
 // or else err.
 func (r *batchRunner) join(ctx context.Context, err error) error {
 	if r.pending == nil {
 		return err
 	}
-	b := r.pending
-	cerr := <-r.ended
+	<-r.pending.ended
+	b, cerr := r.pending.b, r.pending.err
 	r.pending = nil
 	if cerr == nil {
 		r.l.committed(b)
@@ -324,11 +270,14 @@ func (r *batchRunner) idle(ctx context.Context, flushed *time.Time) error {
 	if more == nil {
 		return nil
 	}
+	var ended <-chan struct{}
+	if r.pending != nil {
+		ended = r.pending.ended
+	}
 	select {
 	case <-more:
 	case <-r.kick:
-	case err := <-r.ended:
-		r.ended <- err
+	case <-ended:
 		return r.join(ctx, nil)
 	case <-wait:
 		if l.at > l.sent.Position && r.pending == nil {
@@ -454,12 +403,14 @@ func (r *batchRunner) nudge() {
 func (r *batchRunner) noteApplied(b *batch) {
 	now := time.Now()
 	r.status.position.Store(int64(b.to))
+	r.status.worked.Add(int64(b.took))
 	r.e.note(r.l.p, b, r.l.live, now)
 	r.status.clear()
 }
 
-func oldest(page eventlog.Page) time.Time {
-	if len(page.Events) == 0 {
+// oldest returns when the first event of a page was recorded.
+func oldest(page *eventlog.Page) time.Time {
+	if page == nil || len(page.Events) == 0 {
 		return time.Time{}
 	}
 	return recorded(&page.Events[0])

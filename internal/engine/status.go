@@ -18,7 +18,8 @@ import (
 // but for chase.
 type laneStatus struct {
 	position atomic.Int64
-	chase    int // failed tries to merge
+	worked   atomic.Int64 // nanoseconds
+	chase    int          // failed tries to merge
 
 	mu  sync.Mutex
 	err error
@@ -74,13 +75,9 @@ func (e *Engine) note(p *Processor, b *batch, live bool, now time.Time) {
 	a.stats.mu.Lock()
 	defer a.stats.mu.Unlock()
 	a.stats.counts.add(&b.counts)
-	a.stats.events += int64(len(b.items))
-	for i := 0; i < len(b.items); { // what was appended together is as old
-		at, n := recorded(b.items[i].e), 1
-		for i += 1; i < len(b.items) && recorded(b.items[i].e).Equal(at); i++ {
-			n++
-		}
-		a.stats.window.RecordN(now, now.Sub(at), n)
+	a.stats.events += int64(b.events)
+	for _, g := range b.ages {
+		a.stats.window.RecordN(now, now.Sub(g.at), g.events)
 	}
 }
 
@@ -92,6 +89,7 @@ type Stats struct {
 	Excluded  int64       // left to another lane, because their tenant has one of its own
 	Repeated  int64       // at or below what their document has reached already
 	Lanes     int         // worked here
+	Unowned   int         // that should be worked and that no live process had when it was last looked; raise an alarm if it stays above 0
 	Errors    map[store.LaneID]error
 }
 
@@ -103,6 +101,7 @@ func (e *Engine) Stats(name string) (Stats, error) {
 	}
 	st := Stats{Errors: map[store.LaneID]error{}}
 	e.mu.Lock()
+	st.Unowned = a.unowned
 	for id, o := range a.lanes {
 		st.Lanes++
 		if err := o.runner.report().last(); err != nil {

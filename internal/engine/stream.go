@@ -7,6 +7,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/done"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -69,15 +70,19 @@ type streamLane struct {
 	runsHeld     int           // runs in settled
 	finished     []done.Range  // done since the last commit was made
 	fresh        []time.Time   // when the finished were recorded, as far as not committed
+	spare        spareRoom     // only the shell's
 	appliedAt    time.Time     // when the last event that was applied was recorded
 	dirty        bool          // there is something that a commit would make last
 	letters      []*task       // to be recorded as dead letters
 	removed      []removal     // dead letters that were handled
 	drains       map[store.Key]*drain
+	draining     []*drain // the same, and some that have ended
+	drainTurn    int      // in draining: where drainNext goes on to look
 	spareKeys    []*orderedKey
 	spareTenants []*laneTenant
 	notes        []note // for the logger, which is not called under a lock
 	counts       counts
+	worked       float64 // seconds in handlers, since the shell asked
 }
 
 // A task is an event in a lane's window.
@@ -121,7 +126,7 @@ type orderedKey struct {
 	state      keyState
 	attempts   int // failed ones, of the head
 	due        time.Time
-	slot       int // in the heap that it is in
+	slots      [2]int // in the heaps that it is in
 	orphan     bool
 }
 
@@ -256,8 +261,9 @@ func (l *streamLane) admit(tasks []*task, keys []string) {
 			continue
 		}
 		if l.id.Tenant == "" && l.away(t.Tenant, t.Position) {
-			l.relevant = t.Position
-			l.counts.excluded++
+			if l.counts.excluded++; !mutant.Is(mutant.DoneExcluded) {
+				l.relevant = t.Position
+			}
 			continue
 		}
 		if l.row.Excluded(t.Tenant, t.Position) || l.settled.Contains(t.Position) {
@@ -305,8 +311,11 @@ func (l *streamLane) enter(t *task, id string) {
 		return
 	}
 	l.enqueue(k, t)
-	if k.state == keyIdle {
+	switch k.state {
+	case keyIdle:
 		l.offer(k)
+	case keyReady:
+		k.tenant.flow.grown(k)
 	}
 }
 

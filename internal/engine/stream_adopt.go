@@ -3,9 +3,11 @@ package engine
 import (
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/done"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
@@ -27,7 +29,10 @@ func (l *streamLane) adopt(v laneView) error {
 			return fmt.Errorf("lane %v: %w", l.id, err)
 		}
 		l.at, l.relevant = v.row.Position, v.row.Position
-		l.settled = beyond(&l.settled, l.at)
+		l.settled.Forget(l.at)
+		if mutant.Is(mutant.DoneForgotten) {
+			l.settled.Clear()
+		}
 		l.runsHeld = l.settled.Len()
 		l.loaded = true
 		clear(l.claimed)
@@ -61,13 +66,13 @@ func (l *streamLane) moved(old, now map[string]event.Position) {
 			tenants[t] = true
 		}
 	}
-	for t := range tenants {
+	for _, t := range slices.Sorted(maps.Keys(tenants)) {
 		// What was gone for good is not in the window, nor is what was just
 		// claimed; a tenant that left and came back unseen is.
 		l.drop(t)
 		delete(l.claimed, t)
 		until := now[t]
-		if from := max(until, l.row.Position); until != event.Unbounded && from < l.at {
+		if from := max(until, l.row.Position); until != event.Unbounded && from < l.at && !mutant.Is(mutant.RefillForgotten) {
 			l.refill[t] = done.Range{From: from, To: l.at}
 		}
 	}
@@ -80,31 +85,34 @@ func (l *streamLane) adoptParked(parked []store.ParkedKey) {
 			l.parked[t.outcome.key] = true
 		}
 	}
-	retry := map[store.Key]bool{}
+	var retry []store.Key
 	for _, k := range parked {
 		if k.Partition != l.id.Partition || l.id.Tenant == "" && l.away(k.Tenant, 0) {
 			continue
 		}
 		id := store.Key{Tenant: k.Tenant, ID: k.Key}
-		l.parked[id] = true
+		l.parked[id] = !mutant.Is(mutant.KeysForgotten)
 		if k.Retry {
-			retry[id] = true
+			retry = append(retry, id)
 		}
 	}
-	for id, d := range l.drains {
+	for _, d := range l.draining {
 		switch {
-		case !l.parked[id]: // its letters are gone, or skipped: nothing is before it
-			delete(l.drains, id)
-			if k := l.keys[id]; k != nil {
+		case l.drains[d.id] != d:
+		case !l.parked[d.id]: // its letters are gone, or skipped: nothing is before it
+			delete(l.drains, d.id)
+			if k := l.keys[d.id]; k != nil {
 				l.dropLetters(k)
 			}
-		default: // other letters may be in it
+		case !mutant.Is(mutant.LettersKept): // other letters may be in it
 			d.reload(l)
-			delete(retry, id)
 		}
 	}
-	for id := range retry {
-		l.drains[id] = &drain{id: id, load: true}
+	for _, id := range retry {
+		if l.drains[id] == nil {
+			d := &drain{id: id, load: true}
+			l.drains[id], l.draining = d, append(l.draining, d)
+		}
 	}
 }
 
@@ -125,7 +133,7 @@ func (l *streamLane) readmit(tenant string, tasks []*task, keys []string, next e
 	if !ok {
 		return
 	}
-	l.settle(l.finished)
+	l.settled.AddAll(l.finished)
 	prev := (*task)(nil)
 	for i, t := range tasks {
 		if t.Position <= r.From || t.Position > r.To || l.settled.Contains(t.Position) {

@@ -6,10 +6,14 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/done"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
-const lettersAtOnce = 2000 // dead letters of one commit
+const (
+	lettersAtOnce = 2000 // dead letters of one commit
+	spareMost     = 4096 // events of a commit whose memory is kept for the next
+)
 
 // A streamCommit is a commit on its way.
 type streamCommit struct {
@@ -22,51 +26,17 @@ type streamCommit struct {
 	changes  bool // more than the position over events of no interest
 }
 
+// A spareRoom is memory of an earlier commit, for what is done until the next:
+// to allocate under the lock would make all workers pay for the collector.
+type spareRoom struct {
+	finished []done.Range
+	fresh    []time.Time
+}
+
 // A removal is a dead letter that was handled.
 type removal struct {
 	id  int64
 	key store.Key
-}
-
-// settle adds to settled, which is the shell's and not guarded by the lock. One
-// pass over both, because one by one each would move what follows it.
-func (l *streamLane) settle(ranges []done.Range) {
-	if len(ranges) == 0 {
-		return
-	}
-	slices.SortFunc(ranges, func(a, b done.Range) int { return comparePositions(a.To, b.To) })
-	if len(ranges) <= 8 || ranges[0].From >= l.settled.Last() {
-		for _, r := range ranges {
-			l.settled.AddRange(r.From, r.To)
-		}
-		return
-	}
-	l.settled = merge(&l.settled, ranges)
-}
-
-// merge returns the union of a set and of ranges that are sorted.
-func merge(s *done.Set, ranges []done.Range) (out done.Set) {
-	i := 0
-	for r := range s.All() {
-		for i < len(ranges) && ranges[i].From < r.From {
-			out.AddRange(ranges[i].From, ranges[i].To)
-			i++
-		}
-		out.AddRange(r.From, r.To)
-	}
-	for ; i < len(ranges); i++ {
-		out.AddRange(ranges[i].From, ranges[i].To)
-	}
-	return out
-}
-
-// beyond returns what of a set lies above p. It is not done.Set.Advance, because
-// a lane that has just begun knows of more than it has read.
-func beyond(s *done.Set, p event.Position) (out done.Set) {
-	for r := range s.All() {
-		out.AddRange(max(r.From, p), r.To)
-	}
-	return out
 }
 
 // build makes the next commit, or returns nil if there is nothing to commit. It
@@ -101,8 +71,9 @@ func (l *streamLane) build(lazy bool) *streamCommit {
 	c.Lane = l.id
 	c.Fence = store.Fence{Epoch: l.row.Epoch, Position: l.row.Position, Revision: l.row.Revision}
 	c.AppliedAt = l.appliedAt
-	c.finished, l.finished = l.finished, nil
-	c.fresh, l.fresh = l.fresh, nil
+	c.finished, l.finished = l.finished, l.spare.finished
+	c.fresh, l.fresh = l.fresh, l.spare.fresh
+	l.spare = spareRoom{}
 	c.applied = int64(len(c.fresh) + len(c.Remove))
 	l.dirty = false
 	return c
@@ -110,11 +81,14 @@ func (l *streamLane) build(lazy bool) *streamCommit {
 
 // complete does the rest of build, which needs no lock.
 func (l *streamLane) complete(c *streamCommit) {
-	l.settle(c.finished)
+	l.settled.AddAll(c.finished)
 	slices.Sort(c.Forget)
 	c.Letters = l.deadLetters(c.letters)
 	c.Done = l.doneAfter(c.Position, c.settled)
 	for i := range c.Detach {
+		if mutant.Is(mutant.LeaveUndone) {
+			break
+		}
 		c.Detach[i].Done = l.doneAfter(c.Detach[i].Position, c.settled)
 	}
 }
@@ -127,7 +101,7 @@ func (l *streamLane) departures(c *streamCommit) map[string]*leaving {
 	}
 	goes := map[string]*leaving{}
 	for t, d := range l.leave {
-		if lt := l.tenants[t]; lt != nil && lt.running > 0 {
+		if lt := l.tenants[t]; lt != nil && lt.running > 0 && !mutant.Is(mutant.LeaveBusy) {
 			continue
 		}
 		if slices.ContainsFunc(l.letters, func(x *task) bool { return x.Tenant == t && !x.outcome.inCommit }) {
@@ -150,6 +124,9 @@ func (l *streamLane) departures(c *streamCommit) map[string]*leaving {
 // letters that are in the commit are recorded and the tenants that go have gone.
 func (l *streamLane) low(goes map[string]*leaving) event.Position {
 	t := l.first
+	if t != nil && mutant.Is(mutant.WatermarkHigh) {
+		t = t.after
+	}
 	for t != nil && t.outcome != nil && t.outcome.inCommit {
 		t = t.after
 	}
@@ -170,20 +147,12 @@ func (l *streamLane) low(goes map[string]*leaving) event.Position {
 
 // doneAfter returns what is settled beyond a position, as it is stored.
 func (l *streamLane) doneAfter(p event.Position, more []done.Range) []byte {
-	if l.settled.Last() <= p && len(more) == 0 {
-		return nil
+	if len(more) == 0 {
+		return l.settled.MarshalAfter(p)
 	}
-	s := beyond(&l.settled, p)
-	for _, r := range more {
-		if r.To > p {
-			s.AddRange(max(r.From, p), r.To)
-		}
-	}
-	b, err := s.MarshalBinary()
-	if err != nil { // it never fails: see done.Set
-		panic(err)
-	}
-	return b
+	s := l.settled.Clone()
+	s.AddAll(more)
+	return s.MarshalAfter(p)
 }
 
 func (l *streamLane) deadLetters(tasks []*task) []store.DeadLetter {
@@ -205,8 +174,16 @@ func (l *streamLane) deadLetters(tasks []*task) []store.DeadLetter {
 
 // tidy is the part of committed that needs no lock, and comes first.
 func (l *streamLane) tidy(c *streamCommit) {
-	l.settle(c.settled)
-	l.settled = beyond(&l.settled, c.Position)
+	l.settled.AddAll(c.settled)
+	l.settled.Forget(c.Position)
+}
+
+// reuse takes back the memory of a commit that is through.
+func (l *streamLane) reuse(c *streamCommit) {
+	if cap(c.finished) <= spareMost && cap(c.fresh) <= spareMost {
+		l.spare = spareRoom{c.finished[:0], c.fresh[:0]}
+	}
+	c.finished, c.fresh = nil, nil
 }
 
 // committed notes that c has taken effect.
@@ -255,14 +232,4 @@ func (l *streamLane) refused(c *streamCommit) {
 	}
 	l.fresh = append(c.fresh, l.fresh...)
 	l.dirty = l.dirty || c.changes
-}
-
-func comparePositions(a, b event.Position) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }

@@ -211,3 +211,89 @@ func TestStreamCommitAfterATenantCameBack(t *testing.T) {
 		t.Errorf("commit at %v, done %s; want at 3, done (4,6]", c.Position, got)
 	}
 }
+
+// While a dead letter is in progress an operator gives it up: it is not tried
+// again, whatever became of it, and its key goes on by what the letters say then.
+func TestStreamLetterGivenUpInProgress(t *testing.T) {
+	id := store.Key{Tenant: "a", ID: "s1"}
+	letter := func(n int64) store.DeadLetter {
+		return store.DeadLetter{ID: n, Tenant: id.Tenant, Key: id.ID, State: store.Waiting,
+			Event: event.Event{Position: event.Position(n), Tenant: id.Tenant, Stream: id.ID, ID: fmt.Sprint(n)}}
+	}
+	for _, verdict := range []verdict{{err: errFault, pause: time.Second}, {err: errFault, final: true}} {
+		for _, others := range []bool{true, false} {
+			t.Run(fmt.Sprintf("final=%v, others behind it=%v", verdict.final, others), func(t *testing.T) {
+				l := laneOn(t, store.Lane{Position: 10})
+				l.p.Poison = ParkKey
+				view := laneView{row: l.row, parked: []store.ParkedKey{{Tenant: id.Tenant, Key: id.ID, Retry: true}}}
+				adopt := func() {
+					t.Helper()
+					if err := l.adopt(view); err != nil {
+						t.Fatal(err)
+					}
+				}
+				adopt()
+				d := l.drainNext()
+				if d == nil {
+					t.Fatal("nothing is drained")
+				}
+				d.load, d.loading = false, true
+				l.drainLoaded(d, []store.DeadLetter{letter(1), letter(2)})
+				now := time.Now()
+				turn, _ := l.queue.pop(now)
+				l.begin(turn.key, now)
+				if !others {
+					view.parked = nil
+				}
+				adopt()
+				if !others { // the key flows again, but for what is in progress
+					l.admit([]*task{{Event: event.Event{Position: 11, Tenant: id.Tenant, ID: "11"}}}, []string{id.ID})
+					l.advance(11)
+				}
+				l.finish(turn.key, verdict, now)
+				l.queue.fair.Done(turn.grant, time.Millisecond, now)
+				l.goOn(turn.key)
+				if len(l.waiting) > 0 || l.drains[id] != nil && l.drains[id].failed != nil {
+					t.Errorf("the letter that was given up is tried again, or its failure is recorded")
+				}
+				next, ok := l.queue.pop(now)
+				switch {
+				case others && (ok || l.drainNext() != d || !d.load):
+					t.Errorf("the letters of the key are not loaded again: %+v", d)
+				case !others && (!ok || next.key.head.Position != 11):
+					t.Errorf("the next event of the key is not handed out")
+				}
+			})
+		}
+	}
+}
+
+// TestStreamDrainOfATenantThatGoes: a tenant of which nothing is in the window
+// goes while its dead letters are being loaded. They are not the lane's to
+// handle any more.
+func TestStreamDrainOfATenantThatGoes(t *testing.T) {
+	for name, goes := range map[string]func(*streamLane){
+		"claimed":  func(l *streamLane) { l.claim("b") },
+		"departed": func(l *streamLane) { l.depart("b", leaving{state: store.Running}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			row := store.Lane{Position: 10}
+			row.State, row.Build = store.Running, store.Build{Processor: "r", Number: 1}
+			l := laneOn(t, row)
+			parked := store.ParkedKey{Tenant: "b", Key: "s5", Retry: true, Letters: 1}
+			if err := l.adopt(laneView{row: l.row, parked: []store.ParkedKey{parked}}); err != nil {
+				t.Fatal(err)
+			}
+			d := l.drainNext()
+			if d == nil {
+				t.Fatal("no drain")
+			}
+			d.load, d.loading = false, true
+			goes(l)
+			l.drainLoaded(d, []store.DeadLetter{{ID: 1, State: store.Poison, Tenant: "b", Key: "s5", Event: event.Event{Position: 5, Tenant: "b", ID: "5"}}})
+			if len(l.keys) > 0 || len(l.drains) > 0 {
+				t.Errorf("keys %v and drains %v, want none", l.keys, l.drains)
+			}
+		})
+	}
+}

@@ -2,7 +2,9 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -15,6 +17,7 @@ type drain struct {
 	load     bool // letters are to be loaded once nothing is in the air
 	loading  bool
 	again    bool // the rows were changed: load again
+	stale    bool // and a letter is in progress, which may have been given up meanwhile
 	lettered int  // letters made and not committed
 	removing int  // letters handled and not committed
 	made     int  // letters made since the last load began
@@ -33,6 +36,7 @@ func (d *drain) reload(l *streamLane) {
 	if k.running == nil {
 		d.load = d.failed == nil
 	}
+	d.stale = k.running != nil
 }
 
 // dropLetters takes dead letters that wait for a worker out of the queue of k.
@@ -47,7 +51,7 @@ func (l *streamLane) dropLetters(k *orderedKey) {
 		}
 	}
 	if k.state == keyWaiting {
-		heapRemove(&l.waiting, k.slot, sooner)
+		heapRemove(&l.waiting, k.slots[sooner.slot], sooner)
 	}
 	for k.length > 0 && k.head.letter != 0 {
 		l.account(l.dequeue(k))
@@ -64,11 +68,19 @@ func (l *streamLane) drainNext() *drain {
 	if l.halted {
 		return nil
 	}
-	for _, d := range l.drains {
-		if d.lettered > 0 || d.removing > 0 || d.loading || !d.load && d.failed == nil {
+	for range len(l.draining) {
+		if l.drainTurn >= len(l.draining) {
+			l.drainTurn = 0
+		}
+		d := l.draining[l.drainTurn]
+		if l.drains[d.id] != d {
+			last := len(l.draining) - 1
+			l.draining[l.drainTurn], l.draining[last] = l.draining[last], nil
+			l.draining = l.draining[:last]
 			continue
 		}
-		if k := l.keys[d.id]; k != nil {
+		l.drainTurn++
+		if d.lettered > 0 || d.removing > 0 || d.loading || !d.load && d.failed == nil || l.keys[d.id] != nil {
 			continue
 		}
 		return d
@@ -87,7 +99,10 @@ func (l *streamLane) drainLoaded(d *drain, letters []store.DeadLetter) {
 		d.again, d.load = false, true
 		return
 	}
-	d.load = false
+	d.load, d.stale = false, false
+	if mutant.Is(mutant.LettersReordered) {
+		slices.Reverse(letters)
+	}
 	k := (*orderedKey)(nil)
 	for i := range letters {
 		x := &letters[i]
@@ -115,6 +130,22 @@ func (l *streamLane) drainLoaded(d *drain, letters []store.DeadLetter) {
 		delete(l.drains, d.id)
 		delete(l.parked, d.id)
 	}
+}
+
+// outdated reports whether a dead letter in progress, which failed, may have been
+// given up meanwhile: what is to be done with its key, its letters say anew.
+func (l *streamLane) outdated(k *orderedKey, t *task) bool {
+	if t.letter == 0 {
+		return false
+	}
+	d := l.drains[k.id]
+	if d == nil {
+		return true
+	}
+	stale := d.stale
+	d.load = d.load || stale
+	d.stale = false
+	return stale
 }
 
 // drainFailed notes that a dead letter failed for good, again. Those behind it

@@ -1,10 +1,13 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/done"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -78,13 +81,19 @@ func (l *streamLane) finish(k *orderedKey, v verdict, now time.Time) (again bool
 	case l.abandoned || v.abandoned:
 		l.putBack(k, t)
 		l.halt()
+	case l.outdated(k, t):
+		k.attempts = 0
+		l.account(t)
+		l.nudge()
 	case v.final:
 		k.attempts++
 		l.condemn(k, t, v.err, now)
 	default:
 		k.attempts++
 		l.trouble = fmt.Errorf("event %s of tenant %q, stream %q, at position %v, attempt %d: %w", t.ID, t.Tenant, t.Stream, t.Position, k.attempts, v.err)
-		l.putBack(k, t)
+		if l.putBack(k, t); mutant.Is(mutant.RetryAnyOrder) && k.length > 1 {
+			l.enqueue(k, l.dequeue(k))
+		}
 		k.state, k.due = keyWaiting, now.Add(v.pause)
 		heapPush(&l.waiting, k, sooner)
 	}
@@ -146,9 +155,15 @@ func (l *streamLane) handled(t *task) {
 
 // account gives back what t holds.
 func (l *streamLane) account(t *task) {
+	var lt *laneTenant // stays while t is one of its undone
+	if t.key != nil {
+		lt = t.key.tenant
+	} else {
+		lt = l.tenants[t.Tenant]
+	}
 	t.key = nil
 	l.bytes -= t.size
-	if lt := l.tenants[t.Tenant]; lt != nil {
+	if lt != nil {
 		lt.bytes -= t.size
 		lt.undone--
 		l.releaseTenant(lt)
@@ -228,11 +243,16 @@ func (l *streamLane) resume() {
 		return
 	}
 	l.halted = false
+	var frozen []*orderedKey
 	for _, k := range l.keys {
 		if k.state == keyFrozen {
-			k.state = keyIdle
-			l.offer(k)
+			frozen = append(frozen, k)
 		}
+	}
+	slices.SortFunc(frozen, func(a, b *orderedKey) int { return cmp.Compare(a.head.arrival, b.head.arrival) })
+	for _, k := range frozen {
+		k.state = keyIdle
+		l.offer(k)
 	}
 }
 
@@ -255,7 +275,7 @@ func (l *streamLane) empty(lt *laneTenant, f func(*task)) (busy []*orderedKey) {
 			l.account(t)
 		}
 		if k.state == keyWaiting {
-			heapRemove(&l.waiting, k.slot, sooner)
+			heapRemove(&l.waiting, k.slots[sooner.slot], sooner)
 		}
 		if k.running != nil {
 			busy = append(busy, k)
@@ -263,12 +283,17 @@ func (l *streamLane) empty(lt *laneTenant, f func(*task)) (busy []*orderedKey) {
 		}
 		l.release(k)
 	}
+	return busy
+}
+
+// forgetDrains ends the draining of a tenant's keys: also of those whose letters
+// are just being loaded, when nothing else of the tenant need be here.
+func (l *streamLane) forgetDrains(tenant string) {
 	for id := range l.drains {
-		if id.Tenant == lt.name {
+		if id.Tenant == tenant {
 			delete(l.drains, id)
 		}
 	}
-	return busy
 }
 
 // disown leaves an event in progress to itself: it belongs to another lane now.
@@ -301,6 +326,7 @@ func (l *streamLane) depart(tenant string, d leaving) {
 	}
 	l.leave[tenant] = &d
 	l.dirty = true
+	l.forgetDrains(tenant)
 	lt := l.tenants[tenant]
 	if lt == nil {
 		return
@@ -315,6 +341,7 @@ func (l *streamLane) depart(tenant string, d leaving) {
 func (l *streamLane) drop(tenant string) {
 	delete(l.leave, tenant)
 	delete(l.refill, tenant)
+	l.forgetDrains(tenant)
 	for k := range l.parked {
 		if k.Tenant == tenant {
 			delete(l.parked, k)
@@ -352,6 +379,9 @@ func (l *streamLane) drop(tenant string) {
 // claim is called when another lane of this process begins to work a tenant of
 // this lane, whose row says so already, whether this lane has read it or not.
 func (l *streamLane) claim(tenant string) {
+	if mutant.Is(mutant.ClaimIgnored) {
+		return
+	}
 	l.claims++
 	l.claimed[tenant] = true
 	l.drop(tenant)

@@ -1,9 +1,12 @@
 package engine
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/fair"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
@@ -12,9 +15,13 @@ import (
 // start-time fair queuing over worker time, and inside a tenant by age, the
 // oldest event first. That is list scheduling in the order of the log, so a hot
 // key, whose events have to follow one another, is never kept waiting behind
-// younger events of other keys. It has no clock and no goroutine.
+// younger events of other keys. A longer queue than all workers together could
+// make up for goes before the oldest event, but no two times in a row: so a
+// tenant's work does not end with one worker at one key, and its oldest event
+// still has every other turn. It has no clock and no goroutine.
 type keyQueue struct {
 	fair     *fair.Queue[*flow]
+	workers  int
 	flows    map[string]*flow
 	arrivals uint64
 	lanes    map[store.LaneID]*streamLane
@@ -30,13 +37,15 @@ type orphanKey struct {
 	key       store.Key
 }
 
-// A flow is a tenant's ready keys: a heap by the arrival of their first events.
-// For each of them there is an item in the fair queue, which stands for the
-// tenant's oldest key, whichever that is by then.
+// A flow is a tenant's ready keys: a heap by the arrival of their first events,
+// and one by the length of their queues. For each of them there is an item in the
+// fair queue, which stands for whichever key has the tenant's turn by then.
 type flow struct {
 	name  string
 	ready []*orderedKey
-	users int // lanes that have events of the tenant
+	long  []*orderedKey
+	owed  bool // the last turn was not the oldest key's
+	users int  // lanes that have events of the tenant
 }
 
 // A turn is a key whose first event may run.
@@ -47,7 +56,7 @@ type turn struct {
 
 func newKeyQueue(workers int) *keyQueue {
 	q := &keyQueue{
-		fair: fair.New[*flow](workers), flows: map[string]*flow{}, lanes: map[store.LaneID]*streamLane{},
+		fair: fair.New[*flow](workers), workers: workers, flows: map[string]*flow{}, lanes: map[store.LaneID]*streamLane{},
 		orphans: map[orphanKey]int{}, blocked: map[orphanKey][]*orderedKey{},
 	}
 	// With few workers half of them are kept for the others. Of many one gets
@@ -76,6 +85,7 @@ func (q *keyQueue) leave(f *flow) {
 func (q *keyQueue) push(k *orderedKey) {
 	f := k.tenant.flow
 	heapPush(&f.ready, k, older)
+	heapPush(&f.long, k, longer)
 	q.fair.Push(f.name, 1, f)
 }
 
@@ -88,8 +98,23 @@ func (q *keyQueue) pop(now time.Time) (t turn, ok bool) {
 	if !ok {
 		return t, false
 	}
-	return turn{heapRemove(&g.Item.ready, 0, older), g}, true
+	return turn{g.Item.take(q.workers), g}, true
 }
+
+// take removes the key that has its tenant's turn.
+func (f *flow) take(workers int) *orderedKey {
+	k := f.ready[0]
+	if f.owed {
+		f.owed = false
+	} else if x := f.long[0]; x != k && x.length*workers > x.tenant.undone {
+		k, f.owed = x, true
+	}
+	heapRemove(&f.ready, k.slots[older.slot], older)
+	return heapRemove(&f.long, k.slots[longer.slot], longer)
+}
+
+// grown says that the queue of a ready key has become longer.
+func (f *flow) grown(k *orderedKey) { heapUp(f.long, k.slots[longer.slot], longer) }
 
 // withdraw takes ready keys back, those of one lane and, unless it is nil, of one
 // tenant.
@@ -97,8 +122,8 @@ func (q *keyQueue) withdraw(l *streamLane, only *laneTenant) (keys []*orderedKey
 	if only != nil {
 		return q.withdrawFrom(only.flow, l, nil)
 	}
-	for _, t := range l.tenants {
-		keys = q.withdrawFrom(t.flow, l, keys)
+	for _, t := range slices.Sorted(maps.Keys(l.tenants)) {
+		keys = q.withdrawFrom(l.tenants[t].flow, l, keys)
 	}
 	return keys
 }
@@ -118,7 +143,10 @@ func (q *keyQueue) withdrawFrom(f *flow, l *streamLane, keys []*orderedKey) []*o
 	}
 	clear(f.ready[n:])
 	f.ready = f.ready[:n]
+	clear(f.long)
+	f.long = append(f.long[:0], f.ready...)
 	heapInit(f.ready, older)
+	heapInit(f.long, longer)
 	q.fair.Remove(f.name)
 	for range f.ready {
 		q.fair.Push(f.name, 1, f)
@@ -129,7 +157,7 @@ func (q *keyQueue) withdrawFrom(f *flow, l *streamLane, keys []*orderedKey) []*o
 // block keeps k until what is in progress of the same key in another lane has
 // ended; false if there is nothing.
 func (q *keyQueue) block(k *orderedKey) bool {
-	if len(q.orphans) == 0 {
+	if len(q.orphans) == 0 || mutant.Is(mutant.OrphanIgnored) {
 		return false
 	}
 	o := orphanKey{k.lane.id.Partition, k.id}
@@ -158,7 +186,7 @@ func (q *keyQueue) orphanEnded(partition int, key store.Key, t *task, done bool)
 			continue
 		}
 		k.state = keyIdle
-		if done && k.head.Position == t.Position && k.head.letter == t.letter {
+		if (done || mutant.Is(mutant.OrphanAssumed)) && k.head.Position == t.Position && k.head.letter == t.letter {
 			k.lane.succeed(k, k.lane.dequeue(k))
 		}
 		k.lane.goOn(k)
@@ -166,67 +194,81 @@ func (q *keyQueue) orphanEnded(partition int, key store.Key, t *task, done bool)
 	}
 }
 
-func older(a, b *orderedKey) bool { return a.head.arrival < b.head.arrival }
+// A keyOrder is the order of a heap of keys, and which of their slots it uses.
+type keyOrder struct {
+	slot int
+	less func(a, b *orderedKey) bool
+}
 
-func sooner(a, b *orderedKey) bool { return a.due.Before(b.due) }
+// A ready key is in the heaps by older and longer, one in back-off in that by
+// sooner.
+var (
+	older  = keyOrder{0, func(a, b *orderedKey) bool { return a.head.arrival < b.head.arrival }}
+	sooner = keyOrder{0, func(a, b *orderedKey) bool {
+		return a.due.Before(b.due) || a.due.Equal(b.due) && a.head.arrival < b.head.arrival
+	}}
+	longer = keyOrder{1, func(a, b *orderedKey) bool {
+		return a.length > b.length || a.length == b.length && a.head.arrival < b.head.arrival
+	}}
+)
 
 // The heaps are written out, and not container/heap, because a key must know its
 // slot and there is no call through an interface.
 
-func heapPush(h *[]*orderedKey, k *orderedKey, less func(a, b *orderedKey) bool) {
-	k.slot = len(*h)
+func heapPush(h *[]*orderedKey, k *orderedKey, o keyOrder) {
 	*h = append(*h, k)
-	heapUp(*h, k.slot, less)
+	k.slots[o.slot] = len(*h) - 1
+	heapUp(*h, len(*h)-1, o)
 }
 
-func heapRemove(h *[]*orderedKey, i int, less func(a, b *orderedKey) bool) *orderedKey {
+func heapRemove(h *[]*orderedKey, i int, o keyOrder) *orderedKey {
 	s := *h
 	k, n := s[i], len(s)-1
 	s[i] = s[n]
-	s[i].slot = i
+	s[i].slots[o.slot] = i
 	s[n] = nil
 	*h = s[:n]
-	if i < n && !heapDown(*h, i, less) {
-		heapUp(*h, i, less)
+	if i < n && !heapDown(*h, i, o) {
+		heapUp(*h, i, o)
 	}
 	return k
 }
 
-func heapInit(h []*orderedKey, less func(a, b *orderedKey) bool) {
+func heapInit(h []*orderedKey, o keyOrder) {
 	for i, k := range h {
-		k.slot = i
+		k.slots[o.slot] = i
 	}
 	for i := len(h)/2 - 1; i >= 0; i-- {
-		heapDown(h, i, less)
+		heapDown(h, i, o)
 	}
 }
 
-func heapUp(h []*orderedKey, i int, less func(a, b *orderedKey) bool) {
+func heapUp(h []*orderedKey, i int, o keyOrder) {
 	for i > 0 {
 		parent := (i - 1) / 2
-		if !less(h[i], h[parent]) {
+		if !o.less(h[i], h[parent]) {
 			return
 		}
 		h[i], h[parent] = h[parent], h[i]
-		h[i].slot, h[parent].slot = i, parent
+		h[i].slots[o.slot], h[parent].slots[o.slot] = i, parent
 		i = parent
 	}
 }
 
-func heapDown(h []*orderedKey, i int, less func(a, b *orderedKey) bool) (moved bool) {
+func heapDown(h []*orderedKey, i int, o keyOrder) (moved bool) {
 	for {
 		c := 2*i + 1
 		if c >= len(h) {
 			return moved
 		}
-		if c+1 < len(h) && less(h[c+1], h[c]) {
+		if c+1 < len(h) && o.less(h[c+1], h[c]) {
 			c++
 		}
-		if !less(h[c], h[i]) {
+		if !o.less(h[c], h[i]) {
 			return moved
 		}
 		h[i], h[c] = h[c], h[i]
-		h[i].slot, h[c].slot = i, c
+		h[i].slots[o.slot], h[c].slots[o.slot] = i, c
 		i, moved = c, true
 	}
 }

@@ -23,6 +23,7 @@ type streamRunner struct {
 	id      store.LaneID
 	logPart int
 	cancel  context.CancelFunc // of the handlers' contexts
+	async   func(func())       // starts a call of the log or the store beside the shell, whose answer it waits for
 
 	kick     chan struct{}
 	look     atomic.Bool // rows were changed by another hand
@@ -46,7 +47,8 @@ type streamRunner struct {
 	backOff time.Duration
 	again   time.Time     // no I/O before, after an error
 	flushed time.Time     // the last commit
-	spacing time.Duration // to the next
+	began   time.Time     // the commit in flight
+	spacing time.Duration // from one commit to the next
 	merge   time.Time     // the next try
 	isolate time.Time     // the next look
 	heldAt  time.Time     // since when the row is held
@@ -80,8 +82,10 @@ type streamPlan struct {
 }
 
 const (
-	// Commits of one lane are no closer than commitEvery, and take no more than
-	// about a tenth of a processor's time, but are no further apart than that.
+	// Commits of one lane are no closer than commitEvery, and take no more than a
+	// twentieth of the time, because what they take is not the handlers', and a
+	// store with one writer is not the appenders'. But they are no further apart
+	// than commitAtLeast, and not for that where somebody waits.
 	commitEvery   = 2 * time.Millisecond
 	commitAtLeast = 20 * time.Millisecond
 	isolateEvery  = 20 * time.Millisecond
@@ -96,7 +100,7 @@ func (e *Engine) streamRunner(p *Processor, row store.Lane, logPart int) *stream
 	}
 	l := newStreamLane(p, row, a.pool.queue)
 	r := &streamRunner{
-		e: e, l: l, pool: a.pool, id: row.LaneID, logPart: logPart, kick: make(chan struct{}, 1),
+		e: e, l: l, pool: a.pool, id: row.LaneID, logPart: logPart, async: func(f func()) { go f() }, kick: make(chan struct{}, 1),
 		pages: make(chan streamPage, 1), ended: make(chan error, 1), backOff: minBackOff,
 	}
 	l.nudge = r.nudge
@@ -114,19 +118,11 @@ func (r *streamRunner) run(ctx context.Context) error {
 	defer r.pool.leave(r.l)
 	r.flushed = time.Now()
 	for {
-		if ctx.Err() != nil && !r.gone {
-			r.gone = true
-			r.end(ctx.Err(), true)
-		}
-		if r.look.Load() && r.pending == nil && !r.lost && !time.Now().Before(r.again) {
-			r.read(ctx)
-			continue
-		}
-		p := r.decide(time.Now())
+		p, again := r.turn(ctx)
 		if p.end {
 			break
 		}
-		if !r.act(ctx, &p) {
+		if !again {
 			r.wait(ctx, &p)
 		}
 	}
@@ -134,6 +130,21 @@ func (r *streamRunner) run(ctx context.Context) error {
 		<-r.pages
 	}
 	return r.ending
+}
+
+// turn does what there is to do now. Again: there may be more; otherwise the
+// plan says what to wait for.
+func (r *streamRunner) turn(ctx context.Context) (p streamPlan, again bool) {
+	if ctx.Err() != nil && !r.gone {
+		r.gone = true
+		r.end(ctx.Err(), true)
+	}
+	if r.look.Load() && r.pending == nil && !r.lost && !time.Now().Before(r.again) {
+		r.read(ctx)
+		return p, true
+	}
+	p = r.decide(time.Now())
+	return p, !p.end && r.act(ctx, &p)
 }
 
 // end lets the lane come to its end. Abandon: the contexts of the handlers have
@@ -147,7 +158,7 @@ func (r *streamRunner) end(err error, abandon bool) {
 		r.cancel()
 	}
 	r.pool.mu.Lock()
-	defer r.pool.mu.Unlock()
+	defer r.pool.unlock()
 	r.l.abandoned = r.l.abandoned || abandon
 	r.l.closing = true
 	r.l.halt()
@@ -158,7 +169,7 @@ func (r *streamRunner) decide(now time.Time) streamPlan {
 	r.pool.mu.Lock()
 	p := r.plan(now)
 	notes, err := r.l.news()
-	r.pool.mu.Unlock()
+	r.pool.unlock()
 	r.tell(notes, err, false)
 	return p
 }
@@ -258,7 +269,11 @@ func (r *streamRunner) decideCommit(p *streamPlan, now time.Time, due func(time.
 	l := r.l
 	last := l.closing || l.stop != ""
 	flush := last || r.flushs.Load() || l.id.Tenant != "" && !l.row.Pinned && p.more != nil
-	if next := r.flushed.Add(r.spacing); !last && now.Before(next) {
+	spacing := r.spacing
+	if flush {
+		spacing = min(spacing, commitEvery)
+	}
+	if next := r.flushed.Add(spacing); !last && now.Before(next) {
 		if flush || l.dirty || len(l.letters)+len(l.removed) > 0 {
 			due(next)
 		} else {
@@ -291,15 +306,15 @@ func (l *streamLane) mergeable() bool {
 // act does what the plan says. It reports whether to decide again at once.
 func (r *streamRunner) act(ctx context.Context, p *streamPlan) (again bool) {
 	if p.commit != nil {
-		began := time.Now()
+		r.began = time.Now()
 		r.l.complete(p.commit)
-		r.spacing = min(max(10*time.Since(began), commitEvery), commitAtLeast)
-		go func(c *streamCommit) {
+		c := p.commit
+		r.async(func() {
 			// A commit that has begun may end after ctx: it was paid for.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitAtMost)
 			defer cancel()
 			r.ended <- r.e.store.Commit(ctx, &c.Commit)
-		}(p.commit)
+		})
 	}
 	if p.fetch {
 		if again = r.rest != nil; again {

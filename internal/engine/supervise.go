@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -13,40 +14,43 @@ import (
 )
 
 const (
-	lookEvery    = 200 * time.Millisecond // at whether other hands have changed rows
-	switchEvery  = 20 * time.Millisecond  // while a rebuild is near its switch
-	retryFailed  = 30 * time.Second       // before a lane that ended with an error is tried again
-	purgeAtOnce  = 2000                   // documents of a retired build deleted in one transaction
-	nearlyCaught = 2 * pageEvents         // events, behind which a rebuild holds the live lanes to switch
-	holdEvery    = 5 * heldAtMost         // the most often that it does, if the switch does not come
+	lookEvery    = 50 * time.Millisecond // at whether other hands have changed rows
+	switchEvery  = 20 * time.Millisecond // while a rebuild is near its switch
+	retryFailed  = 30 * time.Second      // before a lane that ended with an error is tried again
+	purgeAtOnce  = 2000                  // documents of a retired build deleted in one transaction
+	nearlyCaught = 2 * pageEvents        // events, behind which a rebuild holds the live lanes to switch
+	holdEvery    = 5 * heldAtMost        // the most often that it does, if the switch does not come
 )
 
 // A view is what the supervisor sees of the store.
 type view struct {
 	procs   []store.Processor
 	lanes   []store.Lane
-	alive   map[string]bool
+	members []store.Member // whose lease has not ended, by id
 	weights map[string]float64
 }
 
 // supervise starts and stops lanes as the rows say, until ctx ends.
 func (e *Engine) supervise(ctx context.Context, logParts int) {
 	var seen int64 = -1
-	var full time.Time
-	failed := map[store.LaneID]time.Time{}
+	var full, due time.Time // of the last look, and when the next one is due whatever the revision
+	var fl fleet
 	held := map[string]time.Time{} // when a processor's lanes were held last
 	for ctx.Err() == nil {
 		wait := lookEvery
 		rev, err := e.store.Revision(ctx)
-		if err == nil && (rev != seen || time.Since(full) > e.cfg.Lease/2) {
+		if err == nil && (rev != seen || time.Since(full) > e.cfg.Lease/2 || !due.IsZero() && !time.Now().Before(due)) {
 			var v view
 			if v, err = e.look(ctx); err == nil {
 				seen, full = rev, time.Now()
-				e.assign(ctx, v, logParts, failed)
+				due = e.assign(ctx, v, logParts, &fl)
 				if soon := e.rebuilds(ctx, v, held); soon > 0 {
 					wait, seen = soon, -1
 				}
 			}
+		}
+		if fl.moving {
+			wait = min(wait, switchEvery)
 		}
 		if err != nil && ctx.Err() == nil {
 			e.logger.Error("the store does not answer", "error", err)
@@ -72,42 +76,117 @@ func (e *Engine) look(ctx context.Context) (v view, err error) {
 		if v.weights, err = tx.Weights(); err != nil {
 			return err
 		}
-		v.alive, err = lane.Alive(tx)
-		return err
+		if v.members, err = tx.Members(); err != nil {
+			return err
+		}
+		now := tx.Now()
+		v.members = slices.DeleteFunc(v.members, func(m store.Member) bool { return !m.Until.After(now) })
+		return nil
 	})
 	return v, err
 }
 
-// assign starts the lanes that nobody works, and tells running ones of changes.
-func (e *Engine) assign(ctx context.Context, v view, logParts int, failed map[store.LaneID]time.Time) {
+// assign starts the lanes that nobody works and that are this process's to work,
+// gives away those that are another's, and tells running ones of changes. It
+// returns when to look again although no row has changed; zero: no hurry.
+func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (due time.Time) {
 	e.turns.setWeights(v.weights)
-	rows := map[string]store.Processor{}
-	for _, p := range v.procs {
-		rows[p.Name] = p
+	now := time.Now()
+	again := func(at time.Time) {
+		if due.IsZero() || at.Before(due) {
+			due = at
+		}
 	}
-	var start []store.Lane
+	rows, alive, owners := map[string]*store.Processor{}, map[string]bool{}, map[store.LaneID]string{}
+	for i := range v.procs {
+		rows[v.procs[i].Name] = &v.procs[i]
+	}
+	for _, m := range v.members {
+		alive[m.ID] = true
+	}
+	for i := range v.lanes {
+		if l := &v.lanes[i]; alive[l.Owner] {
+			owners[l.LaneID] = l.Owner
+		}
+	}
+	calm := f.see(v.members, now, e.calmAfter()) && alive[e.id]
+	if len(v.members) > 1 && !calm {
+		again(f.since.Add(e.calmAfter()))
+	}
+	f.moving = false
+	targets := place(&v)
+	unserved := map[store.LaneID]time.Time{}
+	var start []store.LaneID
+	var back []store.Lane
 	e.mu.Lock()
-	owned := 0
-	for _, l := range v.lanes {
+	owned, leaving := 0, 0
+	for _, a := range e.procs {
+		a.unowned = 0
+		for _, o := range a.lanes {
+			if o.leaving {
+				leaving++
+			}
+		}
+	}
+	for i := range v.lanes {
+		l := &v.lanes[i]
 		a, ok := e.procs[l.Processor]
 		if !ok || a.gone {
 			continue
 		}
+		target, placed := targets[l.LaneID]
 		if o := a.lanes[l.LaneID]; o != nil {
 			owned++
 			o.runner.reread(l.Revision)
 			e.complain(l.LaneID, o)
+			switch {
+			case o.leaving || !placed || target == e.id || !calm:
+			case now.Sub(o.since) < e.calmAfter():
+				again(o.since.Add(e.calmAfter()))
+			case leaving < handOverAtOnce: // the others, as soon as these have gone
+				o.leaving, o.to = true, target
+				leaving++
+				o.cancel()
+			}
 			continue
 		}
-		p := rows[l.Processor]
+		owner := owners[l.LaneID]
 		switch {
-		case p.Paused, l.State == store.Paused, l.Number != p.Live && l.Number != p.Rebuild,
-			l.Owner != "" && l.Owner != e.id && v.alive[l.Owner],
-			time.Since(failed[l.LaneID]) < retryFailed:
+		case !workable(rows[l.Processor], l):
+			continue
+		case now.Sub(e.failed[l.LaneID]) < retryFailed:
+			if owner == "" || owner == e.id {
+				a.unowned++
+			}
+			if owner == e.id { // who handed it over did not know that yet
+				back = append(back, *l)
+			}
+			continue
+		case owner == e.id: // it was handed over to this process
+			start = append(start, l.LaneID)
+			continue
+		case owner != "":
+			f.moving = f.moving || target == e.id && calm // it is about to be given away
 			continue
 		}
-		start = append(start, l)
+		since, known := f.unserved[l.LaneID]
+		if !known {
+			since = now
+		}
+		// A tenant that has just left its base lane is first of all the business
+		// of the process in which events of it may still be in progress.
+		if base := owners[l.Base()]; l.Tenant != "" && base != "" {
+			target = base
+		}
+		if target == e.id || now.Sub(since) >= unservedAtMost {
+			start = append(start, l.LaneID)
+			continue
+		}
+		a.unowned++
+		unserved[l.LaneID] = since
+		again(since.Add(unservedAtMost))
 	}
+	f.unserved = unserved
 	e.pages.share(owned + len(start))
 	share := e.cfg.Memory / 2 / max(1, owned+len(start))
 	for _, a := range e.procs {
@@ -119,13 +198,21 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, failed map[st
 		}
 	}
 	e.mu.Unlock()
-	for _, l := range start {
-		if err := e.start(ctx, l.LaneID, logParts, share, failed); err != nil && ctx.Err() == nil &&
-			!errors.Is(err, lane.ErrOwned) && !errors.Is(err, store.ErrNotFound) {
-			e.logger.Error("lane was not acquired", "lane", l.String(), "error", err)
+	for _, l := range back {
+		if err := lane.Release(ctx, e.store, l.LaneID, e.id, l.Epoch); err != nil && ctx.Err() == nil {
+			e.logger.Error("lane was not given back", "lane", l.String(), "error", err)
 		}
 	}
+	for ids := range slices.Chunk(start, acquireAtOnce) {
+		if err := e.start(ctx, ids, logParts, share); err != nil && ctx.Err() == nil {
+			e.logger.Error("lanes were not acquired", "lanes", len(ids), "first", ids[0].String(), "error", err)
+		}
+	}
+	return due
 }
+
+// calmAfter is for how long members must stay the same before lanes are moved.
+func (e *Engine) calmAfter() time.Duration { return e.cfg.Lease / 2 }
 
 // complain reports a lane whose handlers do not return, once.
 func (e *Engine) complain(id store.LaneID, o *owned) {
@@ -137,22 +224,35 @@ func (e *Engine) complain(id store.LaneID, o *owned) {
 	o.stuck = err != nil
 }
 
-// start acquires a lane and works it in a goroutine of its own.
-func (e *Engine) start(ctx context.Context, id store.LaneID, logParts, budget int, failed map[store.LaneID]time.Time) error {
-	row, err := lane.Acquire(ctx, e.store, id, e.id)
+// start acquires lanes and works each in a goroutine of its own. Lanes that
+// another process has taken meanwhile are left alone.
+func (e *Engine) start(ctx context.Context, ids []store.LaneID, logParts, budget int) error {
+	acquired, err := lane.AcquireAll(ctx, e.store, ids, e.id, func(store.LaneID, error) error { return nil })
 	if err != nil {
 		return err
 	}
+	var errs []error
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	a := e.procs[id.Processor]
-	if a == nil || a.gone {
-		return lane.Release(ctx, e.store, id, e.id, row.Epoch)
+	for _, row := range acquired {
+		a := e.procs[row.Processor]
+		if a == nil || a.gone {
+			errs = append(errs, lane.Release(ctx, e.store, row.LaneID, e.id, row.Epoch))
+			continue
+		}
+		e.work(ctx, a, row, logParts, budget)
 	}
-	delete(failed, id)
+	return errors.Join(errs...)
+}
+
+// work works a lane that was acquired, in a goroutine of its own.
+func (e *Engine) work(ctx context.Context, a *active, row store.Lane, logParts, budget int) {
+	id := row.LaneID
+	delete(e.failed, id)
 	a.stats.started(id)
 	lctx, cancel := context.WithCancel(ctx)
-	o := &owned{runner: e.runner(a.p, row, logParts), cancel: cancel, ended: make(chan struct{})}
+	now := time.Now()
+	o := &owned{runner: e.runner(a.p, row, logParts), cancel: cancel, ended: make(chan struct{}), since: now, asked: now}
 	o.runner.budget(budget)
 	a.lanes[id] = o
 	e.wg.Go(func() {
@@ -163,7 +263,10 @@ func (e *Engine) start(ctx context.Context, id store.LaneID, logParts, budget in
 		case errors.Is(err, errLaneGone), errors.Is(err, errMerged):
 		default:
 			rctx, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-			if rerr := lane.Release(rctx, e.store, id, e.id, row.Epoch); rerr != nil {
+			e.mu.Lock()
+			to := o.to
+			e.mu.Unlock()
+			if rerr := lane.HandOver(rctx, e.store, id, e.id, row.Epoch, to); rerr != nil {
 				e.logger.Warn("lane was not released; its lease ends by itself", "lane", id.String(), "error", rerr)
 			}
 			done()
@@ -172,13 +275,13 @@ func (e *Engine) start(ctx context.Context, id store.LaneID, logParts, budget in
 		delete(a.lanes, id)
 		if err != nil && lctx.Err() == nil && !errors.Is(err, errLaneGone) && !errors.Is(err, errMerged) && !errors.Is(err, errHalted) {
 			a.stats.failed(id, err)
-			failed[id] = time.Now()
+			e.failed[id] = time.Now()
+			e.news()
 			e.logger.Error("lane ended", "lane", id.String(), "error", err)
 		}
 		e.mu.Unlock()
 		e.wake()
 	})
-	return nil
 }
 
 // runner makes the shell of a lane.

@@ -149,24 +149,46 @@ func Heartbeat(ctx context.Context, s store.Store, m store.Member, ttl time.Dura
 // Acquire makes owner the owner of a lane that no live member holds, and raises
 // its epoch: from here on the owner before cannot commit.
 func Acquire(ctx context.Context, s store.Store, id store.LaneID, owner string) (store.Lane, error) {
-	var l store.Lane
-	err := s.Update(ctx, func(tx store.Tx) (err error) {
-		if l, err = tx.Lane(id); err != nil {
+	lanes, err := AcquireAll(ctx, s, []store.LaneID{id}, owner, func(_ store.LaneID, err error) error { return err })
+	if err != nil {
+		return store.Lane{}, err
+	}
+	return lanes[0], nil
+}
+
+// AcquireAll is Acquire for many lanes in one transaction. A lane that is gone,
+// or that a live member holds, is given to refused with its error; where that
+// returns an error nothing is acquired, else the other lanes are.
+func AcquireAll(ctx context.Context, s store.Store, ids []store.LaneID, owner string, refused func(store.LaneID, error) error) ([]store.Lane, error) {
+	var got []store.Lane
+	err := s.Update(ctx, func(tx store.Tx) error {
+		got = got[:0]
+		alive, err := Alive(tx)
+		if err != nil {
 			return err
 		}
-		if l.Owner != "" && l.Owner != owner {
-			alive, err := Alive(tx)
-			if err != nil {
+		for _, id := range ids {
+			l, err := tx.Lane(id)
+			switch {
+			case err == nil && l.Owner != "" && l.Owner != owner && alive[l.Owner]:
+				err = fmt.Errorf("lane %v: %w: %s", id, ErrOwned, l.Owner)
+			case err == nil:
+				l.Owner, l.Epoch = owner, l.Epoch+1
+				if err := tx.PutLane(l); err != nil {
+					return err
+				}
+				got = append(got, l)
+				continue
+			case !errors.Is(err, store.ErrNotFound):
 				return err
 			}
-			if alive[l.Owner] {
-				return fmt.Errorf("lane %v: %w: %s", id, ErrOwned, l.Owner)
+			if err := refused(id, err); err != nil {
+				return err
 			}
 		}
-		l.Owner, l.Epoch = owner, l.Epoch+1
-		return tx.PutLane(l)
+		return nil
 	})
-	return l, err
+	return got, err
 }
 
 // Alive returns the members whose lease has not ended.
@@ -186,6 +208,12 @@ func Alive(tx store.Tx) (map[string]bool, error) {
 
 // Release gives up a lane, if owner still has it under that epoch.
 func Release(ctx context.Context, s store.Store, id store.LaneID, owner string, epoch int64) error {
+	return HandOver(ctx, s, id, owner, epoch, "")
+}
+
+// HandOver is Release to another member, which is the owner from then on: only
+// it acquires the lane, unless its lease ends before it does.
+func HandOver(ctx context.Context, s store.Store, id store.LaneID, owner string, epoch int64, to string) error {
 	return s.Update(ctx, func(tx store.Tx) error {
 		l, err := tx.Lane(id)
 		if errors.Is(err, store.ErrNotFound) || err == nil && (l.Owner != owner || l.Epoch != epoch) {
@@ -194,7 +222,7 @@ func Release(ctx context.Context, s store.Store, id store.LaneID, owner string, 
 		if err != nil {
 			return err
 		}
-		l.Owner = ""
+		l.Owner = to
 		return tx.PutLane(l)
 	})
 }

@@ -178,13 +178,13 @@ func switchAll(tx store.Tx, p store.Processor, lanes []store.Lane) error {
 		// Every lane of either build names a tenant ("": the others) of which
 		// the new build must have applied at least as much as the old.
 		// So must it of those that have merged ahead of their base lane.
-		for _, t := range append(slices.Collect(maps.Keys(l.Exclusions)), l.Tenant) {
+		for _, t := range append(slices.Sorted(maps.Keys(l.Exclusions)), l.Tenant) {
 			o, n := Covered(lanes, p.Live, l.Partition, t), Covered(lanes, p.Rebuild, l.Partition, t)
 			if n < o && !mutant.Is(mutant.SwitchBehind) {
 				return fmt.Errorf("processor %q: partition %d, tenant %q: rebuilt up to %v, live at %v: %w", p.Name, l.Partition, t, n, o, ErrBehind)
 			}
 		}
-		if l.Number == p.Live && l.Tenant != "" && (l.Pinned || l.State == store.Paused) {
+		if l.Number == p.Live && l.Tenant != "" && (l.Pinned || l.State == store.Paused) && !mutant.Is(mutant.SwitchForgets) {
 			keep = append(keep, l)
 		}
 	}

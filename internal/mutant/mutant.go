@@ -20,11 +20,35 @@ const (
 	MergeBehind     = "merge of a lane that is behind its base lane"
 	StateUnrevised  = "lanes paused and held without a new revision"
 	EvictedEarly    = "documents evicted before they are committed"
+	DrainOutside    = "dead letters drained of tenants that have left"
+	DrainSkipped    = "dead letters drained that were given up"
+	SwitchForgets   = "a switch forgets who was paused or pinned"
+)
+
+// The bugs that can be planted in the protocol of reactors' lanes.
+const (
+	DoneForgotten    = "reactor: what is done beyond the position forgotten on take-over"
+	WatermarkHigh    = "reactor: an unfinished event counted as done"
+	OrphanIgnored    = "reactor: an event in progress of a tenant that left ignored"
+	ClaimIgnored     = "reactor: a base lane not told that its tenant has another lane"
+	RefillForgotten  = "reactor: events of a tenant that came back not read again"
+	UnsureApplied    = "reactor: a commit without an answer taken for done"
+	KeysForgotten    = "reactor: parked keys forgotten"
+	LettersReordered = "reactor: dead letters drained out of order"
+	LeaveBusy        = "reactor: a tenant leaves while an event of it is in progress"
+	LeaveUndone      = "reactor: a tenant leaves without what it has done beyond its position"
+	DoneExcluded     = "reactor: what is excluded for now counted as done"
+	OrphanAssumed    = "reactor: an event in progress of a tenant that left taken for handled"
+	LettersKept      = "reactor: dead letters that were given up meanwhile handed out"
+	RetryAnyOrder    = "reactor: a key goes on while its failed event waits"
 )
 
 // All lists them.
 var All = []string{
 	MergePosition, CacheKept, GroupsReordered, ResumeEarly, ParkedForgotten, DetachPosition,
 	DirtyKept, ForgetEarly, SwitchBehind, AnswerAssumed, DrainUnfenced,
-	MergeBehind, StateUnrevised, EvictedEarly,
+	MergeBehind, StateUnrevised, EvictedEarly, DrainOutside,
+	DrainSkipped, SwitchForgets,
+	DoneForgotten, WatermarkHigh, OrphanIgnored, ClaimIgnored, RefillForgotten, UnsureApplied, KeysForgotten,
+	LettersReordered, LeaveBusy, LeaveUndone, DoneExcluded, OrphanAssumed, LettersKept, RetryAnyOrder,
 }

@@ -128,7 +128,8 @@ CREATE TABLE {schema}.members (
 	id          text COLLATE "C" PRIMARY KEY,
 	valid_until timestamptz,
 	host        text NOT NULL,
-	since       timestamptz
+	since       timestamptz,
+	notes       text NOT NULL
 ) WITH (fillfactor = 50);
 
 CREATE TABLE {schema}.weights (tenant text COLLATE "C" PRIMARY KEY, weight double precision NOT NULL);

@@ -195,6 +195,7 @@ func testLanesOrder(t *fixture) {
 func testMembers(t *fixture) {
 	members := []store.Member{
 		{ID: "B"}, {ID: "a", Until: moment(1), Host: "h1 \"x\"", Since: moment(2)}, {ID: "b", Until: moment(3), Host: "🛒", Since: moment(4)},
+		{ID: "c", Notes: `{"quoted \"\u0000\"": "'🛒'"}`},
 	}
 	check := func(want []store.Member) {
 		t.Helper()
@@ -207,12 +208,12 @@ func testMembers(t *fixture) {
 		})
 	}
 	t.update(func(tx store.Tx) error {
-		return errors.Join(tx.PutMember(members[2]), tx.PutMember(members[0]), tx.PutMember(members[1]))
+		return errors.Join(tx.PutMember(members[2]), tx.PutMember(members[0]), tx.PutMember(members[3]), tx.PutMember(members[1]))
 	})
 	check(members)
-	members[1].Until, members[1].Host = moment(9), ""
+	members[1].Until, members[1].Host, members[1].Notes = moment(9), "", "new"
 	t.update(func(tx store.Tx) error {
-		return errors.Join(tx.PutMember(members[1]), tx.DeleteMember("b"), tx.DeleteMember("never there"))
+		return errors.Join(tx.PutMember(members[1]), tx.DeleteMember("b"), tx.DeleteMember("c"), tx.DeleteMember("never there"))
 	})
 	check(members[:2])
 }

@@ -1,16 +1,19 @@
 // Package replay is what the larger examples have in common: it imports a file
-// of events into a database while processors work on it, and writes CSV.
+// of events into a database while processors work on it, and writes CSV files.
 package replay
 
 import (
 	"context"
 	"encoding/csv"
 	"errors"
+	"flag"
 	"fmt"
-	"io"
+	"log"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/fairlead-dev/fairlead"
@@ -19,21 +22,64 @@ import (
 	"github.com/fairlead-dev/fairlead/store"
 )
 
-// A Job is a file of events and what to do with them.
+// A Job is a program: what it runs on a file of events, and what it writes then.
 type Job struct {
-	Events     string // JSON Lines: plain, gzip or zstd
-	DB         string // the database; "": a temporary one
+	Name       string
 	Processors []fairlead.Processor
-	Log        io.Writer // what is going on, for people
+	Outputs    []Output
 }
 
-// Run imports the events and returns when every processor has applied all of
+// An Output is a CSV file that a program writes if its flag names one.
+type Output struct {
+	Flag, About string
+	Header      []string
+	Rows        func(ctx context.Context, db *sqlite.DB, put func(row ...string) error) error
+}
+
+// Main is the main function of a job.
+func (j Job) Main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := j.Run(ctx, os.Args[1:]); err != nil {
+		log.Fatal(j.Name, ": ", err)
+	}
+}
+
+// Run does the job that the flags in args say.
+func (j Job) Run(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet(j.Name, flag.ContinueOnError)
+	events := flags.String("events", "", "`file` of events as JSON Lines, plain, gzip or zstd; needed")
+	path := flags.String("db", "", "database `file`; default: a temporary one")
+	files := make([]*string, len(j.Outputs))
+	for i, o := range j.Outputs {
+		files[i] = flags.String(o.Flag, "", "write "+o.About+" to this CSV `file`")
+	}
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *events == "" || flags.NArg() > 0 {
+		return fmt.Errorf("-events is needed, and nothing but flags: %q", args)
+	}
+	return j.replay(ctx, *events, *path, func(db *sqlite.DB) error {
+		for i, o := range j.Outputs {
+			if *files[i] == "" {
+				continue
+			}
+			err := writeCSV(*files[i], o.Header, func(put func(row ...string) error) error { return o.Rows(ctx, db, put) })
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// replay imports the events and waits until every processor has applied all of
 // them; then export is called. It can be repeated on the same database: what is
 // there already is not imported again.
 //
 // An event that could not be applied is an error: half an answer is none.
-func (j Job) Run(ctx context.Context, export func(db *sqlite.DB) error) (err error) {
-	path := j.DB
+func (j Job) replay(ctx context.Context, events, path string, export func(db *sqlite.DB) error) (err error) {
 	if path == "" {
 		dir, err := os.MkdirTemp("", "fairlead-example-")
 		if err != nil {
@@ -48,7 +94,7 @@ func (j Job) Run(ctx context.Context, export func(db *sqlite.DB) error) (err err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 
-	logger := slog.New(slog.NewTextHandler(j.Log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	consumer, err := fairlead.New(fairlead.Config{Log: db, Store: db, Logger: logger})
 	if err != nil {
 		return err
@@ -67,7 +113,7 @@ func (j Job) Run(ctx context.Context, export func(db *sqlite.DB) error) (err err
 	}()
 
 	start := time.Now()
-	n, err := j.load(ctx, db)
+	n, err := load(ctx, db, events)
 	if err != nil {
 		return err
 	}
@@ -77,7 +123,7 @@ func (j Job) Run(ctx context.Context, export func(db *sqlite.DB) error) (err err
 		return err
 	}
 	total := time.Since(start)
-	fmt.Fprintf(j.Log, "%d events: imported in %.1f s, applied after %.1f s (%.0f events/s)\n",
+	fmt.Fprintf(os.Stderr, "%d events: imported in %.1f s, applied after %.1f s (%.0f events/s)\n",
 		n, imported.Seconds(), total.Seconds(), float64(n)/total.Seconds())
 	if err := noDeadLetters(ctx, admin); err != nil {
 		return err
@@ -86,14 +132,14 @@ func (j Job) Run(ctx context.Context, export func(db *sqlite.DB) error) (err err
 }
 
 // load imports the file and returns how many events it has.
-func (j Job) load(ctx context.Context, db *sqlite.DB) (int64, error) {
-	f, err := os.Open(j.Events)
+func load(ctx context.Context, db *sqlite.DB, events string) (int64, error) {
+	f, err := os.Open(events)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
 	im := importer.Importer{Log: db}
-	err = im.Import(ctx, j.Events, f)
+	err = im.Import(ctx, events, f)
 	return im.Counts.Appended + im.Counts.Present, err
 }
 
@@ -163,12 +209,8 @@ func Documents[S any](ctx context.Context, r store.Reader, p *fairlead.Projectio
 	}
 }
 
-// WriteCSV creates a file with a header and the rows that rows puts; path ""
-// writes nothing.
-func WriteCSV(path string, header []string, rows func(put func(row ...string) error) error) (err error) {
-	if path == "" {
-		return nil
-	}
+// writeCSV creates a file with a header and the rows that rows puts.
+func writeCSV(path string, header []string, rows func(put func(row ...string) error) error) (err error) {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -184,3 +226,6 @@ func WriteCSV(path string, header []string, rows func(put func(row ...string) er
 	w.Flush()
 	return w.Error()
 }
+
+// Number is n as CSV has it.
+func Number(n int64) string { return strconv.FormatInt(n, 10) }

@@ -1,0 +1,158 @@
+package engine
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/assign"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+const (
+	unservedAtMost = 500 * time.Millisecond // then a lane without an owner is taken by whoever sees it
+	handOverAtOnce = 16                     // lanes that a process gives away at a time, so that none waits for many others
+	acquireAtOnce  = 64                     // lanes acquired in one transaction
+	costWindow     = 30 * time.Second
+)
+
+// memberNotes are what a process tells the others of itself, with its
+// heartbeats: which processors it has, what its lanes cost, and which it gave up
+// after an error.
+type memberNotes struct {
+	Processors []string         `json:"processors"`
+	Costs      map[string]int64 `json:"costs,omitempty"` // by lane; those that are not there cost 1
+	Refuses    []string         `json:"refuses,omitempty"`
+}
+
+func (n *memberNotes) String() string {
+	b, err := json.Marshal(n)
+	if err != nil { // there is nothing in it that cannot be JSON
+		panic(err)
+	}
+	return string(b)
+}
+
+// notes returns what the other members are to know. It is called with every
+// heartbeat, so what a lane costs is an average over some of them.
+func (e *Engine) notes(now time.Time) *memberNotes {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := &memberNotes{Processors: []string{}, Costs: map[string]int64{}}
+	for name, a := range e.procs {
+		if a.gone {
+			continue
+		}
+		n.Processors = append(n.Processors, name)
+		for id, o := range a.lanes {
+			if c := assign.Class(o.cost(now)); c > 1 {
+				n.Costs[id.String()] = c
+			}
+		}
+	}
+	slices.Sort(n.Processors)
+	for id, at := range e.failed {
+		if now.Sub(at) < retryFailed {
+			n.Refuses = append(n.Refuses, id.String())
+		}
+	}
+	slices.Sort(n.Refuses)
+	return n
+}
+
+// cost returns what the lane costs, in processors: a moving average.
+func (o *owned) cost(now time.Time) float64 {
+	worked := time.Duration(o.runner.report().worked.Load())
+	took := now.Sub(o.asked)
+	if took <= 0 {
+		return o.rate
+	}
+	rate := float64(worked-o.worked) / float64(took)
+	if o.asked.Equal(o.since) {
+		o.rate = rate
+	} else {
+		o.rate += (rate - o.rate) * min(1, float64(took)/float64(costWindow))
+	}
+	o.worked, o.asked = worked, now
+	return o.rate
+}
+
+// A fleet is what the supervisor remembers of the other members. It is the
+// supervisor's alone.
+type fleet struct {
+	ids      []string                   // alive, as they were seen last
+	since    time.Time                  // when they were first seen so
+	unserved map[store.LaneID]time.Time // since when a lane has had no owner
+	moving   bool                       // lanes are about to be given to this process
+}
+
+// see notes who is alive. It reports whether that has been so for a while: only
+// then are lanes moved that have an owner. While members come and go, only what
+// nobody owns is placed, so that a deployment moves each lane once or twice and
+// not once for every step of it.
+func (f *fleet) see(members []store.Member, now time.Time, calm time.Duration) bool {
+	ids := make([]string, len(members))
+	for i := range members {
+		ids[i] = members[i].ID
+	}
+	if !slices.Equal(ids, f.ids) {
+		f.ids, f.since = ids, now
+	}
+	return now.Sub(f.since) >= calm
+}
+
+// placement says who is to work which lane.
+type placement map[store.LaneID]string
+
+// place computes the placement of all lanes that can be worked, the same in
+// every process that sees the same rows.
+func place(v *view) placement {
+	rows := map[string]*store.Processor{}
+	for i := range v.procs {
+		rows[v.procs[i].Name] = &v.procs[i]
+	}
+	named := map[string]int{}
+	for i := range v.members {
+		named[v.members[i].Host]++
+	}
+	costs := map[string]int64{}
+	members := make([]assign.Member, len(v.members))
+	var lanes []store.LaneID
+	var items []assign.Item
+	for i := range v.members {
+		m := &v.members[i]
+		var n memberNotes
+		_ = json.Unmarshal([]byte(m.Notes), &n) // of a version without notes, or with others: it takes nothing
+		for lane, c := range n.Costs {
+			costs[lane] = max(costs[lane], c)
+		}
+		members[i].Name = m.Host
+		if m.Host == "" || named[m.Host] > 1 {
+			members[i].Name = m.ID
+		}
+		members[i].Takes = func(i int) bool {
+			return slices.Contains(n.Processors, lanes[i].Processor) && !slices.Contains(n.Refuses, items[i].Key)
+		}
+	}
+	for i := range v.lanes {
+		l := &v.lanes[i]
+		if p := rows[l.Processor]; p == nil || !workable(p, l) {
+			continue
+		}
+		key := l.String()
+		lanes = append(lanes, l.LaneID)
+		items = append(items, assign.Item{Key: key, Cost: max(1, costs[key])})
+	}
+	out := make(placement, len(items))
+	for i, m := range assign.Targets(members, items) {
+		if m != assign.None {
+			out[lanes[i]] = v.members[m].ID
+		}
+	}
+	return out
+}
+
+// workable reports whether a lane is to be worked by anybody.
+func workable(p *store.Processor, l *store.Lane) bool {
+	return !p.Paused && l.State != store.Paused && (l.Number == p.Live || l.Number == p.Rebuild)
+}

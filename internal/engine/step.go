@@ -1,0 +1,145 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/eventlog"
+)
+
+// A flight is a batch that is being committed.
+type flight struct {
+	b     *batch
+	ended chan struct{} // closed when it has been, with this error
+	err   error
+}
+
+// step makes one batch, of a page and perhaps of those that follow, and sends it
+// off.
+//
+// While the commit before is in flight, waiting for its turn in the store or
+// being written, the batch could not be committed. So it grows: what comes then
+// is no later for it, and a document that changes all the time is written less
+// often the busier the store is.
+func (r *batchRunner) step(ctx context.Context, page eventlog.Page) error {
+	l := r.l
+	b, sealed, err := r.turn(ctx, nil, &page)
+	for err == nil && !sealed {
+		b, sealed, err = r.turn(ctx, b, r.following(ctx))
+	}
+	if err != nil {
+		return r.join(ctx, err)
+	}
+	if b.events > 0 && l.p.Batch == nil {
+		l.cost.learn(b.took, b.events)
+	}
+	if err := r.join(ctx, nil); err != nil {
+		return err
+	}
+	if b.empty() {
+		r.noteApplied(b)
+		return r.stopIfDue(ctx)
+	}
+	r.send(ctx, b)
+	if l.p.Batch != nil || l.stopAt != nil || len(b.commit.Detach) > 0 {
+		if err := r.join(ctx, nil); err != nil {
+			return err
+		}
+	}
+	return r.stopIfDue(ctx)
+}
+
+// turn puts a page, unless it is nil, into b, which is nil in the first turn of a
+// batch. It seals b unless it is to grow.
+func (r *batchRunner) turn(ctx context.Context, b *batch, page *eventlog.Page) (_ *batch, sealed bool, err error) {
+	l, n := r.l, 0
+	l.cache.limit = int(r.cacheLimit.Load())
+	done, err := r.e.turns.take(ctx, l.p, r.id.Tenant, oldest(page))
+	if err != nil {
+		return b, false, err
+	}
+	defer func() { done(n) }()
+	if page != nil {
+		b = r.prepare(ctx, b, page)
+		n = len(b.items)
+	}
+	started := time.Now()
+	r.busy.Store(started.UnixNano())
+	defer r.busy.Store(0)
+	if page != nil {
+		err = l.fold(ctx, b)
+	}
+	if err == nil && (page == nil || !r.grows(b)) {
+		err, sealed = l.seal(ctx, b), true
+	}
+	b.took += time.Since(started)
+	return b, sealed, err
+}
+
+// prepare makes a page the next part of b, or of a new batch. What it leaves of
+// the page, or else the page after it, is what comes next.
+func (r *batchRunner) prepare(ctx context.Context, b *batch, page *eventlog.Page) *batch {
+	l := r.l
+	l.measure(*page)
+	was := l.tenants
+	l.isolate(*page)
+	if l.tenants != was {
+		r.e.turns.setBase(l.p, l.tenants) // the base lane stands for them all
+	}
+	if b == nil {
+		b = l.prepare(*page, r.limit(nil))
+	} else {
+		l.extend(b, *page, max(1, r.limit(b))) // grows has seen to it that there is room
+	}
+	if b.to < page.Next && !l.sharedPage(*page) {
+		r.keep(*page, b.to)
+	} else if b.to == page.Next && page.Next < page.Head {
+		r.readAhead(ctx, page.Next)
+	}
+	return b
+}
+
+// grows reports whether b, all of which is folded, is to have another page: while
+// it could not be committed, and has room.
+func (r *batchRunner) grows(b *batch) bool {
+	if r.pending == nil || r.look.Load() || !r.l.extends(b) || r.limit(b) <= 0 {
+		return false
+	}
+	select {
+	case <-r.pending.ended:
+		return false
+	default:
+		return r.e.pages.more(r.l.logPart, r.l.at) == nil
+	}
+}
+
+// following returns the page after what is in the batch. It returns nil if there
+// is none, or the commit in flight ends before the page is read.
+func (r *batchRunner) following(ctx context.Context) *eventlog.Page {
+	if r.ahead == nil {
+		r.readAhead(ctx, r.l.at)
+	}
+	select {
+	case f := <-r.ahead:
+		r.ahead = nil
+		if f.after != r.l.at || f.err != nil || f.page.Next <= r.l.at {
+			return nil // whoever reads next sees to it
+		}
+		return &f.page
+	case <-r.pending.ended:
+		return nil
+	}
+}
+
+// send begins the commit of a sealed batch.
+func (r *batchRunner) send(ctx context.Context, b *batch) {
+	f := &flight{b: b, ended: make(chan struct{})}
+	r.pending = f
+	go func() {
+		defer close(f.ended)
+		// A commit that has begun may end after ctx: it was paid for.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitAtMost)
+		defer cancel()
+		f.err = r.l.commit(ctx, b)
+	}()
+}
