@@ -82,12 +82,12 @@ fmt-check: ## fail if a Go file is not formatted
 	if [ -n "$$files" ]; then echo "not formatted (make fmt):"; echo "$$files"; exit 1; fi
 
 .PHONY: services-up
-services-up: ## start the servers that tests need
-	@echo "services: nothing to start; all tests run on embedded SQLite and in memory"
+services-up: ## start the servers that tests need: PostgreSQL, installed by apt-get where there is none
+	@scripts/services.sh up
 
 .PHONY: services-down
 services-down: ## stop them
-	@echo "services: nothing to stop"
+	@scripts/services.sh down
 
 # go test -race is built with cgo.
 .PHONY: cgo

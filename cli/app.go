@@ -21,7 +21,6 @@ import (
 
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/eventlog"
-	"github.com/fairlead-dev/fairlead/sqlite"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/spf13/cobra"
 )
@@ -47,7 +46,8 @@ type App struct {
 	Processors []fairlead.Processor
 	// Commands are the program's own.
 	Commands []Command
-	// Open opens what --db names. Default: the SQLite file of that name.
+	// Open opens what --db names. Default: the PostgreSQL database of a URL
+	// postgres://..., else the SQLite file of that name.
 	Open func(ctx context.Context, name string, mode Mode) (Database, error)
 }
 
@@ -109,7 +109,7 @@ func Run(ctx context.Context, app App, args []string, env *Env) int {
 		app.Version = buildVersion()
 	}
 	if app.Open == nil {
-		app.Open = openSQLite
+		app.Open = openDatabase
 	}
 	p := &program{app: app, Env: env}
 	root := p.root()
@@ -174,8 +174,9 @@ func (p *program) root() *cobra.Command {
 		Short: p.app.Short,
 		Long: fmt.Sprintf(`%s: %s.
 
-Most commands work on a database: --db FILE, or the environment variable
-%s. They work while other processes run consumers on it.
+Most commands work on a database: --db FILE, or --db postgres://USER@HOST/NAME,
+or the environment variable %s. They work while other processes run
+consumers on it.
 
 Exit status: 0 it worked; 1 it did not, or a comparison found a difference;
 2 the command line cannot be understood. With --json, results on stdout and
@@ -261,7 +262,7 @@ func between(low, high int) cobra.PositionalArgs {
 
 // onDatabase gives a command the flag --db, and runs f with that database open.
 func (p *program) onDatabase(c *cobra.Command, mode Mode, f func(ctx context.Context, db Database, args []string) error) *cobra.Command {
-	c.Flags().StringVar(&p.db, "db", os.Getenv(EnvDB), "the database `FILE`; default: $"+EnvDB)
+	c.Flags().StringVar(&p.db, "db", os.Getenv(EnvDB), "the database `FILE`, or a URL postgres://...; default: $"+EnvDB)
 	c.Flags().Lookup("db").DefValue = "" // help does not depend on the environment
 	c.RunE = func(c *cobra.Command, args []string) (err error) {
 		if p.db == "" {
@@ -279,13 +280,6 @@ func (p *program) onDatabase(c *cobra.Command, mode Mode, f func(ctx context.Con
 		return f(c.Context(), db, args)
 	}
 	return c
-}
-
-func openSQLite(_ context.Context, name string, mode Mode) (Database, error) {
-	if _, err := os.Stat(name); errors.Is(err, os.ErrNotExist) && mode != Create {
-		return nil, fmt.Errorf("database %s does not exist: check --db and %s, or make it with import", name, EnvDB)
-	}
-	return sqlite.Open(name, sqlite.Options{ReadOnly: mode == Read})
 }
 
 func (p *program) admin(db Database) fairlead.Admin { return fairlead.Admin{Log: db, Store: db} }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/cli"
+	"github.com/fairlead-dev/fairlead/internal/pgtest"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -196,10 +197,24 @@ func event(tenant, stream string, version int, name string, fail bool) string {
 		tenant, stream, version, name, fail)
 }
 
-// database returns a database with the events of two tenants.
+// A makeDatabase returns the name of a database with events.
+type makeDatabase func(t *testing.T, lines ...string) string
+
+// onEach runs a test on each kind of database.
+func onEach(t *testing.T, test func(t *testing.T, database makeDatabase)) {
+	t.Run("sqlite", func(t *testing.T) { test(t, database) })
+	t.Run("postgres", func(t *testing.T) {
+		test(t, func(t *testing.T, lines ...string) string { return filled(t, pgtest.Database(t), lines) })
+	})
+}
+
 func database(t *testing.T, lines ...string) string {
 	t.Helper()
-	db := filepath.Join(t.TempDir(), "shop.db")
+	return filled(t, filepath.Join(t.TempDir(), "shop.db"), lines)
+}
+
+func filled(t *testing.T, db string, lines []string) string {
+	t.Helper()
 	r := run(t, strings.NewReader(strings.Join(lines, "")), "import", "--db", db, "-")
 	if r.status != cli.OK {
 		t.Fatalf("import: %s", r.stderr)

@@ -45,7 +45,9 @@ func imports(t *testing.T, db string, lines ...string) {
 }
 
 // TestOperationsBesideAConsumer runs the commands while another process consumes.
-func TestOperationsBesideAConsumer(t *testing.T) {
+func TestOperationsBesideAConsumer(t *testing.T) { onEach(t, testOperationsBesideAConsumer) }
+
+func testOperationsBesideAConsumer(t *testing.T, database makeDatabase) {
 	db := database(t, event("acme", "c1", 1, "pen", false), event("zoo", "c1", 1, "pen", false))
 	consumer(t, db)
 	waitForItems(t, db, "acme", "c1", 1)
@@ -148,7 +150,9 @@ func TestOperationsBesideAConsumer(t *testing.T) {
 	}
 }
 
-func TestDeadLetters(t *testing.T) {
+func TestDeadLetters(t *testing.T) { onEach(t, testDeadLetters) }
+
+func testDeadLetters(t *testing.T, database makeDatabase) {
 	db := database(t,
 		event("acme", "c1", 1, "pen", false), event("acme", "c1", 2, "bad", true), event("acme", "c1", 3, "cap", false),
 		event("acme", "c2", 1, "pen", false), event("zoo", "c9", 1, "bad", true), event("zoo", "c9", 2, "cap", false))
@@ -201,7 +205,9 @@ func TestDeadLetters(t *testing.T) {
 	}
 }
 
-func TestDropAndRunOnce(t *testing.T) {
+func TestDropAndRunOnce(t *testing.T) { onEach(t, testDropAndRunOnce) }
+
+func testDropAndRunOnce(t *testing.T, database makeDatabase) {
 	db := database(t, event("acme", "c1", 1, "pen", false))
 	ok(t, "run", "--once", "--db", db)
 	if got := items(t, db, "acme", "c1"); got != 1 {
@@ -221,7 +227,9 @@ func TestDropAndRunOnce(t *testing.T) {
 }
 
 // TestARebuildThatIsCancelled has no consumer: nobody would end the rebuild.
-func TestARebuildThatIsCancelled(t *testing.T) {
+func TestARebuildThatIsCancelled(t *testing.T) { onEach(t, testARebuildThatIsCancelled) }
+
+func testARebuildThatIsCancelled(t *testing.T, database makeDatabase) {
 	db := database(t, event("acme", "c1", 1, "pen", false))
 	ok(t, "run", "--once", "--db", db)
 	cmd := program(t, "rebuild", "start", "carts", "--wait", "--db", db)

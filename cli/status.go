@@ -105,7 +105,7 @@ any of its lanes, or as many as are said. BEHIND is how many events it has still
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 func (p *program) status(ctx context.Context, db Database) (statusJSON, error) {
-	s := statusJSON{Database: p.db, Heads: []int64{}, Processors: []processorJSON{}, Members: []memberJSON{}}
+	s := statusJSON{Database: withoutPassword(p.db), Heads: []int64{}, Processors: []processorJSON{}, Members: []memberJSON{}}
 	parts, err := db.Partitions(ctx)
 	if err != nil {
 		return s, err

@@ -91,6 +91,10 @@ func ExactVersion(v int64) Expected { return Expected{kind: 1, version: v} }
 // Accepts reports whether a stream at version v may be appended to.
 func (e Expected) Accepts(v int64) bool { return e.kind == 0 || e.version == v }
 
+// Version returns the one version that e accepts; ok is false where it accepts
+// any. For logs that compare on their server.
+func (e Expected) Version() (v int64, ok bool) { return e.version, e.kind != 0 }
+
 func (e Expected) String() string {
 	switch {
 	case e.kind == 0:

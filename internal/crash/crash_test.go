@@ -10,15 +10,15 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead"
+	"github.com/fairlead-dev/fairlead/cli"
 	"github.com/fairlead-dev/fairlead/eventlog"
-	"github.com/fairlead-dev/fairlead/sqlite"
 )
 
 // start runs this test binary as a worker.
-func start(t *testing.T, role, dir string, seed uint64) *exec.Cmd {
+func start(t *testing.T, role, dir, name string, seed uint64) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), roleVar+"="+role, dirVar+"="+dir, seedVar+"="+strconv.FormatUint(seed, 10))
+	cmd.Env = append(os.Environ(), roleVar+"="+role, dirVar+"="+dir, nameVar+"="+name, seedVar+"="+strconv.FormatUint(seed, 10))
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -28,7 +28,7 @@ func start(t *testing.T, role, dir string, seed uint64) *exec.Cmd {
 
 // TestKilledWorkersLoseAndDoubleNothing kills processes at random moments, over
 // and over, while they append, project, react, and move tenants between lanes:
-// in every other round two that share the file. The seed is printed;
+// in every other round two that share the database. The seed is printed;
 // FAIRLEAD_CRASH_ROUNDS sets the number of rounds.
 func TestKilledWorkersLoseAndDoubleNothing(t *testing.T) {
 	rounds := 12
@@ -45,32 +45,51 @@ func TestKilledWorkersLoseAndDoubleNothing(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d, %d rounds", seed, rounds)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	dir := t.TempDir()
+	for _, d := range databases {
+		t.Run(d.name, func(t *testing.T) {
+			dir := t.TempDir()
+			name, crash := d.make(t, dir)
+			kill(t, rng, rounds, dir, name, crash)
+			verify(t, dir, name, rounds)
+		})
+	}
+}
+
+func kill(t *testing.T, rng *rand.Rand, rounds int, dir, name string, crash func() error) {
+	t.Helper()
 	var ended []*exec.Cmd
 	for round := range rounds {
 		for range 1 + round%2 {
-			w := start(t, "work", dir, rng.Uint64())
+			w := start(t, "work", dir, name, rng.Uint64())
 			life := time.Duration(200+rng.IntN(2000)) * time.Millisecond
 			defer time.AfterFunc(life, func() { _ = w.Process.Kill() }).Stop()
 			defer func() { _ = w.Process.Kill() }()
 			ended = append(ended, w)
+		}
+		if crash != nil && round%3 != 0 { // while they work, and they go on
+			select {
+			case <-time.After(time.Duration(rng.IntN(1000)) * time.Millisecond):
+			case <-t.Context().Done():
+			}
+			if err := crash(); err != nil {
+				t.Fatal(err)
+			}
 		}
 		for _, w := range ended {
 			_ = w.Wait() // killed
 		}
 		ended = ended[:0]
 	}
-	if err := start(t, "finish", dir, 0).Wait(); err != nil {
+	if err := start(t, "finish", dir, name, 0).Wait(); err != nil {
 		t.Fatalf("the last worker: %v", err)
 	}
-	verify(t, dir, rounds)
 }
 
 // verify folds the log once more, without Fairlead, and compares.
-func verify(t *testing.T, dir string, rounds int) {
+func verify(t *testing.T, dir, name string, rounds int) {
 	t.Helper()
 	ctx := t.Context()
-	db, err := sqlite.Open(filepath.Join(dir, "crash.db"))
+	db, err := open(ctx, name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +143,7 @@ func verify(t *testing.T, dir string, rounds int) {
 			t.Errorf("total of %s = %+v, the log has %+v", tenant, got.State, *want)
 		}
 	}
-	verifyLedger(t, db, wantStream)
+	verifyLedger(t, db, name, wantStream)
 	again := verifyMail(t, filepath.Join(dir, "mail"), wantStream)
 	t.Logf("%d events, %d streams; the reactor was handed %d events again in %d crashes", events, len(wantStream), again, rounds)
 	if events < 100*rounds {
@@ -132,22 +151,20 @@ func verify(t *testing.T, dir string, rounds int) {
 	}
 }
 
-func verifyLedger(t *testing.T, db *sqlite.DB, want map[[2]string]*counter) {
+func verifyLedger(t *testing.T, db cli.Database, name string, want map[[2]string]*counter) {
 	t.Helper()
-	rows := 0
-	err := db.Query(t.Context(), `SELECT tenant, stream, n, last FROM ledger`, func(r *sqlite.Row) error {
-		rows++
-		k := [2]string{r.Text(0), r.Text(1)}
-		if w := want[k]; w == nil || r.Int64(2) != int64(w.Count) || r.Int64(3) != int64(w.Count) {
-			t.Errorf("ledger of %v: n %d, last version %d; the log has %+v", k, r.Int64(2), r.Int64(3), w)
-		}
-		return nil
-	})
+	rows, err := ledgerRows(t.Context(), db, name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rows != len(want) {
-		t.Errorf("ledger has %d rows, want %d", rows, len(want))
+	for _, r := range rows {
+		k := [2]string{r.tenant, r.stream}
+		if w := want[k]; w == nil || r.n != int64(w.Count) || r.last != int64(w.Count) {
+			t.Errorf("ledger of %v: n %d, last version %d; the log has %+v", k, r.n, r.last, w)
+		}
+	}
+	if len(rows) != len(want) {
+		t.Errorf("ledger has %d rows, want %d", len(rows), len(want))
 	}
 }
 

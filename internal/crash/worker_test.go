@@ -1,4 +1,4 @@
-// Package crash kills real processes that work on a real SQLite file, and
+// Package crash kills real processes that work on a real database, and
 // checks afterwards that nothing was lost, doubled or swapped. It has tests only.
 package crash
 
@@ -17,15 +17,17 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead"
+	"github.com/fairlead-dev/fairlead/cli"
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
-	"github.com/fairlead-dev/fairlead/sqlite"
+	"github.com/fairlead-dev/fairlead/postgres"
 )
 
 // The environment variables by which the test binary knows that it is a worker.
 const (
 	roleVar = "FAIRLEAD_CRASH_ROLE" // "work": until killed; "finish": until all is applied
 	dirVar  = "FAIRLEAD_CRASH_DIR"
+	nameVar = "FAIRLEAD_CRASH_DB"
 	seedVar = "FAIRLEAD_CRASH_SEED"
 )
 
@@ -34,7 +36,7 @@ func TestMain(m *testing.M) {
 	if role == "" {
 		os.Exit(m.Run())
 	}
-	if err := work(role, os.Getenv(dirVar), os.Getenv(seedVar)); err != nil {
+	if err := work(role, os.Getenv(dirVar), os.Getenv(nameVar), os.Getenv(seedVar)); err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		os.Exit(1)
 	}
@@ -76,15 +78,14 @@ func totals() *fairlead.Projection[counter] {
 }
 
 // ledger keeps a table of its own, with SQL that counts up.
-func ledger(_ context.Context, tx any, events []event.Event) error {
-	db := tx.(*sqlite.Tx)
-	if _, err := db.Exec(`CREATE TABLE IF NOT EXISTS ledger (tenant TEXT, stream TEXT, n INTEGER, last INTEGER, PRIMARY KEY (tenant, stream))`); err != nil {
+func ledger(ctx context.Context, tx any, events []event.Event) error {
+	if err := execTx(ctx, tx, `CREATE TABLE IF NOT EXISTS ledger (tenant TEXT, stream TEXT, n INTEGER, last INTEGER, PRIMARY KEY (tenant, stream))`); err != nil {
 		return err
 	}
 	for i := range events {
 		e := &events[i]
-		if _, err := db.Exec(`INSERT INTO ledger VALUES (?, ?, 1, ?)
-			ON CONFLICT DO UPDATE SET n = n + 1, last = excluded.last`, e.Tenant, e.Stream, e.Version); err != nil {
+		if err := execTx(ctx, tx, `INSERT INTO ledger VALUES ($1, $2, 1, $3)
+			ON CONFLICT (tenant, stream) DO UPDATE SET n = ledger.n + 1, last = excluded.last`, e.Tenant, e.Stream, e.Version); err != nil {
 			return err
 		}
 	}
@@ -93,10 +94,12 @@ func ledger(_ context.Context, tx any, events []event.Event) error {
 
 const reactorConcurrency = 16
 
-// work runs all processors on the file in dir, and in the role "work" appends
-// events and moves tenants about until it is killed.
-func work(role, dir, seed string) error {
-	db, err := sqlite.Open(filepath.Join(dir, "crash.db"))
+// work runs all processors on a database, and in the role "work" appends events
+// and moves tenants about until it is killed.
+func work(role, dir, name, seed string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	db, err := open(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -106,8 +109,6 @@ func work(role, dir, seed string) error {
 		return err
 	}
 	defer mail.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
 	c, err := fairlead.New(fairlead.Config{Log: db, Store: db, Name: role, Lease: time.Second})
 	if err != nil {
 		return err
@@ -145,7 +146,7 @@ var processors = []string{"counters", "totals", "ledger", "mail"}
 
 // disturb appends from four goroutines, and detaches, merges, pauses, resumes
 // and rebuilds at random.
-func disturb(ctx context.Context, db *sqlite.DB, seed string) error {
+func disturb(ctx context.Context, db cli.Database, seed string) error {
 	var s uint64
 	if _, err := fmt.Sscan(seed, &s); err != nil {
 		return err
@@ -161,7 +162,7 @@ func disturb(ctx context.Context, db *sqlite.DB, seed string) error {
 				for range 1 + rng.IntN(20) {
 					a.Events = append(a.Events, fairlead.MustEvent("added", added{rng.IntN(1_000_000)}))
 				}
-				if _, err := db.Append(ctx, a); err != nil && ctx.Err() == nil {
+				if _, err := db.Append(ctx, a); err != nil && ctx.Err() == nil && !errors.Is(err, postgres.ErrUnreachable) {
 					fmt.Fprintln(os.Stderr, "append:", err)
 				}
 				time.Sleep(time.Duration(rng.IntN(3)) * time.Millisecond)
@@ -188,7 +189,7 @@ func disturb(ctx context.Context, db *sqlite.DB, seed string) error {
 			}
 			err = admin.Rebuild(ctx, p, t)
 		}
-		if err != nil && !errors.Is(err, fairlead.ErrUnknown) && !errors.Is(err, fairlead.ErrState) && ctx.Err() == nil {
+		if err != nil && !errors.Is(err, fairlead.ErrUnknown) && !errors.Is(err, fairlead.ErrState) && !errors.Is(err, postgres.ErrUnreachable) && ctx.Err() == nil {
 			fmt.Fprintln(os.Stderr, "operate:", err)
 		}
 		time.Sleep(time.Duration(rng.IntN(40)) * time.Millisecond)
@@ -198,7 +199,7 @@ func disturb(ctx context.Context, db *sqlite.DB, seed string) error {
 }
 
 // finish lets every tenant run and waits until everything is applied.
-func finish(ctx context.Context, db *sqlite.DB) error {
+func finish(ctx context.Context, db cli.Database) error {
 	admin := fairlead.Admin{Log: db, Store: db}
 	head, err := db.Head(ctx, 0)
 	if err != nil {

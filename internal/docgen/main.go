@@ -58,6 +58,7 @@ var sections = []section{
 	{"fairlead.Retry", "internal/engine/processor.go", "Retry", "The field `Retry` of the options.", "internal/engine/processor.go", "WithDefaults", "p.Retry"},
 	{"slo.Objective", "slo/slo.go", "Objective", "The field `Freshness` of the options.", "", "", ""},
 	{"sqlite.Options", "sqlite/open.go", "Options", "The last argument of `sqlite.Open`.", "sqlite/open.go", "withDefaults", "o"},
+	{"postgres.Options", "postgres/open.go", "Options", "The last argument of `postgres.Open`.", "postgres/open.go", "withDefaults", "o"},
 }
 
 // generate returns the page for the module in the folder root.

@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/fairlead-dev/fairlead/postgres"
+	"github.com/fairlead-dev/fairlead/sqlite"
+)
+
+// openDatabase opens the PostgreSQL database of a URL, or else the SQLite file
+// of that name.
+func openDatabase(ctx context.Context, name string, mode Mode) (Database, error) {
+	if strings.HasPrefix(name, "postgres://") || strings.HasPrefix(name, "postgresql://") {
+		return openPostgres(ctx, name, mode)
+	}
+	if _, err := os.Stat(name); errors.Is(err, os.ErrNotExist) && mode != Create {
+		return nil, fmt.Errorf("database %s does not exist: check --db and %s, or make it with import", name, EnvDB)
+	}
+	return sqlite.Open(name, sqlite.Options{ReadOnly: mode == Read})
+}
+
+// openPostgres takes two parameters of its own out of the URL: schema, and
+// pooler, for a connection pooler in transaction mode. All others are the
+// driver's.
+func openPostgres(ctx context.Context, name string, mode Mode) (Database, error) {
+	u, err := url.Parse(name)
+	if err != nil {
+		return nil, Usagef("--db is no URL that can be read: see whether its password is percent-encoded")
+	}
+	o := postgres.Options{NoMigrate: mode != Create}
+	// The others are left as they are: to PostgreSQL a plus sign is no space.
+	var others []string
+	for pair := range strings.SplitSeq(u.RawQuery, "&") {
+		key, value, _ := strings.Cut(pair, "=")
+		value, err := url.PathUnescape(value)
+		switch {
+		case key == "schema" && err == nil:
+			o.Schema = value
+		case key == "pooler":
+			if o.Pooler, err = strconv.ParseBool(value); err != nil {
+				return nil, Usagef("--db: parameter pooler=%s of the URL is neither true nor false", value)
+			}
+		default:
+			others = append(others, pair)
+		}
+	}
+	u.RawQuery = strings.Join(others, "&")
+	db, err := postgres.Open(ctx, u.String(), o)
+	if errors.Is(err, postgres.ErrOldSchema) {
+		err = fmt.Errorf("%w; import and run do that", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return db, nil
+}
+
+// withoutPassword is a database's name as it may be shown.
+func withoutPassword(name string) string {
+	u, err := url.Parse(name)
+	if err != nil || u.Scheme == "" {
+		return name
+	}
+	q := u.Query()
+	if q.Has("password") {
+		q.Set("password", "xxxxx")
+		u.RawQuery = q.Encode()
+	}
+	return u.Redacted()
+}

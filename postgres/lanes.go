@@ -1,0 +1,251 @@
+package postgres
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/store"
+	"github.com/jackc/pgx/v5"
+)
+
+const processorColumns = "name, kind, collection, partitions, live, last_build, rebuild, rebuild_tenant, retired, cross_tenant, version, paused"
+
+func scanProcessor(row pgx.CollectableRow) (p store.Processor, err error) {
+	err = row.Scan(&p.Name, &p.Kind, &p.Collection, &p.Partitions, &p.Live, &p.LastBuild, &p.Rebuild, &p.RebuildTenant, &p.Retired,
+		&p.CrossTenant, &p.Version, &p.Paused)
+	return p, err
+}
+
+// Processor implements [store.Tx].
+func (tx *storeTx) Processor(name string) (p store.Processor, err error) {
+	found, err := tx.row("SELECT "+processorColumns+" FROM {schema}.processors WHERE name = $1", func(row pgx.CollectableRow) (err error) {
+		p, err = scanProcessor(row)
+		return err
+	}, name)
+	if err == nil && !found {
+		err = fmt.Errorf("postgres: processor %q: %w", name, store.ErrNotFound)
+	}
+	return p, err
+}
+
+// Processors implements [store.Tx].
+func (tx *storeTx) Processors() (out []store.Processor, err error) {
+	err = tx.rows("SELECT "+processorColumns+" FROM {schema}.processors ORDER BY name", func(row pgx.CollectableRow) error {
+		p, err := scanProcessor(row)
+		out = append(out, p)
+		return err
+	})
+	return out, err
+}
+
+// PutProcessor implements [store.Tx].
+func (tx *storeTx) PutProcessor(p store.Processor) error {
+	_, err := tx.exec(`INSERT INTO {schema}.processors (`+processorColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+		ON CONFLICT (name) DO UPDATE SET (kind, collection, partitions, live, last_build, rebuild, rebuild_tenant, retired, cross_tenant, version, paused) =
+		(excluded.kind, excluded.collection, excluded.partitions, excluded.live, excluded.last_build, excluded.rebuild, excluded.rebuild_tenant,
+		 excluded.retired, excluded.cross_tenant, excluded.version, excluded.paused)`,
+		p.Name, p.Kind, p.Collection, p.Partitions, p.Live, p.LastBuild, p.Rebuild, p.RebuildTenant, append([]int64{}, p.Retired...),
+		p.CrossTenant, readable(p.Version), p.Paused)
+	return err
+}
+
+// DeleteProcessor implements [store.Tx].
+func (tx *storeTx) DeleteProcessor(name string) error {
+	_, err := tx.exec("DELETE FROM {schema}.processors WHERE name = $1", name)
+	return err
+}
+
+const laneColumns = "processor, number, partition, tenant, epoch, position, done, exclusions, revision, state, reason, pinned, owner, applied_at"
+
+func scanLane(row pgx.CollectableRow) (l store.Lane, err error) {
+	var exclusions []byte
+	var applied, updated *time.Time
+	err = row.Scan(&l.Processor, &l.Number, &l.Partition, &l.Tenant, &l.Epoch, (*int64)(&l.Position), &l.Done, &exclusions, &l.Revision,
+		(*string)(&l.State), &l.Reason, &l.Pinned, &l.Owner, &applied, &updated)
+	if err == nil && exclusions != nil {
+		err = json.Unmarshal(exclusions, &l.Exclusions)
+	}
+	l.AppliedAt, l.UpdatedAt = utc(applied), utc(updated)
+	return l, err
+}
+
+// laneArgs are the values of laneColumns.
+func laneArgs(l *store.Lane) []any {
+	var exclusions []byte
+	if len(l.Exclusions) > 0 {
+		exclusions = encodeExclusions(l.Exclusions)
+	}
+	return []any{
+		l.Processor, l.Number, l.Partition, l.Tenant, l.Epoch, int64(l.Position), l.Done, exclusions, l.Revision,
+		string(l.State), readable(l.Reason), l.Pinned, l.Owner, timeOrNil(l.AppliedAt),
+	}
+}
+
+// readable makes a text of anything that is for people only: it may quote what a
+// handler said, which may quote anything.
+func readable(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
+}
+
+const (
+	// Documents need their build's number, so a build is numbered with its lanes.
+	insertLane = `WITH build AS (
+			INSERT INTO {schema}.builds (processor, number) SELECT $1, $2
+			 WHERE NOT EXISTS (SELECT FROM {schema}.builds WHERE processor = $1 AND number = $2)
+			ON CONFLICT DO NOTHING)
+		INSERT INTO {schema}.lanes (` + laneColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`
+	putLane = insertLane + ` ON CONFLICT (processor, number, partition, tenant) DO UPDATE
+		SET (epoch, position, done, exclusions, revision, state, reason, pinned, owner, applied_at) =
+		    (excluded.epoch, excluded.position, excluded.done, excluded.exclusions, excluded.revision, excluded.state, excluded.reason,
+		     excluded.pinned, excluded.owner, excluded.applied_at)`
+	thisLane = " WHERE processor = $1 AND number = $2 AND partition = $3 AND tenant = $4"
+)
+
+// locked ends a query for lanes: an Update locks what it reads.
+func (tx *storeTx) locked(query string) string {
+	if tx.update {
+		query += " FOR UPDATE"
+	}
+	return query
+}
+
+// Lane implements [store.Tx].
+func (tx *storeTx) Lane(id store.LaneID) (l store.Lane, err error) {
+	if err := tx.unsettled[id]; err != nil {
+		return l, err
+	}
+	found, err := tx.row(tx.locked("SELECT "+laneColumns+", updated_at FROM {schema}.lanes"+thisLane), func(row pgx.CollectableRow) (err error) {
+		l, err = scanLane(row)
+		return err
+	}, id.Processor, id.Number, id.Partition, id.Tenant)
+	if err == nil && !found {
+		err = fmt.Errorf("postgres: lane %v: %w", id, store.ErrNotFound)
+	}
+	return l, err
+}
+
+// Lanes implements [store.Tx].
+func (tx *storeTx) Lanes(processor string) (out []store.Lane, err error) {
+	query, args := "SELECT "+laneColumns+", updated_at FROM {schema}.lanes", []any{}
+	if processor != "" {
+		query, args = query+" WHERE processor = $1", append(args, processor)
+	}
+	err = tx.rows(tx.locked(query+" ORDER BY processor, number, partition, tenant"), func(row pgx.CollectableRow) error {
+		l, err := scanLane(row)
+		out = append(out, l)
+		return err
+	}, args...)
+	return out, err
+}
+
+// PutLane implements [store.Tx]. It keeps the UpdatedAt of a lane that is there.
+func (tx *storeTx) PutLane(l store.Lane) error {
+	_, err := tx.exec(putLane, laneArgs(&l)...)
+	return err
+}
+
+// DeleteLane implements [store.Tx].
+func (tx *storeTx) DeleteLane(id store.LaneID) error {
+	_, err := tx.exec("DELETE FROM {schema}.lanes"+thisLane, id.Processor, id.Number, id.Partition, id.Tenant)
+	return err
+}
+
+// Members implements [store.Tx].
+func (tx *storeTx) Members() (out []store.Member, err error) {
+	err = tx.rows("SELECT id, valid_until, host, since, notes FROM {schema}.members ORDER BY id", func(row pgx.CollectableRow) error {
+		var m store.Member
+		var until, since *time.Time
+		err := row.Scan(&m.ID, &until, &m.Host, &since, &m.Notes)
+		m.Until, m.Since = utc(until), utc(since)
+		out = append(out, m)
+		return err
+	})
+	return out, err
+}
+
+// PutMember implements [store.Tx].
+func (tx *storeTx) PutMember(m store.Member) error {
+	_, err := tx.exec(`INSERT INTO {schema}.members (id, valid_until, host, since, notes) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (id) DO UPDATE SET valid_until = excluded.valid_until, host = excluded.host, since = excluded.since, notes = excluded.notes`,
+		m.ID, timeOrNil(m.Until), readable(m.Host), timeOrNil(m.Since), m.Notes)
+	return err
+}
+
+// DeleteMember implements [store.Tx].
+func (tx *storeTx) DeleteMember(id string) error {
+	_, err := tx.exec("DELETE FROM {schema}.members WHERE id = $1", id)
+	return err
+}
+
+// Weights implements [store.Tx].
+func (tx *storeTx) Weights() (map[string]float64, error) {
+	out := make(map[string]float64)
+	err := tx.rows("SELECT tenant, weight FROM {schema}.weights", func(row pgx.CollectableRow) error {
+		var tenant string
+		var weight float64
+		err := row.Scan(&tenant, &weight)
+		out[tenant] = weight
+		return err
+	})
+	return out, err
+}
+
+// PutWeight implements [store.Tx].
+func (tx *storeTx) PutWeight(tenant string, weight float64) error {
+	if weight == 1 {
+		_, err := tx.exec("DELETE FROM {schema}.weights WHERE tenant = $1", tenant)
+		return err
+	}
+	_, err := tx.exec("INSERT INTO {schema}.weights (tenant, weight) VALUES ($1, $2) ON CONFLICT (tenant) DO UPDATE SET weight = excluded.weight", tenant, weight)
+	return err
+}
+
+// ofBuild is a condition for the documents of a build, $1 and $2, and a tenant,
+// $3 ("": all).
+func ofBuild(tenant string) string {
+	const build = "build_no = (SELECT build_no FROM {schema}.builds WHERE processor = $1 AND number = $2)"
+	if tenant == "" {
+		return build + " AND $3::text = ''"
+	}
+	return build + " AND tenant = $3::text"
+}
+
+// CountDocuments implements [store.Tx].
+func (tx *storeTx) CountDocuments(b store.Build, tenant string) (n int64, err error) {
+	_, err = tx.row("SELECT count(*) FROM {schema}.documents WHERE "+ofBuild(tenant), func(row pgx.CollectableRow) error {
+		return row.Scan(&n)
+	}, planned, b.Processor, b.Number, tenant)
+	return n, err
+}
+
+// DeleteDocuments implements [store.Tx].
+func (tx *storeTx) DeleteDocuments(b store.Build, tenant string, limit int) (int64, error) {
+	args := []any{planned, b.Processor, b.Number, tenant}
+	if limit <= 0 {
+		return tx.execFor(tx.ctx, "DELETE FROM {schema}.documents WHERE "+ofBuild(tenant), args...) // however many they are
+	}
+	return tx.exec(`DELETE FROM {schema}.documents AS d
+		USING (SELECT build_no, tenant, id FROM {schema}.documents WHERE `+ofBuild(tenant)+` ORDER BY build_no, tenant, id LIMIT $4) AS k
+		WHERE d.build_no = k.build_no AND d.tenant = k.tenant AND d.id = k.id`, append(args, limit)...)
+}
+
+// MoveDocuments implements [store.Tx].
+func (tx *storeTx) MoveDocuments(from store.Build, to int64, tenant string) error {
+	if err := tx.writable(); err != nil {
+		return err
+	}
+	n, err := tx.CountDocuments(store.Build{Processor: from.Processor, Number: to}, tenant)
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		return fmt.Errorf("postgres: move documents of tenant %q to build %d of %q: it has %d of the tenant", tenant, to, from.Processor, n)
+	}
+	_, err1 := tx.exec("INSERT INTO {schema}.builds (processor, number) VALUES ($1, $2) ON CONFLICT DO NOTHING", from.Processor, to)
+	_, err2 := tx.execFor(tx.ctx, "UPDATE {schema}.documents SET build_no = (SELECT build_no FROM {schema}.builds WHERE processor = $1 AND number = $4) WHERE "+
+		ofBuild(tenant), planned, from.Processor, from.Number, tenant, to)
+	return errors.Join(err1, err2)
+}

@@ -1,0 +1,172 @@
+package postgres
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/fairlead-dev/fairlead/store"
+	"github.com/jackc/pgx/v5"
+)
+
+// A migration is a file NNNN_name.sql. Versions begin at 1 and are dense. What
+// was released is never changed: a later file repairs it.
+type migration struct {
+	version int
+	name    string
+	sql     string
+}
+
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+var migrations = mustLoadMigrations(migrationFiles)
+
+func mustLoadMigrations(files fs.FS) []migration {
+	names, err := fs.Glob(files, "migrations/*.sql")
+	if err != nil {
+		panic(err)
+	}
+	slices.Sort(names)
+	var out []migration
+	for i, name := range names {
+		base := strings.TrimSuffix(path.Base(name), ".sql")
+		number, title, _ := strings.Cut(base, "_")
+		version, err := strconv.Atoi(number)
+		if err != nil || version != i+1 {
+			panic(fmt.Sprintf("postgres: migration %s is number %d", name, i+1))
+		}
+		sql, err := fs.ReadFile(files, name)
+		if err != nil {
+			panic(err)
+		}
+		out = append(out, migration{version, title, string(sql)})
+	}
+	return out
+}
+
+// schemaVersion returns the version of the schema, 0 where it is not there. It
+// needs no right to change anything.
+func (db *DB) schemaVersion(ctx context.Context, q querier) (int, error) {
+	// Not to_regclass: it may answer from a cache that is older than the lock.
+	var there bool
+	err := q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = $1 AND c.relname = 'migrations')`, db.opts.Schema).Scan(&there)
+	if err != nil || !there {
+		return 0, err
+	}
+	var version int
+	err = q.QueryRow(ctx, db.q("SELECT coalesce(max(version), 0) FROM {schema}.migrations")).Scan(&version)
+	return version, err
+}
+
+// migrate brings the schema up to date, or says why it cannot.
+func (db *DB) migrate(ctx context.Context) error {
+	version, err := db.schemaVersion(ctx, db.pool)
+	if err != nil {
+		return err
+	}
+	switch need := len(db.migrations); {
+	case version > need:
+		return fmt.Errorf("postgres: open schema %q of %s: it has version %d, this program knows %d: %w",
+			db.opts.Schema, db.where, version, need, store.ErrNewerSchema)
+	case version == need:
+		return nil
+	case db.opts.NoMigrate:
+		return fmt.Errorf("%w: schema %q of %s has version %d, this program needs %d: open it once without NoMigrate, "+
+			"with a role that may create the schema's tables", ErrOldSchema, db.opts.Schema, db.where, version, need)
+	}
+	for {
+		done, err := db.migrateOne(ctx)
+		if err != nil || done {
+			return err
+		}
+	}
+}
+
+// migrateOne applies the next migration, in one transaction, and reports whether
+// there was none. Of several processes one migrates, the others wait for it.
+func (db *DB) migrateOne(ctx context.Context) (done bool, err error) {
+	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		// A lock of the transaction, not of the session: a pooler may be between.
+		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", "fairlead migrate "+db.opts.Schema); err != nil {
+			return err
+		}
+		version, err := db.schemaVersion(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if version >= len(db.migrations) {
+			done = true
+			return nil
+		}
+		if version == 0 {
+			if err := db.makeSchema(ctx, tx); err != nil {
+				return err
+			}
+		}
+		m := db.migrations[version]
+		// A file holds many statements: that is the simple protocol's work.
+		if _, err := tx.Conn().PgConn().Exec(ctx, db.q(m.sql)).ReadAll(); err != nil {
+			return fmt.Errorf("migration %d (%s): %w", m.version, m.name, err)
+		}
+		_, err = tx.Exec(ctx, db.q("INSERT INTO {schema}.migrations(version, name) VALUES ($1, $2)"), m.version, m.name)
+		return err
+	})
+	return done, err
+}
+
+func (db *DB) makeSchema(ctx context.Context, tx pgx.Tx) error {
+	// CREATE SCHEMA IF NOT EXISTS asks for the right to create one even where it
+	// is there, made by somebody who has it.
+	var there bool
+	if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", db.opts.Schema).Scan(&there); err != nil {
+		return err
+	}
+	if !there {
+		if _, err := tx.Exec(ctx, db.q("CREATE SCHEMA {schema}")); err != nil {
+			return err
+		}
+	}
+	_, err := tx.Exec(ctx, db.q(`CREATE TABLE IF NOT EXISTS {schema}.migrations (
+		version    integer PRIMARY KEY,
+		name       text NOT NULL,
+		applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+	)`))
+	return err
+}
+
+// q puts the names of the schema into a statement; see migrations/0001_log.sql.
+func (db *DB) q(sql string) string {
+	if s, ok := db.texts.Load(sql); ok {
+		return s.(string)
+	}
+	s := db.names.Replace(sql)
+	db.texts.Store(sql, s)
+	return s
+}
+
+// names returns what q replaces.
+func names(schema string) *strings.Replacer {
+	quoted := pgx.Identifier{schema}.Sanitize()
+	return strings.NewReplacer("{schema}", quoted, "{schema_text}", "'"+strings.ReplaceAll(schema, "'", "''")+"'")
+}
+
+// checkSchema returns what is wrong with the name of a schema.
+func checkSchema(name string) error {
+	switch {
+	case len(name) > 63:
+		return errors.New("postgres: option Schema is longer than the 63 bytes that PostgreSQL keeps")
+	case strings.ContainsAny(name, "\x00"):
+		return errors.New("postgres: option Schema has a NUL")
+	case strings.HasPrefix(name, "pg_"):
+		return errors.New("postgres: option Schema begins with pg_, which is PostgreSQL's own")
+	}
+	return nil
+}

@@ -1,0 +1,329 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/store"
+	"github.com/jackc/pgx/v5"
+)
+
+// How the store works.
+//
+// All documents are in one table, keyed (build number, tenant, id). A table for
+// each collection and build would make a rebuild, and a new processor, a matter
+// of DDL under load; here a switch to another build changes one number in one
+// row, names need no quoting, and the statements are the same for all. Who wants
+// a table of a collection makes a view on fairlead.read_model: the planner reads
+// that collection only, by the primary key.
+//
+// A document is kept as json: PostgreSQL checks that it is JSON, and gives it
+// back to the byte, as the contract wants. jsonb would sort keys, respell
+// numbers and refuse NUL. The view shows it as jsonb, and an index on an
+// expression of doc is the user's to make.
+//
+// A commit costs one round trip. Its statements go out together, as a pipeline
+// without BEGIN and with one Sync: PostgreSQL runs them as one transaction, which
+// it commits at the Sync, and skips everything behind the first error. The first
+// statement is the fence, a function that updates the lane's row or else raises
+// an error that carries what it found: nothing behind it is run then. A commit
+// with the user's SQL is a transaction with BEGIN and COMMIT, three round trips
+// and the user's own. Each commit locks its own lane's row first and writes its
+// documents by ascending key.
+//
+// No statement needs anything of the session but the transaction it is in, so
+// all of it works behind a pooler that gives each transaction another session.
+//
+// When no answer comes to a commit, the server may run it yet, even after the
+// lane's owner has looked at the row and found it unchanged: a commit that moves
+// no position would then pass the fence beside its own repetition. So a commit
+// of unknown outcome is settled before anything else is told about its lane: see
+// settle.
+
+var _ store.Store = (*DB)(nil)
+
+// Commit implements [store.Store]. Commit.SQL is given a [pgx.Tx], which it must
+// neither commit nor roll back. A panic of it rolls back and goes on. Where two
+// transactions were in each other's way (a deadlock), a commit without SQL is
+// tried again; one with SQL fails with an error that is no [store.UserError].
+func (db *DB) Commit(ctx context.Context, c *store.Commit) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if c.Position < c.Fence.Position {
+		return fmt.Errorf("postgres: commit lane %v: position %v is before %v, where the lane is", c.Lane, c.Position, c.Fence.Position)
+	}
+	if err := db.settleLane(ctx, c.Lane); err != nil {
+		return err
+	}
+	commit := db.commitPipelined
+	if c.SQL != nil {
+		commit = db.commitWithSQL
+	}
+	var err error
+	for try := range retries {
+		if err = commit(ctx, c); c.SQL != nil || !raceLost(err) || !pause(ctx, try) {
+			break
+		}
+	}
+	return db.refusal(ctx, c, err)
+}
+
+// refusal makes the contract's error of what a commit failed with.
+func (db *DB) refusal(ctx context.Context, c *store.Commit, err error) error {
+	switch err.(type) { //nolint:errorlint // the outermost error alone
+	case nil, *store.UserError:
+		return err
+	}
+	server := serverError(err)
+	switch {
+	case server == nil:
+	case server.Code == stateFenced:
+		fenced := &store.FenceError{Lane: c.Lane, Expected: c.Fence}
+		f := &fenced.Found
+		if _, err := fmt.Sscan(server.Detail, &f.Epoch, (*int64)(&f.Position), &f.Revision); err != nil {
+			return fmt.Errorf("postgres: commit lane %v: fence found %q: %w", c.Lane, server.Detail, err)
+		}
+		return fenced
+	case server.Code == stateNoLetter:
+		return fmt.Errorf("postgres: commit lane %v: remove dead letter %s: %w", c.Lane, server.Detail, store.ErrNotFound)
+	case strings.HasPrefix(server.Code, "22"), server.Code == "54000", server.Code == "54001":
+		for i := range c.Writes {
+			if fault := documentFault(&c.Writes[i], server); fault != nil {
+				return fmt.Errorf("postgres: commit lane %v: %w", c.Lane, fault)
+			}
+		}
+	}
+	op := fmt.Sprintf("commit lane %v at %v", c.Lane, c.Position)
+	if errors.Is(err, ErrOutcomeUnknown) {
+		return fmt.Errorf("postgres: %s: %w", op, err)
+	}
+	return db.fault(ctx, op, err)
+}
+
+func (db *DB) commitPipelined(ctx context.Context, c *store.Commit) error {
+	ctx, cancel := db.limit(ctx)
+	defer cancel()
+	conn, err := db.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	b := &pgx.Batch{}
+	db.queueCommit(b, c)
+	if changesLanes(c) {
+		b.Queue(db.q(raiseRevision)) // last: nobody waits for anything while he holds that row
+	}
+	err = conn.SendBatch(ctx, b).Close()
+	if unknown(err) {
+		db.unsettled.add(c)
+		err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, db.fault(ctx, "commit", err))
+	}
+	return err
+}
+
+func changesLanes(c *store.Commit) bool { return len(c.Detach) > 0 || len(c.Forget) > 0 }
+
+// queueCommit queues everything of a commit but its SQL.
+func (db *DB) queueCommit(b *pgx.Batch, c *store.Commit) {
+	id := c.Lane
+	var forget []string
+	var exclude []byte
+	if changesLanes(c) {
+		exclusions := make(map[string]event.Position, len(c.Detach))
+		for i := range c.Detach {
+			exclusions[c.Detach[i].Tenant] = event.Unbounded
+		}
+		forget, exclude = append([]string{}, c.Forget...), encodeExclusions(exclusions)
+	}
+	b.Queue(db.q("SELECT {schema}.fence($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"),
+		id.Processor, id.Number, id.Partition, id.Tenant, c.Fence.Epoch, int64(c.Fence.Position), c.Fence.Revision,
+		int64(c.Position), c.Done, timeOrNil(c.AppliedAt), forget, exclude)
+	db.queueWrites(b, c)
+	db.queueLetters(b, c.Letters)
+	if len(c.Remove) > 0 {
+		b.Queue(db.q("SELECT {schema}.remove_letters($1, $2, $3, $4, $5)"), id.Processor, id.Number, id.Partition, []byte(id.Tenant), c.Remove)
+	}
+	for i := range c.Detach {
+		l := &c.Detach[i]
+		b.Queue(db.q(insertLane), laneArgs(l)...)
+	}
+}
+
+const (
+	putDocuments = `INSERT INTO {schema}.documents (build_no, tenant, id, version, position, updated_at, doc)
+		SELECT (SELECT build_no FROM {schema}.builds WHERE processor = $1 AND number = $2), k.tenant, k.id, k.version, k.position, now(), k.doc
+		  FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::json[]) AS k (tenant, id, version, position, doc)
+		ON CONFLICT (build_no, tenant, id) DO UPDATE
+		SET version = excluded.version, position = excluded.position, updated_at = excluded.updated_at, doc = excluded.doc`
+
+	// statementBytes is about how many bytes of documents go into one statement:
+	// the server holds each several times.
+	statementBytes = 32 << 20
+)
+
+// queueWrites queues the documents by ascending key, so that two transactions
+// that should ever write the same ones lock them in the same order.
+func (db *DB) queueWrites(b *pgx.Batch, c *store.Commit) {
+	if len(c.Writes) == 0 {
+		return
+	}
+	order := make([]*store.Write, len(c.Writes))
+	for i := range c.Writes {
+		order[i] = &c.Writes[i]
+	}
+	slices.SortFunc(order, func(x, y *store.Write) int {
+		if n := strings.Compare(x.Tenant, y.Tenant); n != 0 {
+			return n
+		}
+		return strings.Compare(x.ID, y.ID)
+	})
+	var put, gone documents
+	for _, w := range order {
+		if w.Delete {
+			gone.key(w)
+			continue
+		}
+		put.key(w)
+		put.versions = append(put.versions, w.Version)
+		put.positions = append(put.positions, int64(w.Position))
+		data := w.Data
+		if data == nil {
+			data = []byte{} // nil would be NULL
+		}
+		put.docs = append(put.docs, data)
+		if put.bytes += len(w.Data); put.bytes >= statementBytes {
+			db.queuePut(b, c, &put)
+			put = documents{}
+		}
+	}
+	db.queuePut(b, c, &put)
+	if len(gone.ids) > 0 {
+		b.Queue(db.q("SELECT {schema}.delete_documents($1, $2, $3, $4)"), c.Lane.Processor, c.Lane.Number, gone.tenants, gone.ids)
+	}
+}
+
+// documents are the columns of documents.
+type documents struct {
+	tenants, ids        []string
+	versions, positions []int64
+	docs                [][]byte
+	bytes               int
+}
+
+func (d *documents) key(w *store.Write) {
+	d.tenants = append(d.tenants, w.Tenant)
+	d.ids = append(d.ids, w.ID)
+}
+
+func (db *DB) queuePut(b *pgx.Batch, c *store.Commit, d *documents) {
+	if len(d.ids) > 0 {
+		b.Queue(db.q(putDocuments), c.Lane.Processor, c.Lane.Number, d.tenants, d.ids, d.versions, d.positions, d.docs)
+	}
+}
+
+// commitWithSQL is a commit whose last part is the user's.
+func (db *DB) commitWithSQL(ctx context.Context, c *store.Commit) (err error) {
+	conn, err := db.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release() // a connection inside a transaction is closed by it
+	b := &pgx.Batch{}
+	b.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
+	b.Queue(limitIdle)
+	db.queueCommit(b, c)
+	br := conn.SendBatch(ctx, b)
+	err = br.Close()
+	tx := br.Tx()
+	defer rollback(ctx, conn) // if it did not commit, or a panic comes by
+	if err != nil {
+		return err
+	}
+	if err := userSQL(ctx, tx, c.SQL); err != nil {
+		return err
+	}
+	if changesLanes(c) {
+		if _, err := tx.Exec(ctx, db.q(raiseRevision)); err != nil {
+			return err
+		}
+	}
+	err = tx.Commit(ctx)
+	switch {
+	case err == nil:
+	case unknown(err):
+		db.unsettled.add(c)
+		err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, db.fault(ctx, "commit", err))
+	case serverError(err) != nil && !transient(err):
+		return &store.UserError{Err: err} // a deferred constraint: Fairlead has none
+	}
+	return err
+}
+
+// A userTx is the transaction that a user's function gets.
+type userTx struct{ pgx.Tx }
+
+// ErrTransaction means that a user's SQL tried to end the transaction that it
+// was given, or went on after a statement that had failed.
+var ErrTransaction = errors.New("postgres: not allowed inside a commit")
+
+func (userTx) Commit(context.Context) error {
+	return fmt.Errorf("%w: COMMIT is not yours to do", ErrTransaction)
+}
+
+func (userTx) Rollback(context.Context) error {
+	return fmt.Errorf("%w: ROLLBACK is not yours to do: return an error", ErrTransaction)
+}
+
+// userSQL runs the user's function. What is no fault of it, such as a deadlock
+// or a connection that broke, does not come back as a [store.UserError]: the
+// engine is to try again, and to park nothing.
+func userSQL(ctx context.Context, tx pgx.Tx, f func(context.Context, any) error) error {
+	err := f(ctx, userTx{tx})
+	switch status := tx.Conn().PgConn().TxStatus(); {
+	case err != nil && (tx.Conn().IsClosed() && ctx.Err() == nil || transient(err)):
+		return fmt.Errorf("user function: %w", err)
+	case err != nil:
+	case status == 'E':
+		err = fmt.Errorf("%w: a statement failed and the function returned nil: nothing after it can be committed", ErrTransaction)
+	case status != 'T':
+		err = fmt.Errorf("%w: COMMIT and ROLLBACK are not yours to do: what ran before is out of Fairlead's hands", ErrTransaction)
+	}
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+		err = errors.Join(err, ctx.Err())
+	}
+	return &store.UserError{Err: err}
+}
+
+func encodeExclusions(m map[string]event.Position) []byte {
+	b, err := json.Marshal(m)
+	if err != nil {
+		panic(err) // not of strings and integers
+	}
+	return b
+}
+
+// timeOrNil makes NULL of the zero time.
+func timeOrNil(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return t
+}
+
+// utc is the inverse of timeOrNil.
+func utc(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.UTC()
+}
