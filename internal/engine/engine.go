@@ -227,6 +227,7 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 	e.mu.Lock()
 	if e.procs[name] == a {
 		delete(e.procs, name)
+		e.turns.forget(name)
 	}
 	e.mu.Unlock()
 	return nil

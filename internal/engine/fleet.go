@@ -56,6 +56,8 @@ func (e *Engine) notes(now time.Time) *memberNotes {
 	for id, at := range e.failed {
 		if now.Sub(at) < retryFailed {
 			n.Refuses = append(n.Refuses, id.String())
+		} else {
+			delete(e.failed, id)
 		}
 	}
 	slices.Sort(n.Refuses)

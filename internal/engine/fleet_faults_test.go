@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/fairlead-dev/fairlead/store/memstore"
 )
@@ -342,5 +343,31 @@ func TestFleetForgetsMembersThatDied(t *testing.T) {
 		if len(members) > 1 {
 			t.Errorf("%d members are listed two hours after all but one have died", len(members))
 		}
+	})
+}
+
+// TestFleetForgetsRemovedProcessors: a program adds a processor for each
+// job and removes it when that is done. Nothing of it must stay.
+func TestFleetForgetsRemovedProcessors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		stop := r.run(r.e)
+		r.append("acme", "s", added{N: 1})
+		for i := range 100 {
+			name := fmt.Sprint("job-", i)
+			p := projection.New(name, projection.On("added", func(*tally, projection.Event[added]) error { return nil }))
+			r.add(Processor{Name: name, Projection: p})
+			time.Sleep(time.Second)
+			if err := r.e.Remove(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.e.turns.mu.Lock()
+		n := len(r.e.turns.procs)
+		r.e.turns.mu.Unlock()
+		if n > 1 {
+			t.Errorf("%d processors are in the queue for turns, each of which looks at all of them; none is in the consumer", n)
+		}
+		stop()
 	})
 }

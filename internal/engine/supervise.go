@@ -187,6 +187,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 			start = append(start, l.LaneID)
 			continue
 		case owner != "":
+			a.stats.started(l.LaneID)                     // its error here is history
 			f.moving = f.moving || target == e.id && calm // it is about to be given away
 			continue
 		}
@@ -252,19 +253,23 @@ func (e *Engine) start(ctx context.Context, ids []store.LaneID, logParts, budget
 	if err != nil {
 		return err
 	}
-	var errs []error
+	var back []store.Lane
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	for _, row := range acquired {
 		a := e.procs[row.Processor]
 		if a == nil || a.gone {
-			errs = append(errs, lane.Release(ctx, e.store, row.LaneID, e.id, row.Epoch))
+			back = append(back, row)
 			continue
 		}
 		e.work(ctx, a, row, logParts, budget, costs[row.String()])
 	}
 	if len(costs) > 0 {
 		e.news() // who had the lanes before will not tell what they cost any more
+	}
+	e.mu.Unlock()
+	var errs []error
+	for _, row := range back {
+		errs = append(errs, lane.Release(ctx, e.store, row.LaneID, e.id, row.Epoch))
 	}
 	return errors.Join(errs...)
 }

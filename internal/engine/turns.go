@@ -107,6 +107,17 @@ func (t *turns) of(p *Processor) *procTurns {
 	return q
 }
 
+// forget drops a processor that was removed: none of its lanes has a turn or
+// waits for one.
+func (t *turns) forget(processor string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if q := t.procs[processor]; q != nil && len(q.waiting) == 0 {
+		t.pick.Idle(processor)
+		delete(t.procs, processor)
+	}
+}
+
 // dispatch gives free slots to those whose turn it is.
 func (t *turns) dispatch() {
 	now := time.Now()

@@ -226,8 +226,8 @@ func Release(ctx context.Context, s store.Store, id store.LaneID, owner string, 
 	return HandOver(ctx, s, id, owner, epoch, "")
 }
 
-// HandOver is Release to another member, which is the owner from then on: only
-// it acquires the lane, unless its lease ends before it does.
+// HandOver is Release to another member that is alive, which is the owner from
+// then on: only it acquires the lane, unless its lease ends before it does.
 func HandOver(ctx context.Context, s store.Store, id store.LaneID, owner string, epoch int64, to string) error {
 	return s.Update(ctx, func(tx store.Tx) error {
 		l, err := tx.Lane(id)
@@ -237,7 +237,15 @@ func HandOver(ctx context.Context, s store.Store, id store.LaneID, owner string,
 		if err != nil {
 			return err
 		}
-		l.Owner = to
+		if l.Owner = to; to != "" {
+			alive, err := Alive(tx)
+			if err != nil {
+				return err
+			}
+			if !alive[to] {
+				l.Owner = ""
+			}
+		}
 		return tx.PutLane(l)
 	})
 }
