@@ -53,10 +53,10 @@ type Touched struct {
 
 // A HandlerError is an event that cannot be applied, however often it is tried
 // on the same state: its payload does not decode or upcast, it chooses a
-// document that cannot be, its handler fails or panics, or the state that it
-// leaves cannot be encoded.
+// document that cannot be, its handler fails or panics, the state that it leaves
+// cannot be encoded, or the stored document that it is for does not decode.
 type HandlerError struct {
-	Reason string // "size", "decode", "upcast", "document", "handler", "panic" or "encode"
+	Reason string // "size", "decode", "upcast", "document", "handler", "panic", "encode" or "state"
 	Err    error
 	Stack  []byte // of a panic
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -127,6 +128,8 @@ func (tx *storeTx) DeleteProcessor(name string) error {
 
 const laneColumns = `lane_no, processor, number, partition, tenant, epoch, position, done, revision, state, reason, pinned, owner, applied_at, updated_at`
 
+const whichLane = "processor = ? AND number = ? AND partition = ? AND tenant = ?"
+
 func scanLane(s *zs.Stmt) (no int64, l store.Lane, err error) {
 	l = store.Lane{
 		LaneID: store.LaneID{
@@ -164,7 +167,7 @@ func (tx *storeTx) lanes(where string, args ...any) (out []store.Lane, err error
 
 // Lane implements [store.Tx]. The transaction itself is the lock.
 func (tx *storeTx) Lane(id store.LaneID) (store.Lane, error) {
-	found, err := tx.lanes(" WHERE processor = ? AND number = ? AND partition = ? AND tenant = ?", id.Processor, id.Number, id.Partition, id.Tenant)
+	found, err := tx.lanes(" WHERE "+whichLane, id.Processor, id.Number, id.Partition, id.Tenant)
 	switch {
 	case err != nil:
 		return store.Lane{}, err
@@ -180,39 +183,55 @@ func (tx *storeTx) Lanes(processor string) ([]store.Lane, error) {
 }
 
 // PutLane implements [store.Tx]. It keeps the UpdatedAt of a lane that is there.
+// Of its exclusions it writes only those that change: a base lane may have one
+// for each tenant there is.
 func (tx *storeTx) PutLane(l store.Lane) error {
 	if err := tx.writable(); err != nil {
 		return err
 	}
-	updated := any(nil)
-	err := tx.rows("SELECT updated_at FROM fairlead_lanes WHERE processor = ? AND number = ? AND partition = ? AND tenant = ?",
-		func(s *zs.Stmt) error {
-			at, err := columnTime(s, 0)
-			updated = at
-			return err
-		}, l.Processor, l.Number, l.Partition, l.Tenant)
-	if err == nil {
-		err = tx.DeleteLane(l.LaneID)
+	no, found := int64(0), false
+	err := tx.rows("SELECT lane_no FROM fairlead_lanes WHERE "+whichLane, func(s *zs.Stmt) error {
+		no, found = s.ColumnInt64(0), true
+		return nil
+	}, l.Processor, l.Number, l.Partition, l.Tenant)
+	switch {
+	case err != nil:
+		return err
+	case !found:
+		return tx.note(tx.w.insertLane(&l))
+	}
+	_, err = tx.exec(`UPDATE fairlead_lanes
+		SET epoch = ?, position = ?, done = ?, revision = ?, state = ?, reason = ?, pinned = ?, owner = ?, applied_at = ?
+		WHERE lane_no = ?`,
+		l.Epoch, int64(l.Position), l.Done, l.Revision, string(l.State), l.Reason, l.Pinned, l.Owner, l.AppliedAt, no)
+	if err != nil {
+		return err
+	}
+	var gone []string
+	changed := maps.Clone(l.Exclusions)
+	err = tx.rows("SELECT tenant, until FROM fairlead_exclusions WHERE lane_no = ?", func(s *zs.Stmt) error {
+		tenant := s.ColumnText(0)
+		switch until, ok := l.Exclusions[tenant]; {
+		case !ok:
+			gone = append(gone, tenant)
+		case int64(until) == s.ColumnInt64(1):
+			delete(changed, tenant)
+		}
+		return nil
+	}, no)
+	for i := 0; i < len(gone) && err == nil; i++ {
+		_, err = tx.exec("DELETE FROM fairlead_exclusions WHERE lane_no = ? AND tenant = ?", no, gone[i])
 	}
 	if err == nil {
-		err = tx.note(tx.w.addLane(&l, updated))
+		err = tx.note(tx.w.putExclusions(no, changed))
 	}
 	return err
 }
 
-// insertLane adds a lane that must not be there.
-func (w *writer) insertLane(l *store.Lane) error { return w.addLane(l, nil) }
-
-func (w *writer) addLane(l *store.Lane, updated any) error {
-	err := w.exec("INSERT INTO fairlead_lanes("+laneColumns+") VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-		l.Processor, l.Number, l.Partition, l.Tenant, l.Epoch, int64(l.Position), l.Done, l.Revision, string(l.State), l.Reason,
-		l.Pinned, l.Owner, l.AppliedAt, updated)
-	if err != nil {
-		return err
-	}
-	no := w.LastInsertRowID()
-	for tenant, until := range l.Exclusions {
-		err := w.exec("INSERT INTO fairlead_exclusions(lane_no, tenant, until) VALUES(?, ?, ?)", no, tenant, int64(until))
+// putExclusions adds exclusions to a lane, or changes them.
+func (w *writer) putExclusions(lane int64, exclusions map[string]event.Position) error {
+	for tenant, until := range exclusions {
+		err := w.exec("INSERT OR REPLACE INTO fairlead_exclusions(lane_no, tenant, until) VALUES(?, ?, ?)", lane, tenant, int64(until))
 		if err != nil {
 			return err
 		}
@@ -220,13 +239,23 @@ func (w *writer) addLane(l *store.Lane, updated any) error {
 	return nil
 }
 
+// insertLane adds a lane that must not be there.
+func (w *writer) insertLane(l *store.Lane) error {
+	err := w.exec("INSERT INTO fairlead_lanes("+laneColumns+") VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+		l.Processor, l.Number, l.Partition, l.Tenant, l.Epoch, int64(l.Position), l.Done, l.Revision, string(l.State), l.Reason,
+		l.Pinned, l.Owner, l.AppliedAt)
+	if err != nil {
+		return err
+	}
+	return w.putExclusions(w.LastInsertRowID(), l.Exclusions)
+}
+
 // DeleteLane implements [store.Tx].
 func (tx *storeTx) DeleteLane(id store.LaneID) error {
-	const which = "processor = ? AND number = ? AND partition = ? AND tenant = ?"
-	_, err := tx.exec("DELETE FROM fairlead_exclusions WHERE lane_no = (SELECT lane_no FROM fairlead_lanes WHERE "+which+")",
+	_, err := tx.exec("DELETE FROM fairlead_exclusions WHERE lane_no = (SELECT lane_no FROM fairlead_lanes WHERE "+whichLane+")",
 		id.Processor, id.Number, id.Partition, id.Tenant)
 	if err == nil {
-		_, err = tx.exec("DELETE FROM fairlead_lanes WHERE "+which, id.Processor, id.Number, id.Partition, id.Tenant)
+		_, err = tx.exec("DELETE FROM fairlead_lanes WHERE "+whichLane, id.Processor, id.Number, id.Partition, id.Tenant)
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/mutant"
+	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
@@ -12,14 +13,15 @@ import (
 // good as the row until the lane loses its fence.
 type doc struct {
 	key      store.Key
-	state    any // nil: there is no document
+	state    any // nil: there is no document, or it is broken
 	version  int64
 	position event.Position
 	seen     int64 // the last stream version that went by, handled or not
 	size     int
-	stored   bool  // there is a row of it, once every sealed batch is committed
-	batch    int64 // the last batch that changed it
-	dirty    bool  // changed by what is being folded
+	stored   bool                     // there is a row of it, once every sealed batch is committed
+	batch    int64                    // the last batch that changed it
+	dirty    bool                     // changed by what is being folded
+	broken   *projection.HandlerError // its row does not decode; never cached, nor written
 	elem     *list.Element
 }
 

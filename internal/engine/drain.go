@@ -160,6 +160,9 @@ func (l *batchLane) applyLetter(b *batch, i int32) *projection.HandlerError {
 			if !it.touched.Handled {
 				continue // the projection has no handler for it any more
 			}
+			if d.broken != nil {
+				return d.broken
+			}
 			if d.state == nil {
 				d.state = l.p.Projection.Init(d.key.Tenant, d.key.ID)
 			}

@@ -74,7 +74,9 @@ func (l *batchLane) note(b *batch) {
 	}
 }
 
-// load finds the documents of a batch in the cache, or else in the store.
+// load finds the documents of a batch in the cache, or else in the store. One
+// that does not decode is its group's alone, and not cached: the events that it
+// is to have are poison, and its row stays as it is.
 func (l *batchLane) load(ctx context.Context, b *batch) error {
 	var missing []store.Key
 	var whose []int32 // the group of each
@@ -91,16 +93,27 @@ func (l *batchLane) load(ctx context.Context, b *batch) error {
 	if err != nil {
 		return fmt.Errorf("lane %v: load %d documents: %w", l.id, len(missing), err)
 	}
+	var broken map[store.Key]*doc
 	for i := range found {
 		f := &found[i]
 		d := &doc{key: f.Key, version: f.Version, seen: f.Version, position: f.Position, size: len(f.Data), stored: true}
-		if d.state, err = l.p.Projection.Decode(f.Data); err != nil {
-			return fmt.Errorf("lane %v: document %q of tenant %q: %w: rebuild the projection or mend its type", l.id, f.ID, f.Tenant, err)
+		if d.state, err = l.p.Projection.Decode(f.Data); err == nil {
+			l.cache.put(d)
+			continue
 		}
-		l.cache.put(d)
+		d.state, d.broken = nil, &projection.HandlerError{Reason: "state", Err: fmt.Errorf(
+			"document %q of tenant %q: %w; mend the type, then retry the dead letters or resume what was stopped; or rebuild the projection",
+			f.ID, f.Tenant, err)}
+		if broken == nil {
+			broken = map[store.Key]*doc{}
+		}
+		broken[f.Key] = d
 	}
 	for i, k := range missing {
 		d := l.cache.docs[k]
+		if d == nil {
+			d = broken[k]
+		}
 		if d == nil {
 			d = &doc{key: k}
 			l.cache.put(d)
@@ -138,9 +151,13 @@ func (l *batchLane) foldGroup(ctx context.Context, b *batch, g *group) {
 			d.seen = max(d.seen, it.e.Version)
 			continue
 		}
-		if d.state != nil && !mutant.Is(mutant.ResumeEarly) && (it.e.Position <= d.position || byStream && it.e.Version > 0 && it.e.Version <= d.version) {
+		if (d.state != nil || d.broken != nil) && !mutant.Is(mutant.ResumeEarly) && (it.e.Position <= d.position || byStream && it.e.Version > 0 && it.e.Version <= d.version) {
 			g.duplicates++
 			continue
+		}
+		if d.broken != nil {
+			g.failed = &failure{i, d.broken}
+			return
 		}
 		if byStream && d.state != nil && it.e.Version > max(d.seen, d.version)+1 {
 			if err := l.gap(ctx, it.e, max(d.seen, d.version)); err != nil {
@@ -218,6 +235,14 @@ func (l *batchLane) failures(b *batch) (any bool) {
 		}
 		any = true
 		l.condemn(b.items[g.failed.item].e, g.key, g.failed.err)
+		if l.p.Poison != SkipAndRecord || g.doc == nil || g.doc.broken == nil {
+			continue
+		}
+		for _, i := range g.items { // the document has none of the others either: do not try one by one
+			if it := &b.items[i]; i > g.failed.item && it.touched.Handled {
+				l.condemn(it.e, g.key, g.failed.err)
+			}
+		}
 	}
 	return any
 }

@@ -105,7 +105,12 @@ func testLaneRoundTrip(t *fixture) {
 	} {
 		t.Run(tt.name, func(sub *testing.T) {
 			t := t.with(sub)
-			for _, l := range []store.Lane{tt.lane, {LaneID: tt.lane.LaneID, State: store.Held, Reason: "replaced", Exclusions: map[string]event.Position{"only": 1}}, tt.lane} {
+			replaced := store.Lane{LaneID: tt.lane.LaneID, State: store.Held, Reason: "replaced", Exclusions: map[string]event.Position{"only": 1}}
+			changed := replaced // one exclusion as it was, then another position, then gone
+			changed.Exclusions = map[string]event.Position{"only": 1, "both": 2}
+			moved := replaced
+			moved.Exclusions = map[string]event.Position{"only": event.Unbounded, "both": 2}
+			for _, l := range []store.Lane{tt.lane, replaced, changed, moved, replaced, tt.lane} {
 				t.update(func(tx store.Tx) error { return tx.PutLane(l) })
 				got := t.lane(l.LaneID)
 				if !l.AppliedAt.IsZero() {
