@@ -14,7 +14,7 @@ import (
 type Appender interface {
 	// Append stores all events of all appends, or none. The events of one call
 	// get ascending positions in the order given. Errors to branch on:
-	// [*ConflictError], [*DuplicateError], [event.NameError].
+	// [*ConflictError], [*DuplicateError], [*EventError], [event.NameError].
 	//
 	// It is idempotent by event id: where every event of one StreamAppend that
 	// has an id is already in that stream under that id, that StreamAppend
@@ -67,7 +67,7 @@ type StreamAppend struct {
 type NewEvent struct {
 	ID         string // optional; default [event.DerivedID]
 	Type       string
-	OccurredAt time.Time // default: now; comes back in UTC, at least to the microsecond
+	OccurredAt time.Time // default: now; years 1 to 9999; comes back in UTC, at least to the microsecond
 	Metadata   event.Metadata
 	Data       []byte // in the codec of the handlers that will read it; JSON by default
 }
@@ -148,8 +148,21 @@ func (e *DuplicateError) Error() string {
 
 func (e *DuplicateError) Unwrap() error { return ErrDuplicate }
 
-// Check returns the first fault of a, if any: names, no events, a payload that
-// is not JSON is left to the adapter.
+// An EventError says which event of an append no log stores, and why. Nothing
+// was appended, and nothing will be until the event is another.
+type EventError struct {
+	Stream StreamRef
+	Event  int // its place in [StreamAppend].Events, from 0
+	Why    string
+}
+
+func (e *EventError) Error() string {
+	return fmt.Sprintf("eventlog: append to stream %q of tenant %q: event %d of the append %s",
+		e.Stream.Stream, e.Stream.Tenant, e.Event+1, e.Why)
+}
+
+// Check returns the first fault of a, if any: names, no events, a time outside
+// the years 1 to 9999. Whether a payload is JSON is left to the adapter.
 func (a *StreamAppend) Check() error {
 	if err := event.CheckTenant(a.Tenant); err != nil {
 		return err
@@ -170,6 +183,25 @@ func (a *StreamAppend) Check() error {
 				return err
 			}
 		}
+		if why := oddTime(e.OccurredAt); why != "" {
+			return &EventError{StreamRef{a.Tenant, a.Stream}, i, why}
+		}
 	}
 	return nil
+}
+
+// oddTime returns what is wrong with the time of an event, or "". JSON, SQL and
+// RFC 3339 have no other years, so what reads such an event could not say when it
+// happened, and no producer means one.
+func oddTime(t time.Time) string {
+	t = t.UTC()
+	switch y := t.Year(); {
+	case t.IsZero():
+		return ""
+	case y > 9999:
+		return fmt.Sprintf("occurred at %s, want a year from 1 to 9999: milliseconds, or a finer unit, were probably taken for seconds", t.Format(time.RFC3339))
+	case y < 1:
+		return fmt.Sprintf("occurred at %s, want a year from 1 to 9999: it was probably computed from another unit or epoch; the zero time stands for now", t.Format(time.RFC3339))
+	}
+	return ""
 }
