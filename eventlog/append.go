@@ -63,13 +63,18 @@ type StreamAppend struct {
 	Events   []NewEvent
 }
 
+// MaxMetadata is how many bytes the keys and values of one event's metadata may
+// have together. Metadata are headers, and come whole with every event:
+// [ReadRequest].MaxEventBytes withholds payloads only.
+const MaxMetadata = 64 << 10
+
 // A NewEvent is an event to append.
 type NewEvent struct {
 	ID         string // optional; default [event.DerivedID]
 	Type       string
-	OccurredAt time.Time // default: now; years 1 to 9999; comes back in UTC, at least to the microsecond
-	Metadata   event.Metadata
-	Data       []byte // in the codec of the handlers that will read it; JSON by default
+	OccurredAt time.Time      // default: now; years 1 to 9999; comes back in UTC, at least to the microsecond
+	Metadata   event.Metadata // at most [MaxMetadata] bytes
+	Data       []byte         // in the codec of the handlers that will read it; JSON by default
 }
 
 // Expected is the version that a stream must have for an append to succeed. The
@@ -162,7 +167,7 @@ func (e *EventError) Error() string {
 }
 
 // Check returns the first fault of a, if any: names, no events, a time outside
-// the years 1 to 9999. Whether a payload is JSON is left to the adapter.
+// the years 1 to 9999, metadata above [MaxMetadata]. Whether a payload is JSON is left to the adapter.
 func (a *StreamAppend) Check() error {
 	if err := event.CheckTenant(a.Tenant); err != nil {
 		return err
@@ -183,7 +188,11 @@ func (a *StreamAppend) Check() error {
 				return err
 			}
 		}
-		if why := oddTime(e.OccurredAt); why != "" {
+		why := oddTime(e.OccurredAt)
+		if why == "" {
+			why = largeMetadata(e.Metadata)
+		}
+		if why != "" {
 			return &EventError{StreamRef{a.Tenant, a.Stream}, i, why}
 		}
 	}
@@ -204,4 +213,16 @@ func oddTime(t time.Time) string {
 		return fmt.Sprintf("occurred at %s, want a year from 1 to 9999: it was probably computed from another unit or epoch; the zero time stands for now", t.Format(time.RFC3339))
 	}
 	return ""
+}
+
+// largeMetadata returns what is wrong with the metadata of an event, or "".
+func largeMetadata(m event.Metadata) string {
+	n := 0
+	for k, v := range m {
+		n += len(k) + len(v)
+	}
+	if n <= MaxMetadata {
+		return ""
+	}
+	return fmt.Sprintf("has %d bytes of metadata, more than %d: what is large belongs into the data", n, MaxMetadata)
 }

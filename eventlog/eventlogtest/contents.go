@@ -19,6 +19,7 @@ func runNames(sub func(string, func(*fixture))) {
 	sub("NamesRefused", testNamesRefused)
 	sub("NamesAreCompared", testNamesCompared)
 	sub("MetadataRoundTrip", testMetadata)
+	sub("LargeMetadataRefused", testLargeMetadata)
 	sub("DataRoundTrip", testData)
 	sub("TimesRoundTrip", testTimes)
 	sub("TimesRefused", testTimesRefused)
@@ -147,6 +148,33 @@ func testMetadata(t *fixture) {
 		if !maps.Equal(e.Metadata, m) {
 			t.Errorf("metadata %v came back as %v", m, e.Metadata)
 		}
+	}
+}
+
+// testLargeMetadata: MaxMetadata bytes are stored, one more is refused: metadata
+// come with every event, whatever the limits of its reader.
+func testLargeMetadata(t *fixture) {
+	many := event.Metadata{}
+	for i := range eventlog.MaxMetadata / 8 {
+		many[fmt.Sprintf("%06d", i)] = "vv"
+	}
+	for name, most := range map[string]event.Metadata{
+		"a long value": {"k": strings.Repeat("v", eventlog.MaxMetadata-1)},
+		"a long key":   {strings.Repeat("k", eventlog.MaxMetadata-1): "v"},
+		"many":         many,
+	} {
+		t.Run(name, func(sub *testing.T) {
+			t := &fixture{T: sub, log: t.log, f: t.f}
+			fits, large := one("a", "s", "T", 1), one("a", "s", "T", 2)
+			fits.Events[0].Metadata = most
+			if e := t.last(t.append(fits)); !maps.Equal(e.Metadata, most) {
+				t.Errorf("%d keys came back as %d, or changed", len(most), len(e.Metadata))
+			}
+			more := maps.Clone(most)
+			more["x"] = ""
+			large.Events[1].Metadata = more
+			t.refusesEvent(eventlog.EventError{Stream: eventlog.StreamRef{Tenant: "a", Stream: "s"}, Event: 1}, one("a", "t", "T", 1), large)
+		})
 	}
 }
 

@@ -181,6 +181,8 @@ func TestBadLines(t *testing.T) {
 		{"both data", line("a", "s", 3, `,"data_base64":""`), "both"},
 		{"no base64", strings.Replace(line("a", "s", 3, ""), `"data":{"v":3}`, `"data_base64":"%"`, 1), "data_base64"},
 		{"metadata that are no object of strings", line("a", "s", 3, `,"metadata":{"a":1}`), "metadata"},
+		{"metadata of 64 KiB and a byte", line("a", "s", 3, fmt.Sprintf(`,"metadata":{"k":%q}`, strings.Repeat("v", eventlog.MaxMetadata))),
+			"has 65537 bytes of metadata, more than 65536"},
 		{"an id of another event", line("a", "s", 3, `,"id":"1:a/s@1"`), "reserved for version 1"},
 		{"a gap", line("a", "s", 4, ""), `version 4 of stream "s" of tenant "a", but the version before it is 2`},
 		{"a new stream that begins late", line("a", "new", 2, ""), "the version before it is 0"},
