@@ -14,7 +14,7 @@ import (
 type Appender interface {
 	// Append stores all events of all appends, or none. The events of one call
 	// get ascending positions in the order given. Errors to branch on:
-	// [*ConflictError], [*DuplicateError], [event.NameError].
+	// [*ConflictError], [*DuplicateError], [*EventError], [event.NameError].
 	//
 	// It is idempotent by event id: where every event of one StreamAppend that
 	// has an id is already in that stream under that id, that StreamAppend
@@ -63,13 +63,18 @@ type StreamAppend struct {
 	Events   []NewEvent
 }
 
+// MaxMetadata is how many bytes the keys and values of one event's metadata may
+// have together. Metadata are headers, and come whole with every event:
+// [ReadRequest].MaxEventBytes withholds payloads only.
+const MaxMetadata = 64 << 10
+
 // A NewEvent is an event to append.
 type NewEvent struct {
 	ID         string // optional; default [event.DerivedID]
 	Type       string
-	OccurredAt time.Time // default: now; comes back in UTC, at least to the microsecond
-	Metadata   event.Metadata
-	Data       []byte // in the codec of the handlers that will read it; JSON by default
+	OccurredAt time.Time      // default: now; years 1 to 9999; comes back in UTC, at least to the microsecond
+	Metadata   event.Metadata // at most [MaxMetadata] bytes
+	Data       []byte         // in the codec of the handlers that will read it; JSON by default
 }
 
 // Expected is the version that a stream must have for an append to succeed. The
@@ -148,8 +153,21 @@ func (e *DuplicateError) Error() string {
 
 func (e *DuplicateError) Unwrap() error { return ErrDuplicate }
 
-// Check returns the first fault of a, if any: names, no events, a payload that
-// is not JSON is left to the adapter.
+// An EventError says which event of an append no log stores, and why. Nothing
+// was appended, and nothing will be until the event is another.
+type EventError struct {
+	Stream StreamRef
+	Event  int // its place in [StreamAppend].Events, from 0
+	Why    string
+}
+
+func (e *EventError) Error() string {
+	return fmt.Sprintf("eventlog: append to stream %q of tenant %q: event %d of the append %s",
+		e.Stream.Stream, e.Stream.Tenant, e.Event+1, e.Why)
+}
+
+// Check returns the first fault of a, if any: names, no events, a time outside
+// the years 1 to 9999, metadata above [MaxMetadata]. Whether a payload is JSON is left to the adapter.
 func (a *StreamAppend) Check() error {
 	if err := event.CheckTenant(a.Tenant); err != nil {
 		return err
@@ -170,6 +188,41 @@ func (a *StreamAppend) Check() error {
 				return err
 			}
 		}
+		why := oddTime(e.OccurredAt)
+		if why == "" {
+			why = largeMetadata(e.Metadata)
+		}
+		if why != "" {
+			return &EventError{StreamRef{a.Tenant, a.Stream}, i, why}
+		}
 	}
 	return nil
+}
+
+// oddTime returns what is wrong with the time of an event, or "". JSON, SQL and
+// RFC 3339 have no other years, so what reads such an event could not say when it
+// happened, and no producer means one.
+func oddTime(t time.Time) string {
+	t = t.UTC()
+	switch y := t.Year(); {
+	case t.IsZero():
+		return ""
+	case y > 9999:
+		return fmt.Sprintf("occurred at %s, want a year from 1 to 9999: milliseconds, or a finer unit, were probably taken for seconds", t.Format(time.RFC3339))
+	case y < 1:
+		return fmt.Sprintf("occurred at %s, want a year from 1 to 9999: it was probably computed from another unit or epoch; the zero time stands for now", t.Format(time.RFC3339))
+	}
+	return ""
+}
+
+// largeMetadata returns what is wrong with the metadata of an event, or "".
+func largeMetadata(m event.Metadata) string {
+	n := 0
+	for k, v := range m {
+		n += len(k) + len(v)
+	}
+	if n <= MaxMetadata {
+		return ""
+	}
+	return fmt.Sprintf("has %d bytes of metadata, more than %d: what is large belongs into the data", n, MaxMetadata)
 }

@@ -155,9 +155,6 @@ func (c *appendCall) addEvent(a *eventlog.StreamAppend, e *eventlog.NewEvent) er
 	}
 	var occurred *time.Time
 	if !e.OccurredAt.IsZero() {
-		if err := checkTime(e.OccurredAt); err != nil {
-			return err
-		}
 		occurred = &e.OccurredAt
 	}
 	var data *string
@@ -298,8 +295,9 @@ func isOutcomeUnknown(err error) bool {
 // caller's own rows are committed together, or not at all. The token is worth
 // something once the transaction is committed.
 //
-// An [eventlog.ConflictError], an [eventlog.DuplicateError] or an
-// [event.NameError] leaves the transaction as it was. Any other error ends it.
+// An [eventlog.ConflictError], an [eventlog.DuplicateError], an
+// [eventlog.EventError] or an [event.NameError] leaves the transaction as it
+// was. Any other error ends it.
 // [ErrRetry] among them means that it lost a race: a deadlock, because two
 // transactions append to the same streams in different orders, or, under
 // REPEATABLE READ and SERIALIZABLE, a stream that has changed since the

@@ -36,14 +36,6 @@ var (
 	maxTime = time.Date(294276, 12, 31, 23, 59, 59, 999999000, time.UTC)
 )
 
-func checkTime(t time.Time) error {
-	if t.Before(minTime) || t.After(maxTime) {
-		return fmt.Errorf("postgres: append: time %v is outside of what PostgreSQL can hold, from %d to %d",
-			t.UTC(), minTime.Year(), maxTime.Year())
-	}
-	return nil
-}
-
 // clampTime moves t to the nearest time that PostgreSQL can hold.
 func clampTime(t time.Time) time.Time {
 	if t.Before(minTime) {

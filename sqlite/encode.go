@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 	"unsafe"
@@ -54,6 +56,9 @@ var (
 	maxTime = time.Unix(0, 1<<63-1)
 )
 
+// maxYear is the last year that is whole in a [time.Time].
+const maxYear = 292_277_022_398
+
 // bindTime binds t as nanoseconds since 1970, as text where it is too far away
 // for that, and the zero time as NULL.
 func bindTime(s *zs.Stmt, i int, t time.Time) {
@@ -69,23 +74,38 @@ func bindTime(s *zs.Stmt, i int, t time.Time) {
 
 // columnTime is the inverse of bindTime.
 func columnTime(s *zs.Stmt, i int) (time.Time, error) {
-	// SQLite makes of text the number it begins with, of NULL 0: only a small
-	// number needs a second look.
-	n := s.ColumnInt64(i)
-	if n < -1_000_000 || n > 1_000_000 {
-		return time.Unix(0, n).UTC(), nil
-	}
+	// The type comes first: SQLite makes of text the number it begins with.
 	switch s.ColumnType(i) {
 	case zs.TypeNull:
 		return time.Time{}, nil
 	case zs.TypeText:
-		t, err := time.Parse(time.RFC3339Nano, s.ColumnText(i))
-		if err != nil {
-			return time.Time{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
-		}
-		return t, nil
+		return parseTime(s.ColumnText(i))
 	}
-	return time.Unix(0, n).UTC(), nil
+	return time.Unix(0, s.ColumnInt64(i)).UTC(), nil
+}
+
+// parseTime parses what [time.Time.Format] makes of any time in UTC, also where
+// the year has more digits than four, or a sign, which [time.Parse] refuses.
+func parseTime(text string) (time.Time, error) {
+	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
+		return t.UTC(), nil
+	}
+	fault := fmt.Errorf("%w: time %.40q", ErrCorrupt, text)
+	digits, rest, ok := strings.Cut(strings.TrimPrefix(text, "-"), "-")
+	if !ok {
+		return time.Time{}, fault
+	}
+	year, err := strconv.ParseInt(text[:len(text)-len(rest)-1], 10, 64)
+	if err != nil || len(digits) < 4 || year < -maxYear || year > maxYear {
+		return time.Time{}, fault
+	}
+	// The calendar repeats every 400 years.
+	near := 2000 + (year%400+400)%400
+	t, err := time.Parse(time.RFC3339Nano, fmt.Sprintf("%04d-%s", near, rest))
+	if err != nil {
+		return time.Time{}, fault
+	}
+	return t.UTC().AddDate(int(year-near), 0, 0), nil
 }
 
 // encodeMetadata returns m as a JSON object with sorted keys. What is not UTF-8

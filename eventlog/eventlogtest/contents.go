@@ -19,8 +19,10 @@ func runNames(sub func(string, func(*fixture))) {
 	sub("NamesRefused", testNamesRefused)
 	sub("NamesAreCompared", testNamesCompared)
 	sub("MetadataRoundTrip", testMetadata)
+	sub("LargeMetadataRefused", testLargeMetadata)
 	sub("DataRoundTrip", testData)
 	sub("TimesRoundTrip", testTimes)
+	sub("TimesRefused", testTimesRefused)
 	sub("CallerKeepsWhatItPassed", testNoAliasing)
 }
 
@@ -149,6 +151,33 @@ func testMetadata(t *fixture) {
 	}
 }
 
+// testLargeMetadata: MaxMetadata bytes are stored, one more is refused: metadata
+// come with every event, whatever the limits of its reader.
+func testLargeMetadata(t *fixture) {
+	many := event.Metadata{}
+	for i := range eventlog.MaxMetadata / 8 {
+		many[fmt.Sprintf("%06d", i)] = "vv"
+	}
+	for name, most := range map[string]event.Metadata{
+		"a long value": {"k": strings.Repeat("v", eventlog.MaxMetadata-1)},
+		"a long key":   {strings.Repeat("k", eventlog.MaxMetadata-1): "v"},
+		"many":         many,
+	} {
+		t.Run(name, func(sub *testing.T) {
+			t := &fixture{T: sub, log: t.log, f: t.f}
+			fits, large := one("a", "s", "T", 1), one("a", "s", "T", 2)
+			fits.Events[0].Metadata = most
+			if e := t.last(t.append(fits)); !maps.Equal(e.Metadata, most) {
+				t.Errorf("%d keys came back as %d, or changed", len(most), len(e.Metadata))
+			}
+			more := maps.Clone(most)
+			more["x"] = ""
+			large.Events[1].Metadata = more
+			t.refusesEvent(eventlog.EventError{Stream: eventlog.StreamRef{Tenant: "a", Stream: "s"}, Event: 1}, one("a", "t", "T", 1), large)
+		})
+	}
+}
+
 // last returns the last event of a token's partition.
 func (t *fixture) last(token eventlog.Token) event.Event {
 	t.Helper()
@@ -216,6 +245,9 @@ func testTimes(t *fixture) {
 		time.Date(1969, 12, 31, 23, 59, 59, 999999999, time.UTC),
 		time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC),
 		time.Date(2200, 1, 1, 0, 0, 0, 5000, time.UTC),
+		time.Date(1, 1, 1, 0, 0, 0, 1000, time.UTC),
+		time.Date(9999, 12, 31, 23, 59, 59, 999999999, time.UTC),
+		time.Unix(0, 0), time.Unix(0, 1000),
 		time.Now(),
 	} {
 		a := one("a", "s", "T", 1)
@@ -236,6 +268,33 @@ func testTimes(t *fixture) {
 	e := t.last(t.append(one("a", "s", "T", 1)))
 	if d := time.Since(e.OccurredAt).Abs(); d > time.Minute {
 		t.Errorf("OccurredAt by default = %v, want about now", e.OccurredAt)
+	}
+}
+
+// testTimesRefused: a time that no producer means is refused as it is appended,
+// before it can stop the readers.
+func testTimesRefused(t *fixture) {
+	t.append(one("a", "s", "T", 1))
+	for _, at := range []time.Time{
+		time.Unix(time.Now().UnixMilli(), 0), time.Unix(1<<62, 0), time.Unix(-1<<62, 0),
+		time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 0, time.FixedZone("west", -3600)),
+		time.Date(292_277_022, 1, 1, 0, 0, 0, 0, time.UTC),
+		time.Date(0, 12, 31, 23, 59, 59, 999999999, time.UTC), time.Date(1, 1, 1, 0, 0, 0, 0, time.FixedZone("east", 3600)),
+		time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(-12345, 1, 1, 0, 0, 0, 0, time.UTC),
+	} {
+		bad := one("a", "s", "T", 3)
+		bad.Events[1].OccurredAt = at
+		t.refusesEvent(eventlog.EventError{Stream: eventlog.StreamRef{Tenant: "a", Stream: "s"}, Event: 1}, one("a", "t", "T", 1), bad)
+	}
+}
+
+// refusesEvent is refuses with an EventError like want, whatever its Why.
+func (t *fixture) refusesEvent(want eventlog.EventError, appends ...eventlog.StreamAppend) {
+	t.Helper()
+	err := t.refuses(appends...)
+	got, ok := errors.AsType[*eventlog.EventError](err)
+	if !ok || got.Stream != want.Stream || got.Event != want.Event {
+		t.Errorf("error = %v, want an EventError of event %d of %v", err, want.Event, want.Stream)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/cli"
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/slo"
 )
@@ -151,11 +152,13 @@ func writeLimits(b *bytes.Buffer) {
 | stream | %d bytes |
 | event type | %d bytes |
 | event id | %d bytes |
+| metadata of an event | %d bytes of keys and values |
+| occurred at | years 1 to 9999, in UTC |
 | document id | %d bytes |
 
-A log refuses longer names; an event of a foreign log that has one is parked.
+A log refuses what is beyond a limit, and an import counts it as a bad line; an event of a foreign log that has a longer name is parked.
 
-`, event.MaxTenant, event.MaxStream, event.MaxType, event.MaxID, projection.MaxDocument)
+`, event.MaxTenant, event.MaxStream, event.MaxType, event.MaxID, eventlog.MaxMetadata, projection.MaxDocument)
 }
 
 // writeCommands writes what the commands say of themselves.

@@ -100,7 +100,7 @@ func (p *plan) first() error {
 // add appends r to the plan. Lines that follow each other in one stream are one
 // append, so that the log gets the events in the order of the file.
 func (p *plan) add(ref eventlog.StreamRef, r *record) {
-	e := eventlog.NewEvent{ID: r.ID, Type: r.Type, OccurredAt: r.OccurredAt, Metadata: r.Metadata, Data: r.Data}
+	e := r.event()
 	if n := len(p.appends); n > 0 && p.appends[n-1].Tenant == ref.Tenant && p.appends[n-1].Stream == ref.Stream {
 		p.appends[n-1].Events = append(p.appends[n-1].Events, e)
 	} else {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -58,14 +59,20 @@ func (r *record) parse(text []byte) error {
 		}
 		r.Data = data
 	}
-	e := event.Event{ID: r.ID, Tenant: r.Tenant, Stream: r.Stream, Type: r.Type}
-	if err := e.Check(); err != nil {
+	// Here, so that what a log refuses is a bad line and not the end of its block.
+	a := eventlog.StreamAppend{Tenant: r.Tenant, Stream: r.Stream, Events: []eventlog.NewEvent{r.event()}}
+	if err := a.Check(); err != nil {
 		return err
 	}
 	if t, s, v, ok := event.ParseDerivedID(r.ID); ok && (t != r.Tenant || s != r.Stream || v != r.Version) {
 		return fmt.Errorf("id %q is reserved for version %d of stream %q of tenant %q", r.ID, v, s, t)
 	}
 	return nil
+}
+
+// event returns r as it is appended.
+func (r *record) event() eventlog.NewEvent {
+	return eventlog.NewEvent{ID: r.ID, Type: r.Type, OccurredAt: r.OccurredAt, Metadata: r.Metadata, Data: r.Data}
 }
 
 // appendLine appends e as a line. An id that follows from the rest is left out.

@@ -16,6 +16,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(line("a", "s", 1, `,"id":"x","metadata":{"k":"\u2028"}`)))
 	f.Add([]byte(`{"tenant":"a","stream":"s","version":1,"type":"T","occurred_at":"2026-01-02T03:04:05+01:00","data_base64":"AAE="}`))
 	f.Add([]byte(`{"tenant":"a","stream":"s","version":1,"type":"T","occurred_at":"2026-01-02T03:04:05Z","data":[ 1e400,"\ud800" ]}`))
+	f.Add([]byte(`{"tenant":"a","stream":"s","version":1,"type":"T","occurred_at":"9999-12-31T23:59:59-01:00","data":1}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var r record
 		if r.parse(text) != nil {
