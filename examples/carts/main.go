@@ -18,12 +18,11 @@ type (
 	Summary   struct{ Pending, Confirmed, Products int } // the document: of a cart, or of all carts of a shop
 )
 
-func opened(s *Summary, _ fairlead.Event[Opened]) error       { s.Pending++; return nil }
-func added(s *Summary, e fairlead.Event[Added]) error         { s.Products += e.Data.Count; return nil }
-func confirmed(s *Summary, _ fairlead.Event[Confirmed]) error { s.Pending--; s.Confirmed++; return nil }
-
 func summary(name string) *fairlead.Projection[Summary] {
-	return fairlead.NewProjection(name, fairlead.On("Opened", opened), fairlead.On("Added", added), fairlead.On("Confirmed", confirmed))
+	return fairlead.NewProjection(name,
+		fairlead.On("Opened", func(s *Summary, _ fairlead.Event[Opened]) error { s.Pending++; return nil }),
+		fairlead.On("Added", func(s *Summary, e fairlead.Event[Added]) error { s.Products += e.Data.Count; return nil }),
+		fairlead.On("Confirmed", func(s *Summary, _ fairlead.Event[Confirmed]) error { s.Pending--; s.Confirmed++; return nil }))
 }
 
 func mail(_ context.Context, d fairlead.Delivery) error { // at least once, always with the same d.IdempotencyKey
@@ -41,16 +40,14 @@ func main() {
 	check(consumer.Add(ctx, fairlead.Project(carts), fairlead.Project(shops), fairlead.React("mail", mail, fairlead.Options{Types: []string{"Confirmed"}})))
 	go func() {
 		defer stop()
+		opened, added, confirmed := fairlead.MustEvent("Opened", Opened{}), fairlead.MustEvent("Added", Added{3}), fairlead.MustEvent("Confirmed", Confirmed{})
 		for _, shop := range []string{"acme", "bolt"} { // a new tenant needs no preparation
 			token, err := db.Append(ctx,
-				eventlog.StreamAppend{Tenant: shop, Stream: "cart-1", Events: []eventlog.NewEvent{
-					fairlead.MustEvent("Opened", Opened{}), fairlead.MustEvent("Added", Added{3}), fairlead.MustEvent("Confirmed", Confirmed{})}},
-				eventlog.StreamAppend{Tenant: shop, Stream: "cart-2", Events: []eventlog.NewEvent{
-					fairlead.MustEvent("Opened", Opened{}), fairlead.MustEvent("Added", Added{2})}})
+				eventlog.StreamAppend{Tenant: shop, Stream: "cart-1", Events: []eventlog.NewEvent{opened, added, confirmed}},
+				eventlog.StreamAppend{Tenant: shop, Stream: "cart-2", Events: []eventlog.NewEvent{opened, added}})
 			check(err)
-			for _, name := range []string{"mail", "carts", "shops"} {
-				check(consumer.WaitFor(ctx, name, token)) // to read what was just written
-			}
+			check(consumer.WaitFor(ctx, "mail", token))
+			check(consumer.WaitFor(ctx, "shops", token)) // to read what was just written
 			doc, err := fairlead.Get(ctx, db, shops, shop, shop)
 			check(err)
 			fmt.Printf("%s: %+v\n", shop, doc.State)
