@@ -133,7 +133,7 @@ func place(v *view) (targets map[store.LaneID]string, costs map[string]int64) {
 	}
 	for i := range v.lanes {
 		l := &v.lanes[i]
-		if p := rows[l.Processor]; p == nil || !workable(p, l) {
+		if !workable(rows[l.Processor], l) {
 			continue
 		}
 		key := l.String()
@@ -149,7 +149,8 @@ func place(v *view) (targets map[store.LaneID]string, costs map[string]int64) {
 	return targets, costs
 }
 
-// workable reports whether a lane is to be worked by anybody.
+// workable reports whether a lane of a processor, nil where its row is gone, is
+// to be worked by anybody.
 func workable(p *store.Processor, l *store.Lane) bool {
-	return !p.Paused && l.State != store.Paused && (l.Number == p.Live || l.Number == p.Rebuild)
+	return p != nil && !p.Paused && l.State != store.Paused && (l.Number == p.Live || l.Number == p.Rebuild)
 }

@@ -190,7 +190,7 @@ func TestFleetSpreads(t *testing.T) {
 		}
 		w := r.watch()
 		stopB, _ := r.start("b", counter(24))
-		stopC, killC := r.start("c", counter(24))
+		_, killC := r.start("c", counter(24))
 		load, cancel := context.WithCancel(context.Background())
 		loaded := make(chan int)
 		go func() {
@@ -256,7 +256,6 @@ func TestFleetSpreads(t *testing.T) {
 			t.Errorf("%d events counted, want %d", sum, n+1)
 		}
 		stopA()
-		_ = stopC
 	})
 }
 
