@@ -203,6 +203,35 @@ func (tx *storeTx) PutWeight(tenant string, weight float64) error {
 	return err
 }
 
+// Shards implements [store.Tx].
+func (tx *storeTx) Shards(tenants []string) (map[string]string, error) {
+	out := make(map[string]string)
+	err := tx.rows("SELECT tenant, shard FROM {schema}.shards WHERE tenant = ANY($1)", func(row pgx.CollectableRow) error {
+		var tenant, shard string
+		err := row.Scan(&tenant, &shard)
+		out[tenant] = shard
+		return err
+	}, tenants)
+	return out, err
+}
+
+// ShardNames implements [store.Tx].
+func (tx *storeTx) ShardNames() (names []string, err error) {
+	err = tx.rows(`SELECT DISTINCT shard FROM {schema}.shards ORDER BY shard`, func(row pgx.CollectableRow) error {
+		var name string
+		err := row.Scan(&name)
+		names = append(names, name)
+		return err
+	})
+	return names, err
+}
+
+// PutShard implements [store.Tx].
+func (tx *storeTx) PutShard(tenant, shard string) error {
+	_, err := tx.exec("INSERT INTO {schema}.shards (tenant, shard) VALUES ($1, $2) ON CONFLICT (tenant) DO UPDATE SET shard = excluded.shard", tenant, shard)
+	return err
+}
+
 // ofBuild is a condition for the documents of a build, $1 and $2, and a tenant,
 // $3 ("": all).
 func ofBuild(tenant string) string {

@@ -305,6 +305,36 @@ func (tx *storeTx) PutWeight(tenant string, weight float64) error {
 	return err
 }
 
+// Shards implements [store.Tx].
+func (tx *storeTx) Shards(tenants []string) (map[string]string, error) {
+	out := make(map[string]string)
+	for _, t := range tenants {
+		err := tx.rows("SELECT shard FROM fairlead_shards WHERE tenant = ?", func(s *zs.Stmt) error {
+			out[t] = s.ColumnText(0)
+			return nil
+		}, t)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// ShardNames implements [store.Tx].
+func (tx *storeTx) ShardNames() (names []string, err error) {
+	err = tx.rows("SELECT DISTINCT shard FROM fairlead_shards ORDER BY shard", func(s *zs.Stmt) error {
+		names = append(names, s.ColumnText(0))
+		return nil
+	})
+	return names, err
+}
+
+// PutShard implements [store.Tx].
+func (tx *storeTx) PutShard(tenant, shard string) error {
+	_, err := tx.exec("INSERT OR REPLACE INTO fairlead_shards(tenant, shard) VALUES(?, ?)", tenant, shard)
+	return err
+}
+
 // documents returns a condition for the documents of a build (tenant "": of
 // all), with its arguments, and false where there are none.
 func (tx *storeTx) documents(b store.Build, tenant string) (where string, args []any, ok bool, err error) {

@@ -25,6 +25,8 @@ type migration struct {
 var migrations = []migration{
 	{"first tables", schemaV1},
 	{"notes of members", "ALTER TABLE fairlead_members ADD COLUMN notes TEXT NOT NULL DEFAULT ''"},
+	{"shards of tenants", "CREATE TABLE fairlead_shards(tenant TEXT PRIMARY KEY, shard TEXT NOT NULL) WITHOUT ROWID;" +
+		"CREATE INDEX fairlead_shards_by_name ON fairlead_shards(shard)"},
 }
 
 // schemaV1 notes:

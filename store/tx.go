@@ -45,6 +45,11 @@ type Tx interface {
 	Weights() (map[string]float64, error)
 	PutWeight(tenant string, weight float64) error // 1 removes it
 
+	// Shards returns in which shard those of the tenants are that have a row.
+	Shards(tenants []string) (map[string]string, error)
+	ShardNames() ([]string, error)       // that tenants are in, in byte order
+	PutShard(tenant, shard string) error // inserts or replaces
+
 	// CountDocuments counts those of a build; tenant "" stands for all.
 	CountDocuments(b Build, tenant string) (int64, error)
 	// DeleteDocuments deletes at most limit documents of a build (tenant "":

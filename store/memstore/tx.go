@@ -227,6 +227,34 @@ func (t *tx) PutWeight(tenant string, weight float64) error {
 	return nil
 }
 
+func (t *tx) Shards(tenants []string) (map[string]string, error) {
+	if err := t.check(false); err != nil {
+		return nil, err
+	}
+	out := make(map[string]string)
+	for _, tenant := range tenants {
+		if s, ok := t.shards[tenant]; ok {
+			out[tenant] = s
+		}
+	}
+	return out, nil
+}
+
+func (t *tx) ShardNames() ([]string, error) {
+	if err := t.check(false); err != nil {
+		return nil, err
+	}
+	return slices.Compact(slices.Sorted(maps.Values(t.shards))), nil
+}
+
+func (t *tx) PutShard(tenant, shard string) error {
+	if err := t.check(true); err != nil {
+		return err
+	}
+	set(&t.undoLog, t.shards, tenant, shard)
+	return nil
+}
+
 // tenants returns a tenant of a build if it has documents there, or ("") all
 // that have, in byte order.
 func (t *tx) tenants(b store.Build, tenant string) []string {

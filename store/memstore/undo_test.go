@@ -17,7 +17,7 @@ import (
 func contents(s *Store) state {
 	c := s.state
 	c.processors, c.letters = maps.Clone(c.processors), maps.Clone(c.letters)
-	c.members, c.weights = maps.Clone(c.members), maps.Clone(c.weights)
+	c.members, c.weights, c.shards = maps.Clone(c.members), maps.Clone(c.weights), maps.Clone(c.shards)
 	c.lanes = make(map[store.LaneID]store.Lane)
 	for id, l := range s.lanes {
 		c.lanes[id] = cloneLane(l)

@@ -19,6 +19,7 @@ func runRows(sub func(string, func(*fixture))) {
 	sub("LanesInOrder", testLanesOrder)
 	sub("Members", testMembers)
 	sub("Weights", testWeights)
+	sub("Shards", testShards)
 	sub("RowsAreCopies", testRowCopies)
 }
 
@@ -290,4 +291,40 @@ func testRowCopies(t *fixture) {
 		return nil
 	})
 	t.unchanged(before, "the caller changed what it had got")
+}
+
+func testShards(t *fixture) {
+	check := func(want map[string]string, names []string) {
+		t.Helper()
+		t.view(func(tx store.Tx) error {
+			got, err := tx.Shards(append([]string{"nobody"}, odd...))
+			if !maps.Equal(got, want) {
+				t.Errorf("Shards = %q, want %q", got, want)
+			}
+			have, err2 := tx.ShardNames()
+			if !slices.Equal(have, names) {
+				t.Errorf("ShardNames = %q, want %q", have, names)
+			}
+			none, err3 := tx.Shards(nil)
+			if len(none) != 0 {
+				t.Errorf("Shards of no tenants = %q", none)
+			}
+			return errors.Join(err, err2, err3)
+		})
+	}
+	check(map[string]string{}, nil)
+	want := map[string]string{}
+	t.update(func(tx store.Tx) error {
+		for i, name := range odd {
+			want[name] = []string{"", "b", "a"}[i%3]
+			if err := tx.PutShard(name, want[name]); err != nil {
+				return err
+			}
+		}
+		return tx.PutShard("other", `O'Neil`)
+	})
+	check(want, []string{"", `O'Neil`, "a", "b"})
+	want[odd[0]] = "c"
+	t.update(func(tx store.Tx) error { return tx.PutShard(odd[0], "c") })
+	check(want, []string{"", `O'Neil`, "a", "b", "c"})
 }

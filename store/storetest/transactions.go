@@ -53,6 +53,7 @@ func (t *fixture) populate() []change {
 		{"PutMember, new", func(tx store.Tx) error { return tx.PutMember(store.Member{ID: "n", Until: moment(2)}) }},
 		{"PutMember, old", func(tx store.Tx) error { return tx.PutMember(store.Member{ID: "m", Until: moment(3)}) }},
 		{"PutWeight, new", func(tx store.Tx) error { return tx.PutWeight("c", 4) }},
+		{"PutShard", func(tx store.Tx) error { return tx.PutShard("c", "s") }},
 		{"PutWeight, old", func(tx store.Tx) error { return tx.PutWeight("a", 5) }},
 		{"PutWeight, to 1", func(tx store.Tx) error { return tx.PutWeight("b", 1) }},
 		{"MoveDocuments", func(tx store.Tx) error { return tx.MoveDocuments(build("p"), 2, "a") }},
