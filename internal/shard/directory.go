@@ -6,6 +6,7 @@ package shard
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -118,9 +119,7 @@ func (d *Directory) learn(ctx context.Context, missing []string) error {
 		}
 	}
 	d.mu.Lock()
-	for t, s := range rows {
-		d.known[t] = s
-	}
+	maps.Copy(d.known, rows)
 	d.mu.Unlock()
 	for _, s := range rows {
 		d.found(s)
