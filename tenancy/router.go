@@ -155,7 +155,7 @@ func (n *Router) Judge(c Context) Verdict {
 		fault, v.Err = BadValue, err
 	}
 	// Production traffic is the baseline's, whatever may have been lost of a route.
-	if fault != NoFault && !(v.Class == Production && fault == BadBaggage) {
+	if fault != NoFault && (v.Class != Production || fault != BadBaggage) {
 		v.Rule, v.Fault, v.Action = RuleInconsistent, fault, Skip
 		if r.Environment == Baseline {
 			v.Action = Park
