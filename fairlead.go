@@ -82,6 +82,9 @@ func (c *Consumer) WaitFor(ctx context.Context, processor string, token eventlog
 	return c.e.WaitFor(ctx, processor, token)
 }
 
+// Processors returns the names of the processors that were added, in byte order.
+func (c *Consumer) Processors() []string { return c.e.Names() }
+
 // Stats are the figures of a processor in this process.
 type Stats = engine.Stats
 

@@ -15,7 +15,7 @@ import (
 )
 
 func (p *program) runCommand() *cobra.Command {
-	var name string
+	var name, metrics string
 	var once, verbose bool
 	var memory, slots int
 	var lease time.Duration
@@ -26,7 +26,8 @@ func (p *program) runCommand() *cobra.Command {
 run them on one database: each lane has one owner among them. The database is
 made where there is none. With --once a tenant that is paused is not waited for.`,
 		Example: `  $NAME run --db shop.db
-  $NAME run --db shop.db --once`,
+  $NAME run --db shop.db --once
+  $NAME run --db shop.db --metrics 127.0.0.1:9464`,
 		Args: between(0, 0),
 	}
 	p.named(c)
@@ -36,6 +37,7 @@ made where there is none. With --once a tenant that is paused is not waited for.
 	c.Flags().IntVar(&memory, "memory", 64, "`MIB` of events and documents kept in memory")
 	c.Flags().IntVar(&slots, "slots", 0, "run `N` batches at once; default: the number of CPUs, at least 4")
 	c.Flags().DurationVar(&lease, "lease", 10*time.Second, "after this `TIME` another process takes over from a dead one")
+	c.Flags().StringVar(&metrics, "metrics", "", "serve /metrics, for Prometheus, and /healthz on `HOST:PORT`")
 	return p.onDatabase(c, Create, func(ctx context.Context, db Database, _ []string) error {
 		if len(p.app.Processors) == 0 {
 			return fmt.Errorf("%s has no processors to run: they are Go code, so write a program that calls cli.Main "+
@@ -50,6 +52,11 @@ made where there is none. With --once a tenant that is paused is not waited for.
 		if err := consumer.Add(ctx, p.app.Processors...); err != nil {
 			return err
 		}
+		stop, err := p.serveMetrics(ctx, metrics, db, consumer)
+		if err != nil {
+			return err
+		}
+		defer stop()
 		if !once {
 			return ended(ctx, consumer.Run(ctx))
 		}

@@ -91,7 +91,7 @@ var floors = []floor{
 	},
 	{
 		name:     "pure",
-		packages: []string{"projection/...", "tenancy/...", "partition/...", "slo/...", "tenancy/..."},
+		packages: []string{"projection/...", "tenancy/...", "partition/...", "slo/..."},
 		core:     true,
 	},
 	{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,6 +92,13 @@ type Stats struct {
 	Lanes     int         // worked here
 	Unowned   int         // that should be worked and that no live process had when it was last looked; raise an alarm if it stays above 0
 	Errors    map[store.LaneID]error
+}
+
+// Names returns the names of the processors that were added, in byte order.
+func (e *Engine) Names() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Sorted(maps.Keys(e.procs))
 }
 
 // Stats returns the figures of a processor.
