@@ -25,6 +25,7 @@ type migration struct {
 var migrations = []migration{
 	{"first tables", schemaV1},
 	{"notes of members", "ALTER TABLE fairlead_members ADD COLUMN notes TEXT NOT NULL DEFAULT ''"},
+	{"worker pools", "CREATE TABLE fairlead_pools(tenant TEXT PRIMARY KEY, pool TEXT NOT NULL) WITHOUT ROWID"},
 }
 
 // schemaV1 notes:

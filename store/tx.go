@@ -45,6 +45,10 @@ type Tx interface {
 	Weights() (map[string]float64, error)
 	PutWeight(tenant string, weight float64) error // 1 removes it
 
+	// Pools returns the worker pools that tenants were given to, by tenant.
+	Pools() (map[string]string, error)
+	PutPool(tenant, pool string) error // "" removes it
+
 	// CountDocuments counts those of a build; tenant "" stands for all.
 	CountDocuments(b Build, tenant string) (int64, error)
 	// DeleteDocuments deletes at most limit documents of a build (tenant "":

@@ -40,6 +40,7 @@ type state struct {
 	letters    map[int64]store.DeadLetter
 	members    map[string]store.Member
 	weights    map[string]float64
+	pools      map[string]string
 	builds     map[store.Build]documents
 	tables     map[string]map[string][]byte // the user's
 }
@@ -81,6 +82,7 @@ func New(opts ...Option) *Store {
 			letters:    make(map[int64]store.DeadLetter),
 			members:    make(map[string]store.Member),
 			weights:    make(map[string]float64),
+			pools:      make(map[string]string),
 			builds:     make(map[store.Build]documents),
 			tables:     make(map[string]map[string][]byte),
 		},
