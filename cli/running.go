@@ -15,7 +15,7 @@ import (
 )
 
 func (p *program) runCommand() *cobra.Command {
-	var name string
+	var name, pool string
 	var once, verbose bool
 	var memory, slots int
 	var lease time.Duration
@@ -35,6 +35,7 @@ made where there is none. With --once a tenant that is paused is not waited for.
 	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "log more")
 	c.Flags().IntVar(&memory, "memory", 64, "`MIB` of events and documents kept in memory")
 	c.Flags().IntVar(&slots, "slots", 0, "run `N` batches at once; default: the number of CPUs, at least 4")
+	c.Flags().StringVar(&pool, "pool", "", "work only the tenants given to this `POOL` (see pool set); default: all others")
 	c.Flags().DurationVar(&lease, "lease", 10*time.Second, "after this `TIME` another process takes over from a dead one")
 	return p.onDatabase(c, Create, func(ctx context.Context, db Database, _ []string) error {
 		if len(p.app.Processors) == 0 {
@@ -42,7 +43,7 @@ made where there is none. With --once a tenant that is paused is not waited for.
 				"with its own, and has all of these commands (see package github.com/fairlead-dev/fairlead/cli)", p.app.Name)
 		}
 		consumer, err := fairlead.New(fairlead.Config{
-			Log: db, Store: db, Name: name, Logger: p.logger(verbose), Memory: memory << 20, Slots: slots, Lease: lease,
+			Log: db, Store: db, Name: name, Logger: p.logger(verbose), Memory: memory << 20, Slots: slots, Lease: lease, Pool: pool,
 		})
 		if err != nil {
 			return err
@@ -53,7 +54,7 @@ made where there is none. With --once a tenant that is paused is not waited for.
 		if !once {
 			return ended(ctx, consumer.Run(ctx))
 		}
-		return p.runOnce(ctx, db, consumer)
+		return p.runOnce(ctx, db, consumer, pool)
 	})
 }
 
@@ -66,7 +67,7 @@ func ended(ctx context.Context, err error) error {
 }
 
 // runOnce runs consumer until its processors have applied all that is in the log.
-func (p *program) runOnce(ctx context.Context, db Database, consumer *fairlead.Consumer) error {
+func (p *program) runOnce(ctx context.Context, db Database, consumer *fairlead.Consumer, pool string) error {
 	runCtx, stop := context.WithCancel(ctx)
 	defer stop()
 	result := make(chan error, 1)
@@ -77,7 +78,7 @@ func (p *program) runOnce(ctx context.Context, db Database, consumer *fairlead.C
 	var err error
 	for _, proc := range p.app.Processors {
 		if err == nil {
-			err = caughtUp(runCtx, db, consumer, proc.Name())
+			err = caughtUp(runCtx, db, consumer, proc.Name(), pool)
 		}
 	}
 	stop()
@@ -87,8 +88,9 @@ func (p *program) runOnce(ctx context.Context, db Database, consumer *fairlead.C
 	return err
 }
 
-// caughtUp waits until a processor has applied all that is in the log now.
-func caughtUp(ctx context.Context, db Database, consumer *fairlead.Consumer, processor string) error {
+// caughtUp waits until a processor has applied all that is in the log now and
+// that is the work of a pool's processes.
+func caughtUp(ctx context.Context, db Database, consumer *fairlead.Consumer, processor, pool string) error {
 	parts, err := db.Partitions(ctx)
 	if err != nil {
 		return err
@@ -102,16 +104,23 @@ func caughtUp(ctx context.Context, db Database, consumer *fairlead.Consumer, pro
 		if proc.Paused {
 			return fmt.Errorf("processor %q is paused: resume it first", processor)
 		}
+		pools, err := tx.Pools()
+		if err != nil {
+			return err
+		}
 		lanes, err := tx.Lanes(processor)
-		tenants = []string{""}
+		tenants = nil
+		if pool == "" {
+			tenants = []string{""}
+		}
 		for _, l := range lanes {
-			if l.Tenant != "" && l.State != store.Paused {
+			if l.Tenant != "" && l.State != store.Paused && pools[l.Tenant] == pool {
 				tenants = append(tenants, l.Tenant)
 			}
 		}
 		return err
 	})
-	if err != nil {
+	if err != nil || len(tenants) == 0 {
 		return err
 	}
 	for part := range parts {
