@@ -116,6 +116,8 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			case mine && (!placed || target == me.id || !calm):
 			case mine && now.Sub(o.since) < me.calm && !mutant.Is(mutant.MovesAnyTime):
 				d.again(o.since.Add(me.calm))
+			case !mine && untouched(rows[l.Processor], l) && now.Sub(o.since) < stopOver:
+				d.again(o.since.Add(stopOver))
 			case leaving < handOverAtOnce: // the others, as soon as these have gone
 				// A lane that is not its own to work goes at once, also in
 				// unstable times, and to nobody if nobody of its pool lives.

@@ -13,6 +13,7 @@ import (
 const (
 	unservedAtMost = 500 * time.Millisecond // then a lane without an owner is taken by whoever sees it
 	handOverAtMost = 5 * time.Second        // that handlers in progress may take before a lane is handed over without their end
+	stopOver       = 300 * time.Millisecond // that a reactor's lane stays where its tenant was, to learn what is in progress there
 	handOverAtOnce = 16                     // lanes that a process gives away at a time, so that none waits for many others
 	acquireAtOnce  = 64                     // lanes acquired in one transaction
 	costWindow     = 30 * time.Second
