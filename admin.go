@@ -37,6 +37,11 @@ type Lane struct {
 	Behind int64
 	Lag    time.Duration
 	Parked int // ordering keys in the dead letters
+
+	// Pool is the worker pool that the lane's tenant is given to. Unserved says
+	// why nobody works the lane, if that is because no process of the pool lives.
+	Pool     string
+	Unserved string
 }
 
 // BehindLimit is to where [Lane.Behind] counts.
@@ -72,9 +77,23 @@ func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
 		if err != nil {
 			return err
 		}
+		pools, err := livePools(tx)
+		if err != nil {
+			return err
+		}
+		given, err := tx.Pools()
+		if err != nil {
+			return err
+		}
 		for _, l := range rows {
-			live := procs[l.Processor].Live == l.Number
-			lanes = append(lanes, Lane{Lane: l, Live: live, Alive: alive[l.Owner]})
+			x := Lane{Lane: l, Live: procs[l.Processor].Live == l.Number, Alive: alive[l.Owner]}
+			if l.Tenant != "" {
+				x.Pool = given[l.Tenant]
+			}
+			if x.Pool != "" && !x.Alive && !pools[x.Pool] {
+				x.Unserved = fmt.Sprintf("no process of pool %q is alive: start one, or clear the tenant's pool", x.Pool)
+			}
+			lanes = append(lanes, x)
 		}
 		return countParked(tx, lanes)
 	})

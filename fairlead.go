@@ -41,6 +41,11 @@ type Config struct {
 	Memory int           // bytes of events and documents kept in memory; default 64 MiB
 	Slots  int           // batches run at once; default: the number of CPUs, at least 4
 	Lease  time.Duration // after which another process takes over from a dead one; default 10 s
+
+	// Pool names the worker pool that the process belongs to: it works only the
+	// lanes of tenants that are given to that pool (see [Admin.SetPool]), of every
+	// processor it has. Default: none. Then it works everything else.
+	Pool string
 }
 
 // A Consumer runs processors in this process. Several consumers, in one process

@@ -204,7 +204,7 @@ errors on stderr are JSON.`, name, p.app.Short, EnvDB),
 	root.AddCommand(
 		p.runCommand(), p.importCommand(), p.exportCommand(),
 		p.statusCommand(), p.lanesCommand(), p.tenantsCommand(), p.documentsCommand(), p.lettersCommand(),
-		p.pauseCommand(), p.resumeCommand(), p.detachCommand(), p.mergeCommand(), p.weightCommand(),
+		p.pauseCommand(), p.resumeCommand(), p.detachCommand(), p.mergeCommand(), p.weightCommand(), p.poolCommand(),
 		p.rebuildCommand(), p.dropCommand(),
 	)
 	return root

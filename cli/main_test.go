@@ -146,10 +146,10 @@ func rows(t *testing.T, v map[string]any, field string) []map[string]any {
 
 // consumer runs the program's consumer in a process of its own until the test
 // ends, and returns the file that mends the projection once it is there.
-func consumer(t *testing.T, db string) (mend string) {
+func consumer(t *testing.T, db string, flags ...string) (mend string) {
 	t.Helper()
 	mend = filepath.Join(t.TempDir(), "mended")
-	cmd := program(t, "run", "--db", db, "--lease", "1s")
+	cmd := program(t, append([]string{"run", "--db", db, "--lease", "1s"}, flags...)...)
 	cmd.Env = append(cmd.Env, mended+"="+mend)
 	var log bytes.Buffer
 	cmd.Stderr = &log

@@ -15,7 +15,7 @@ import (
 )
 
 func (p *program) runCommand() *cobra.Command {
-	var name, metrics string
+	var name, pool, metrics string
 	var once, verbose bool
 	var memory, slots int
 	var lease time.Duration
@@ -36,6 +36,7 @@ made where there is none. With --once a tenant that is paused is not waited for.
 	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "log more")
 	c.Flags().IntVar(&memory, "memory", 64, "`MIB` of events and documents kept in memory")
 	c.Flags().IntVar(&slots, "slots", 0, "run `N` batches at once; default: the number of CPUs, at least 4")
+	c.Flags().StringVar(&pool, "pool", "", "work only the tenants given to this `POOL` (see pool set); default: all others")
 	c.Flags().DurationVar(&lease, "lease", 10*time.Second, "after this `TIME` another process takes over from a dead one")
 	c.Flags().StringVar(&metrics, "metrics", "", "serve /metrics, for Prometheus, and /healthz on `HOST:PORT`")
 	return p.onDatabase(c, Create, func(ctx context.Context, db Database, _ []string) error {
@@ -44,7 +45,7 @@ made where there is none. With --once a tenant that is paused is not waited for.
 				"with its own, and has all of these commands (see package github.com/fairlead-dev/fairlead/cli)", p.app.Name)
 		}
 		consumer, err := fairlead.New(fairlead.Config{
-			Log: db, Store: db, Name: name, Logger: p.logger(verbose), Memory: memory << 20, Slots: slots, Lease: lease,
+			Log: db, Store: db, Name: name, Logger: p.logger(verbose), Memory: memory << 20, Slots: slots, Lease: lease, Pool: pool,
 		})
 		if err != nil {
 			return err
@@ -60,7 +61,7 @@ made where there is none. With --once a tenant that is paused is not waited for.
 		if !once {
 			return ended(ctx, consumer.Run(ctx))
 		}
-		return p.runOnce(ctx, db, consumer)
+		return p.runOnce(ctx, db, consumer, pool)
 	})
 }
 
@@ -73,7 +74,7 @@ func ended(ctx context.Context, err error) error {
 }
 
 // runOnce runs consumer until its processors have applied all that is in the log.
-func (p *program) runOnce(ctx context.Context, db Database, consumer *fairlead.Consumer) error {
+func (p *program) runOnce(ctx context.Context, db Database, consumer *fairlead.Consumer, pool string) error {
 	runCtx, stop := context.WithCancel(ctx)
 	defer stop()
 	result := make(chan error, 1)
@@ -84,7 +85,7 @@ func (p *program) runOnce(ctx context.Context, db Database, consumer *fairlead.C
 	var err error
 	for _, proc := range p.app.Processors {
 		if err == nil {
-			err = caughtUp(runCtx, db, consumer, proc.Name())
+			err = caughtUp(runCtx, db, consumer, proc.Name(), pool)
 		}
 	}
 	stop()
@@ -94,8 +95,9 @@ func (p *program) runOnce(ctx context.Context, db Database, consumer *fairlead.C
 	return err
 }
 
-// caughtUp waits until a processor has applied all that is in the log now.
-func caughtUp(ctx context.Context, db Database, consumer *fairlead.Consumer, processor string) error {
+// caughtUp waits until a processor has applied all that is in the log now and
+// that is the work of a pool's processes.
+func caughtUp(ctx context.Context, db Database, consumer *fairlead.Consumer, processor, pool string) error {
 	parts, err := db.Partitions(ctx)
 	if err != nil {
 		return err
@@ -109,16 +111,23 @@ func caughtUp(ctx context.Context, db Database, consumer *fairlead.Consumer, pro
 		if proc.Paused {
 			return fmt.Errorf("processor %q is paused: resume it first", processor)
 		}
+		pools, err := tx.Pools()
+		if err != nil {
+			return err
+		}
 		lanes, err := tx.Lanes(processor)
-		tenants = []string{""}
+		tenants = nil
+		if pool == "" {
+			tenants = []string{""}
+		}
 		for _, l := range lanes {
-			if l.Tenant != "" && l.State != store.Paused {
+			if l.Tenant != "" && l.State != store.Paused && pools[l.Tenant] == pool {
 				tenants = append(tenants, l.Tenant)
 			}
 		}
 		return err
 	})
-	if err != nil {
+	if err != nil || len(tenants) == 0 {
 		return err
 	}
 	for part := range parts {

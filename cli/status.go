@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -23,7 +24,8 @@ type processorJSON struct {
 	Lag         float64      `json:"lag_seconds"`
 	Lanes       int          `json:"lanes"`
 	TenantLanes int          `json:"tenant_lanes"`
-	Unowned     int          `json:"unowned_lanes"` // that should be worked and that no live consumer has
+	Unowned     int          `json:"unowned_lanes"`      // that should be worked and that no live consumer has
+	Unserved    []string     `json:"unserved,omitempty"` // why, where no process of a pool lives
 	Parked      int          `json:"parked_keys"`
 	Rebuild     *rebuildJSON `json:"rebuild,omitempty"`
 }
@@ -39,6 +41,7 @@ type memberJSON struct {
 	Host  string     `json:"host"`
 	Since *time.Time `json:"since"`
 	Alive bool       `json:"alive"`
+	Pool  string     `json:"pool,omitempty"`
 }
 
 type statusJSON struct {
@@ -90,15 +93,23 @@ any of its lanes, or as many as are said. BEHIND is how many events it has still
 			return err
 		}
 		fmt.Fprintln(p.Stdout)
-		t = newTable(p.Stdout, "CONSUMER", "HOST", "SINCE", "ALIVE")
+		t = newTable(p.Stdout, "CONSUMER", "HOST", "POOL", "SINCE", "ALIVE")
 		for _, m := range s.Members {
 			var since time.Time
 			if m.Since != nil {
 				since = *m.Since
 			}
-			t.row(m.ID, m.Host, since, m.Alive)
+			t.row(m.ID, m.Host, m.Pool, since, m.Alive)
 		}
-		return t.flush()
+		if err := t.flush(); err != nil {
+			return err
+		}
+		for _, r := range s.Processors {
+			for _, why := range r.Unserved {
+				fmt.Fprintf(p.Stdout, "\nprocessor %s: %s\n", printable(r.Name), printable(why))
+			}
+		}
+		return nil
 	})
 }
 
@@ -122,7 +133,7 @@ func (p *program) status(ctx context.Context, db Database) (statusJSON, error) {
 		return s, err
 	}
 	err = db.View(ctx, func(tx store.Tx) error {
-		s.Processors, s.Members = s.Processors[:0], s.Members[:0]
+		s.Processors = s.Processors[:0]
 		ps, err := tx.Processors()
 		if err != nil {
 			return err
@@ -134,12 +145,15 @@ func (p *program) status(ctx context.Context, db Database) (statusJSON, error) {
 			}
 			s.Processors = append(s.Processors, r)
 		}
-		members, err := tx.Members()
-		for _, m := range members {
-			s.Members = append(s.Members, memberJSON{m.ID, m.Host, stamp(m.Since), m.Until.After(tx.Now())})
-		}
-		return err
+		return nil
 	})
+	if err != nil {
+		return s, err
+	}
+	members, err := p.admin(db).Members(ctx)
+	for _, m := range members {
+		s.Members = append(s.Members, memberJSON{m.ID, m.Host, stamp(m.Since), m.Alive, m.Pool})
+	}
 	return s, err
 }
 
@@ -174,6 +188,9 @@ func summary(proc store.Processor, lanes []fairlead.Lane) processorJSON {
 		unowned = unowned && !l.Alive
 		if !l.Alive && l.State != store.Paused && !proc.Paused {
 			r.Unowned++
+			if l.Unserved != "" {
+				r.Unserved = append(r.Unserved, fmt.Sprintf("tenant %q: %s", l.Tenant, l.Unserved))
+			}
 		}
 		r.Behind += l.Behind
 		r.Parked += l.Parked
@@ -210,6 +227,8 @@ type laneJSON struct {
 	Parked     int             `json:"parked_keys"`
 	Owner      string          `json:"owner,omitempty"`
 	Alive      bool            `json:"alive"`
+	Pool       string          `json:"pool,omitempty"`     // of its tenant
+	Unserved   string          `json:"unserved,omitempty"` // why nobody has it
 	Epoch      int64           `json:"epoch"`
 	Exclusions []exclusionJSON `json:"exclusions,omitempty"`
 	AppliedAt  *time.Time      `json:"applied_at"`
@@ -262,11 +281,14 @@ lanes of their own. A build beside the live one is a rebuild in the making.`,
 			if l.Pinned {
 				state += ", pinned"
 			}
+			if l.Pool != "" {
+				state += ", pool " + l.Pool
+			}
 			owner := l.Owner
 			if owner != "" && !l.Alive {
 				owner += " (dead)"
 			}
-			t.row(name, l.Tenant, state, int64(l.Position), l.Behind, l.Lag, len(l.Exclusions), l.Parked, owner, l.UpdatedAt, short(l.Reason, 80))
+			t.row(name, l.Tenant, state, int64(l.Position), l.Behind, l.Lag, len(l.Exclusions), l.Parked, owner, l.UpdatedAt, short(cmp.Or(l.Reason, l.Unserved), 80))
 		}
 		return t.flush()
 	})
@@ -276,7 +298,7 @@ func laneOf(l *fairlead.Lane) laneJSON {
 	j := laneJSON{
 		Processor: l.Processor, Build: l.Number, Live: l.Live, Partition: l.Partition, Tenant: l.Tenant,
 		State: l.State, Reason: l.Reason, Pinned: l.Pinned, Position: int64(l.Position), Behind: l.Behind,
-		Lag: l.Lag.Seconds(), Parked: l.Parked, Owner: l.Owner, Alive: l.Alive, Epoch: l.Epoch,
+		Lag: l.Lag.Seconds(), Parked: l.Parked, Owner: l.Owner, Alive: l.Alive, Pool: l.Pool, Unserved: l.Unserved, Epoch: l.Epoch,
 		AppliedAt: stamp(l.AppliedAt), UpdatedAt: stamp(l.UpdatedAt),
 	}
 	for _, t := range sortedKeys(l.Exclusions) {

@@ -21,6 +21,7 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps
 type tenantJSON struct {
 	Tenant     string          `json:"tenant"`
 	Weight     float64         `json:"weight"`
+	Pool       string          `json:"pool,omitempty"`
 	Documents  int64           `json:"documents"`
 	Behind     int64           `json:"behind"` // in the processor that is furthest behind
 	Lag        float64         `json:"lag_seconds"`
@@ -82,13 +83,13 @@ those of the processor in which the tenant is furthest behind.`,
 			}
 			return p.writeJSON(page)
 		}
-		t := newTable(p.Stdout, "TENANT", "WEIGHT", "DOCUMENTS", "BEHIND", "LAG", "PARKED KEYS", "LANES OF ITS OWN")
+		t := newTable(p.Stdout, "TENANT", "WEIGHT", "POOL", "DOCUMENTS", "BEHIND", "LAG", "PARKED KEYS", "LANES OF ITS OWN")
 		for _, r := range rows {
 			var own []string
 			for _, l := range r.Processors {
 				own = append(own, fmt.Sprintf("%s (%s)", l.Processor, l.State))
 			}
-			t.row(r.Tenant, r.Weight, r.Documents, r.Behind, seconds(r.Lag), r.Parked, strings.Join(own, ", "))
+			t.row(r.Tenant, r.Weight, r.Pool, r.Documents, r.Behind, seconds(r.Lag), r.Parked, strings.Join(own, ", "))
 		}
 		return t.flush()
 	})
@@ -124,8 +125,12 @@ func tenantRows(ctx context.Context, db Database, ps []store.Processor, names []
 		if lanes, err = tx.Lanes(""); err != nil {
 			return err
 		}
+		pools, err := tx.Pools()
+		if err != nil {
+			return err
+		}
 		for i, name := range names {
-			rows[i] = tenantJSON{Tenant: name, Weight: 1, Processors: []tenantInOwner{}}
+			rows[i] = tenantJSON{Tenant: name, Weight: 1, Pool: pools[name], Processors: []tenantInOwner{}}
 			if w, ok := weights[name]; ok {
 				rows[i].Weight = w
 			}

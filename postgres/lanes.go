@@ -232,6 +232,28 @@ func (tx *storeTx) PutShard(tenant, shard string) error {
 	return err
 }
 
+// Pools implements [store.Tx].
+func (tx *storeTx) Pools() (map[string]string, error) {
+	out := make(map[string]string)
+	err := tx.rows("SELECT tenant, pool FROM {schema}.pools", func(row pgx.CollectableRow) error {
+		var tenant, pool string
+		err := row.Scan(&tenant, &pool)
+		out[tenant] = pool
+		return err
+	})
+	return out, err
+}
+
+// PutPool implements [store.Tx].
+func (tx *storeTx) PutPool(tenant, pool string) error {
+	if pool == "" {
+		_, err := tx.exec("DELETE FROM {schema}.pools WHERE tenant = $1", tenant)
+		return err
+	}
+	_, err := tx.exec("INSERT INTO {schema}.pools (tenant, pool) VALUES ($1, $2) ON CONFLICT (tenant) DO UPDATE SET pool = excluded.pool", tenant, pool)
+	return err
+}
+
 // ofBuild is a condition for the documents of a build, $1 and $2, and a tenant,
 // $3 ("": all).
 func ofBuild(tenant string) string {

@@ -165,6 +165,42 @@ func TestMigrationIsWhole(t *testing.T) {
 	}
 }
 
+// TestPoolsOfAnOldSchema: one of a version without pools gets their table, and
+// keeps what it has.
+func TestPoolsOfAnOldSchema(t *testing.T) {
+	url := pgtest.Database(t)
+	drop := openAt(t, url)
+	if _, err := drop.pool.Exec(t.Context(), "DROP SCHEMA fairlead CASCADE"); err != nil {
+		t.Fatal(err)
+	}
+	old, err := open(t.Context(), url, migrations[:2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Update(t.Context(), func(tx store.Tx) error { return tx.PutWeight("a", 2) }); err != nil {
+		t.Fatal(err)
+	}
+	_ = old.Close()
+	db := openAt(t, url)
+	err = db.Update(t.Context(), func(tx store.Tx) error {
+		if err := tx.PutPool("a", "gold"); err != nil {
+			return err
+		}
+		pools, err := tx.Pools()
+		if err != nil {
+			return err
+		}
+		weights, err := tx.Weights()
+		if pools["a"] != "gold" || weights["a"] != 2 {
+			t.Errorf("pools %v, weights %v", pools, weights)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestSequence: what would make readers skip events is found at start.
 func TestSequence(t *testing.T) {
 	db := openTemp(t)

@@ -335,6 +335,26 @@ func (tx *storeTx) PutShard(tenant, shard string) error {
 	return err
 }
 
+// Pools implements [store.Tx].
+func (tx *storeTx) Pools() (map[string]string, error) {
+	out := make(map[string]string)
+	err := tx.rows("SELECT tenant, pool FROM fairlead_pools", func(s *zs.Stmt) error {
+		out[s.ColumnText(0)] = s.ColumnText(1)
+		return nil
+	})
+	return out, err
+}
+
+// PutPool implements [store.Tx].
+func (tx *storeTx) PutPool(tenant, pool string) error {
+	if pool == "" {
+		_, err := tx.exec("DELETE FROM fairlead_pools WHERE tenant = ?", tenant)
+		return err
+	}
+	_, err := tx.exec("INSERT OR REPLACE INTO fairlead_pools(tenant, pool) VALUES(?, ?)", tenant, pool)
+	return err
+}
+
 // documents returns a condition for the documents of a build (tenant "": of
 // all), with its arguments, and false where there are none.
 func (tx *storeTx) documents(b store.Build, tenant string) (where string, args []any, ok bool, err error) {

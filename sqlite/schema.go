@@ -27,6 +27,7 @@ var migrations = []migration{
 	{"notes of members", "ALTER TABLE fairlead_members ADD COLUMN notes TEXT NOT NULL DEFAULT ''"},
 	{"shards of tenants", "CREATE TABLE fairlead_shards(tenant TEXT PRIMARY KEY, shard TEXT NOT NULL) WITHOUT ROWID;" +
 		"CREATE INDEX fairlead_shards_by_name ON fairlead_shards(shard)"},
+	{"worker pools", "CREATE TABLE fairlead_pools(tenant TEXT PRIMARY KEY, pool TEXT NOT NULL) WITHOUT ROWID"},
 }
 
 // schemaV1 notes:

@@ -50,6 +50,10 @@ type Tx interface {
 	ShardNames() ([]string, error)       // that tenants are in, in byte order
 	PutShard(tenant, shard string) error // inserts or replaces
 
+	// Pools returns the worker pools that tenants were given to, by tenant.
+	Pools() (map[string]string, error)
+	PutPool(tenant, pool string) error // "" removes it
+
 	// CountDocuments counts those of a build; tenant "" stands for all.
 	CountDocuments(b Build, tenant string) (int64, error)
 	// DeleteDocuments deletes at most limit documents of a build (tenant "":

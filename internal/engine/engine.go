@@ -35,6 +35,7 @@ type Config struct {
 	Memory int           // bytes of events and documents kept; default 64 MiB
 	Slots  int           // batches run at once; default: the number of CPUs, at least 4
 	Lease  time.Duration // after which another process takes over a dead one's lanes; default 10 s
+	Pool   string        // of workers that it belongs to; default: none, it works what all share
 }
 
 // An Engine runs the lanes of its processors that no other process has.
@@ -66,24 +67,21 @@ type active struct {
 	stats procStats
 	pool  *streamPool // of a reactor; made with its first lane
 
-	unowned int // lanes that nobody had at the last look
+	unowned map[store.LaneID]error // lanes that nobody had at the last look, and perhaps why
 }
 
 // An owned is a lane that this process works.
 type owned struct {
-	epoch  int64
+	heldLane
 	runner runner
 	cancel context.CancelFunc
 	ended  chan struct{}
 	stuck  bool // was complained about
 
-	since   time.Time // when it was acquired
-	leaving time.Time // since when it is being given to another process; zero: it is not
-	to      string    // which one; "": whoever wants it
-	asked   time.Time // when its cost was asked for
-	worked  time.Duration
-	rate    float64 // processors, a moving average
-	class   int64   // of that, as the others were told
+	asked  time.Time // when its cost was asked for
+	worked time.Duration
+	rate   float64 // processors, a moving average
+	class  int64   // of that, as the others were told
 }
 
 // A runner is the shell around a lane.
@@ -120,6 +118,11 @@ func New(cfg Config) (*Engine, error) {
 	}
 	if cfg.Name == "" {
 		cfg.Name, _ = os.Hostname()
+	}
+	if cfg.Pool != "" {
+		if err := lane.CheckPool(cfg.Pool); err != nil {
+			return nil, fmt.Errorf("engine: %w", err)
+		}
 	}
 	if cfg.Memory < 1<<20 || cfg.Slots < 1 || cfg.Lease < 100*time.Millisecond {
 		return nil, fmt.Errorf("engine: memory %d (at least 1 MiB), slots %d (at least 1), lease %v (at least 100 ms)", cfg.Memory, cfg.Slots, cfg.Lease)

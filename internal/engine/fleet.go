@@ -6,24 +6,27 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/assign"
+	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
 const (
 	unservedAtMost = 500 * time.Millisecond // then a lane without an owner is taken by whoever sees it
 	handOverAtMost = 5 * time.Second        // that handlers in progress may take before a lane is handed over without their end
+	stopOver       = 300 * time.Millisecond // that a reactor's lane stays where its tenant was, to learn what is in progress there
 	handOverAtOnce = 16                     // lanes that a process gives away at a time, so that none waits for many others
 	acquireAtOnce  = 64                     // lanes acquired in one transaction
 	costWindow     = 30 * time.Second
 )
 
 // memberNotes are what a process tells the others of itself, with its
-// heartbeats: which processors it has, what its lanes cost, and which it gave up
-// after an error.
+// heartbeats: which processors it has, what its lanes cost, which it gave up
+// after an error, and its pool.
 type memberNotes struct {
 	Processors []string         `json:"processors"`
 	Costs      map[string]int64 `json:"costs,omitempty"` // by lane; those that are not there cost 1
 	Refuses    []string         `json:"refuses,omitempty"`
+	Pool       string           `json:"pool,omitempty"` // of which it works the tenants' lanes; "": all others
 }
 
 func (n *memberNotes) String() string {
@@ -39,7 +42,7 @@ func (n *memberNotes) String() string {
 func (e *Engine) notes(now time.Time) *memberNotes {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	n := &memberNotes{Processors: []string{}, Costs: map[string]int64{}}
+	n := &memberNotes{Processors: []string{}, Costs: map[string]int64{}, Pool: e.cfg.Pool}
 	for name, a := range e.procs {
 		if a.gone {
 			continue
@@ -101,52 +104,84 @@ func (f *fleet) see(members []store.Member, now time.Time, calm time.Duration) b
 	return now.Sub(f.since) >= calm
 }
 
+// told returns what the live members have told of themselves, by id.
+func (v *view) told() map[string]memberNotes {
+	if v.notes == nil {
+		v.notes = make(map[string]memberNotes, len(v.members))
+		for i := range v.members {
+			var n memberNotes
+			_ = json.Unmarshal([]byte(v.members[i].Notes), &n) // of a version without notes, or with others: it takes nothing
+			v.notes[v.members[i].ID] = n
+		}
+	}
+	return v.notes
+}
+
+// PoolOf returns the worker pool of a member, "" for the shared processes.
+func PoolOf(m *store.Member) string {
+	v := view{members: []store.Member{*m}}
+	return v.told()[m.ID].Pool
+}
+
 // place says who is to work which lane, of all that can be worked: the same in
-// every process that sees the same rows. It also returns what lanes cost.
+// every process that sees the same rows. It also returns what lanes cost. Each
+// pool's lanes are shared out among its members, those of the tenants in no pool
+// and the base lanes among the others.
 func place(v *view) (targets map[store.LaneID]string, costs map[string]int64) {
 	rows := map[string]*store.Processor{}
 	for i := range v.procs {
 		rows[v.procs[i].Name] = &v.procs[i]
 	}
-	named := map[string]int{}
-	for i := range v.members {
-		named[v.members[i].Host]++
-	}
-	costs = map[string]int64{}
-	members := make([]assign.Member, len(v.members))
-	var lanes []store.LaneID
-	var items []assign.Item
+	told, costs, targets := v.told(), map[string]int64{}, map[store.LaneID]string{}
+	members, named := map[string][]*store.Member{}, map[string]int{}
 	for i := range v.members {
 		m := &v.members[i]
-		var n memberNotes
-		_ = json.Unmarshal([]byte(m.Notes), &n) // of a version without notes, or with others: it takes nothing
+		n := told[m.ID]
 		for lane, c := range n.Costs {
 			costs[lane] = max(costs[lane], c)
 		}
+		if mutant.Is(mutant.PoolIgnored) {
+			n.Pool = ""
+		}
+		members[n.Pool] = append(members[n.Pool], m)
+		named[m.Host]++
+	}
+	lanes := map[string][]*store.Lane{}
+	for i := range v.lanes {
+		if l := &v.lanes[i]; workable(rows[l.Processor], l) {
+			pool := v.poolOf(l)
+			lanes[pool] = append(lanes[pool], l)
+		}
+	}
+	for pool, ms := range members {
+		placeAmong(ms, lanes[pool], told, named, costs, targets)
+	}
+	return targets, costs
+}
+
+// placeAmong adds to targets who of the members is to work which of the lanes.
+func placeAmong(ms []*store.Member, lanes []*store.Lane, told map[string]memberNotes, named map[string]int, costs map[string]int64, targets map[store.LaneID]string) {
+	items := make([]assign.Item, len(lanes))
+	for i, l := range lanes {
+		key := l.String()
+		items[i] = assign.Item{Key: key, Cost: max(1, costs[key])}
+	}
+	members := make([]assign.Member, len(ms))
+	for i, m := range ms {
+		n := told[m.ID]
 		members[i].Name = m.Host
 		if m.Host == "" || named[m.Host] > 1 {
 			members[i].Name = m.ID
 		}
 		members[i].Takes = func(i int) bool {
-			return slices.Contains(n.Processors, lanes[i].Processor) && !slices.Contains(n.Refuses, items[i].Key)
+			return slices.Contains(n.Processors, lanes[i].Processor) && (!slices.Contains(n.Refuses, items[i].Key) || mutant.Is(mutant.RefusesIgnored))
 		}
 	}
-	for i := range v.lanes {
-		l := &v.lanes[i]
-		if !workable(rows[l.Processor], l) {
-			continue
-		}
-		key := l.String()
-		lanes = append(lanes, l.LaneID)
-		items = append(items, assign.Item{Key: key, Cost: max(1, costs[key])})
-	}
-	targets = make(map[store.LaneID]string, len(items))
 	for i, m := range assign.Targets(members, items) {
 		if m != assign.None {
-			targets[lanes[i]] = v.members[m].ID
+			targets[lanes[i].LaneID] = ms[m].ID
 		}
 	}
-	return targets, costs
 }
 
 // workable reports whether a lane of a processor, nil where its row is gone, is

@@ -84,14 +84,14 @@ func (e *Engine) note(p *Processor, b *batch, live bool, now time.Time) {
 
 // Stats are the figures of a processor's live build in this process.
 type Stats struct {
-	Events    int64       // applied since it was added
-	Freshness slo.Summary // from the log to the commit, over the last five minutes
-	Passed    int64       // of a type, or a tenant, that it does not handle
-	Excluded  int64       // left to another lane, because their tenant has one of its own
-	Repeated  int64       // at or below what their document has reached already
-	Lanes     int         // worked here
-	Unowned   int         // that should be worked and that no live process had when it was last looked; raise an alarm if it stays above 0
-	Errors    map[store.LaneID]error
+	Events    int64                  // applied since it was added
+	Freshness slo.Summary            // from the log to the commit, over the last five minutes
+	Passed    int64                  // of a type, or a tenant, that it does not handle
+	Excluded  int64                  // left to another lane, because their tenant has one of its own
+	Repeated  int64                  // at or below what their document has reached already
+	Lanes     int                    // worked here
+	Unowned   int                    // that should be worked and that no live process had when it was last looked; raise an alarm if it stays above 0
+	Errors    map[store.LaneID]error // of lanes at work here, or why nobody may work one
 }
 
 // Names returns the names of the processors that were added, in byte order.
@@ -109,7 +109,12 @@ func (e *Engine) Stats(name string) (Stats, error) {
 	}
 	st := Stats{Errors: map[store.LaneID]error{}}
 	e.mu.Lock()
-	st.Unowned = a.unowned
+	st.Unowned = len(a.unowned)
+	for id, err := range a.unowned {
+		if err != nil {
+			st.Errors[id] = err
+		}
+	}
 	for id, o := range a.lanes {
 		st.Lanes++
 		if err := o.runner.report().last(); err != nil {

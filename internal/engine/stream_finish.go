@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -309,6 +310,13 @@ func (l *streamLane) disown(k *orderedKey) {
 	k.tenant.running--
 	l.unlink(k.running)
 	l.queue.orphaned(l.id.Partition, k.id)
+}
+
+// shadowed reports whether a lane that is to be handed over must wait: what the
+// tenant's last lane has in progress in this process would not hold up the next
+// owner.
+func (l *streamLane) shadowed(ending error) bool {
+	return errors.Is(ending, errGiven) && !l.abandoned && l.queue.orphansOf(l.id.Partition, l.id.Tenant) && !mutant.Is(mutant.OrphanIgnored)
 }
 
 // depart begins a tenant's move to a lane of its own.

@@ -171,6 +171,17 @@ func (q *keyQueue) block(k *orderedKey) bool {
 
 func (q *keyQueue) orphaned(partition int, key store.Key) { q.orphans[orphanKey{partition, key}]++ }
 
+// orphansOf reports whether something of a tenant in a partition is in progress
+// whose lane the tenant has left.
+func (q *keyQueue) orphansOf(partition int, tenant string) bool {
+	for o := range q.orphans {
+		if o.partition == partition && o.key.Tenant == tenant {
+			return true
+		}
+	}
+	return false
+}
+
 // orphanEnded lets those go on that waited for t; done says that it was handled
 // after all, so it need not be handled again.
 func (q *keyQueue) orphanEnded(partition int, key store.Key, t *task, done bool) {
@@ -179,6 +190,11 @@ func (q *keyQueue) orphanEnded(partition int, key store.Key, t *task, done bool)
 		return
 	}
 	delete(q.orphans, o)
+	for _, l := range q.lanes {
+		if l.closing && l.id.Partition == partition && l.id.Tenant == key.Tenant {
+			l.nudge() // it may have waited for that
+		}
+	}
 	blocked := q.blocked[o]
 	delete(q.blocked, o)
 	for _, k := range blocked {

@@ -216,7 +216,7 @@ func (r *streamRunner) plan(now time.Time) (p streamPlan) {
 	}
 	switch {
 	case !l.loaded:
-		p.end = r.ending != nil
+		p.end = r.ending != nil && !l.shadowed(r.ending)
 		return p
 	case r.lost:
 		p.end = l.runs.n == 0 && r.pending == nil
@@ -230,6 +230,9 @@ func (r *streamRunner) plan(now time.Time) (p streamPlan) {
 		return p
 	}
 	if idle := l.runs.n == 0 && !l.dirty && len(l.letters)+len(l.removed) == 0; idle && (l.closing || l.stop != "") {
+		if l.shadowed(r.ending) {
+			return p
+		}
 		p.end, p.stop = l.closing, l.stop
 		return p
 	}

@@ -31,6 +31,9 @@ type view struct {
 	lanes   []store.Lane
 	members []store.Member // whose lease has not ended, by id
 	weights map[string]float64
+	pools   map[string]string // of tenants that are given to one
+
+	notes map[string]memberNotes // see told
 }
 
 // supervise starts and stops lanes as the rows say, until ctx ends.
@@ -79,6 +82,9 @@ func (e *Engine) look(ctx context.Context) (v view, err error) {
 		if v.weights, err = tx.Weights(); err != nil {
 			return err
 		}
+		if v.pools, err = tx.Pools(); err != nil {
+			return err
+		}
 		if v.members, err = tx.Members(); err != nil {
 			return err
 		}
@@ -95,122 +101,76 @@ func (e *Engine) look(ctx context.Context) (v view, err error) {
 func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (due time.Time) {
 	e.turns.setWeights(v.weights)
 	now := time.Now()
-	again := func(at time.Time) {
-		if due.IsZero() || at.Before(due) {
-			due = at
-		}
-	}
-	rows, alive, owners := map[string]*store.Processor{}, map[string]bool{}, map[store.LaneID]string{}
-	for i := range v.procs {
-		rows[v.procs[i].Name] = &v.procs[i]
-	}
-	for _, m := range v.members {
-		alive[m.ID] = true
-	}
-	for i := range v.lanes {
-		if l := &v.lanes[i]; alive[l.Owner] {
-			owners[l.LaneID] = l.Owner
-		}
-	}
-	calm := f.see(v.members, now, e.calmAfter()) && alive[e.id]
-	if len(v.members) > 1 && !calm {
-		again(f.since.Add(e.calmAfter()))
-	}
-	f.moving = false
-	targets, costs := place(&v)
-	unserved := map[store.LaneID]time.Time{}
-	var start []store.LaneID
-	var back []store.Lane
 	e.mu.Lock()
-	owned, leaving := 0, 0
-	for _, a := range e.procs {
-		a.unowned = 0
+	d := f.decide(&v, now, e.self())
+	share := e.apply(&d, &v, now)
+	e.mu.Unlock()
+	for _, l := range d.back {
+		if err := lane.Release(ctx, e.store, l.LaneID, e.id, l.Epoch); err != nil && ctx.Err() == nil {
+			e.logger.Error("lane was not given back", "lane", l.String(), "error", err)
+		}
+	}
+	for ids := range slices.Chunk(d.start, acquireAtOnce) {
+		if err := e.start(ctx, ids, logParts, share, d.costs); err != nil && ctx.Err() == nil {
+			e.logger.Error("lanes were not acquired", "lanes", len(ids), "first", ids[0].String(), "error", err)
+		}
+	}
+	return d.due
+}
+
+// self returns what the decision must know of this process. The caller has the lock.
+func (e *Engine) self() *self {
+	me := &self{id: e.id, pool: e.cfg.Pool, calm: e.calmAfter(), procs: map[string]procSelf{}, failed: e.failed}
+	for name, a := range e.procs {
+		me.procs[name] = procSelf{gone: a.gone}
 		for _, o := range a.lanes {
 			if !o.leaving.IsZero() {
-				leaving++
+				me.leaving++
 			}
 		}
 	}
-	for i := range v.lanes {
-		l := &v.lanes[i]
-		a, ok := e.procs[l.Processor]
-		if !ok || a.gone && a.lanes[l.LaneID] == nil {
-			if owners[l.LaneID] == e.id { // it was handed over when this process had the processor
-				back = append(back, *l)
-			}
-			continue
+	me.lane = func(id store.LaneID) *heldLane {
+		if a := e.procs[id.Processor]; a != nil && a.lanes[id] != nil {
+			return &a.lanes[id].heldLane
 		}
-		if a.gone {
-			continue
-		}
-		target, placed := targets[l.LaneID]
-		if o := a.lanes[l.LaneID]; o != nil {
-			owned++
-			if l.Epoch != o.epoch {
-				o.runner.reread(lost)
-			} else {
-				o.runner.reread(l.Revision)
-			}
-			e.complain(l.LaneID, o)
-			switch {
-			case !o.leaving.IsZero():
-				if late := o.leaving.Add(handOverAtMost); now.Before(late) {
-					again(late)
-				} else {
-					o.cancel()
-				}
-			case !placed || target == e.id || !calm:
-			case now.Sub(o.since) < e.calmAfter():
-				again(o.since.Add(e.calmAfter()))
-			case leaving < handOverAtOnce: // the others, as soon as these have gone
-				o.leaving, o.to = now, target
-				leaving++
-				if again(now.Add(handOverAtMost)); !o.runner.retire() {
-					o.cancel()
-				}
-			}
-			continue
-		}
-		owner := owners[l.LaneID]
-		switch {
-		case !workable(rows[l.Processor], l):
-			continue
-		case now.Sub(e.failed[l.LaneID]) < retryFailed:
-			if owner == "" || owner == e.id {
-				a.unowned++
-			}
-			if owner == e.id { // who handed it over did not know that yet
-				back = append(back, *l)
-			}
-			continue
-		case owner == e.id: // it was handed over to this process
-			start = append(start, l.LaneID)
-			continue
-		case owner != "":
-			a.stats.started(l.LaneID)                     // its error here is history
-			f.moving = f.moving || target == e.id && calm // it is about to be given away
-			continue
-		}
-		since, known := f.unserved[l.LaneID]
-		if !known {
-			since = now
-		}
-		// A tenant that has just left its base lane is first of all the business
-		// of the process in which events of it may still be in progress.
-		if base := owners[l.Base()]; l.Tenant != "" && base != "" {
-			target = base
-		}
-		if target == e.id || now.Sub(since) >= unservedAtMost {
-			start = append(start, l.LaneID)
-			continue
-		}
-		a.unowned++
-		unserved[l.LaneID] = since
-		again(since.Add(unservedAtMost))
+		return nil
 	}
-	f.unserved = unserved
-	e.pages.share(owned + len(start))
-	share := e.cfg.Memory / 2 / max(1, owned+len(start))
+	return me
+}
+
+// apply carries out what needs no store. It returns each lane's share of the
+// memory. The caller has the lock.
+func (e *Engine) apply(d *decision, v *view, now time.Time) (share int) {
+	for _, l := range d.held {
+		o := e.procs[l.Processor].lanes[l.LaneID]
+		if l.Epoch != o.epoch {
+			o.runner.reread(lost)
+		} else {
+			o.runner.reread(l.Revision)
+		}
+		e.complain(l.LaneID, o)
+	}
+	for _, h := range d.leave {
+		o := e.procs[h.id.Processor].lanes[h.id]
+		if o.leaving, o.to = now, h.to; !o.runner.retire() {
+			o.cancel()
+		}
+	}
+	for _, id := range d.late {
+		e.procs[id.Processor].lanes[id].cancel()
+	}
+	for _, id := range d.other {
+		e.procs[id.Processor].stats.started(id) // its error here is history
+	}
+	for _, a := range e.procs {
+		a.unowned = map[store.LaneID]error{}
+	}
+	for id, reason := range d.unowned {
+		e.procs[id.Processor].unowned[id] = reason
+	}
+	lanes := max(1, len(d.held)+len(d.start))
+	e.pages.share(len(d.held) + len(d.start))
+	share = e.cfg.Memory / 2 / lanes
 	for _, a := range e.procs {
 		if a.pool != nil {
 			a.pool.setWeights(v.weights)
@@ -219,18 +179,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 			o.runner.budget(share)
 		}
 	}
-	e.mu.Unlock()
-	for _, l := range back {
-		if err := lane.Release(ctx, e.store, l.LaneID, e.id, l.Epoch); err != nil && ctx.Err() == nil {
-			e.logger.Error("lane was not given back", "lane", l.String(), "error", err)
-		}
-	}
-	for ids := range slices.Chunk(start, acquireAtOnce) {
-		if err := e.start(ctx, ids, logParts, share, costs); err != nil && ctx.Err() == nil {
-			e.logger.Error("lanes were not acquired", "lanes", len(ids), "first", ids[0].String(), "error", err)
-		}
-	}
-	return due
+	return share
 }
 
 // calmAfter is for how long members must stay the same before lanes are moved.
@@ -282,7 +231,7 @@ func (e *Engine) work(ctx context.Context, a *active, row store.Lane, logParts, 
 	a.stats.started(id)
 	lctx, cancel := context.WithCancel(ctx)
 	now := time.Now()
-	o := &owned{epoch: row.Epoch, runner: e.runner(a.p, row, logParts), cancel: cancel, ended: make(chan struct{}), since: now, asked: now, class: class, rate: assign.Cost(class)}
+	o := &owned{heldLane: heldLane{epoch: row.Epoch, since: now}, runner: e.runner(a.p, row, logParts), cancel: cancel, ended: make(chan struct{}), asked: now, class: class, rate: assign.Cost(class)}
 	o.runner.budget(budget)
 	a.lanes[id] = o
 	e.wg.Go(func() {

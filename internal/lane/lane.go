@@ -69,7 +69,10 @@ func Setup(ctx context.Context, s store.Store, want store.Processor, start func(
 		if err := tx.PutProcessor(got); err != nil {
 			return err
 		}
-		return putBase(tx, got, 1, start)
+		if err := putBase(tx, got, 1, start); err != nil {
+			return err
+		}
+		return dedicateAll(tx, got)
 	})
 	return got, err
 }
@@ -157,6 +160,9 @@ func Heartbeat(ctx context.Context, s store.Store, m store.Member, ttl time.Dura
 			}
 		}
 		m.Until = tx.Now().Add(ttl)
+		if i := slices.IndexFunc(members, func(x store.Member) bool { return x.ID == m.ID }); i >= 0 && mutant.Is(mutant.BeatForgotten) {
+			m.Until = members[i].Until
+		}
 		return tx.PutMember(m)
 	})
 }
@@ -185,10 +191,13 @@ func AcquireAll(ctx context.Context, s store.Store, ids []store.LaneID, owner st
 		for _, id := range ids {
 			l, err := tx.Lane(id)
 			switch {
-			case err == nil && l.Owner != "" && l.Owner != owner && alive[l.Owner]:
+			case err == nil && l.Owner != "" && l.Owner != owner && alive[l.Owner] && !mutant.Is(mutant.LeaseIgnored):
 				err = fmt.Errorf("lane %v: %w: %s", id, ErrOwned, l.Owner)
 			case err == nil:
 				l.Owner, l.Epoch = owner, l.Epoch+1
+				if mutant.Is(mutant.EpochKept) {
+					l.Epoch--
+				}
 				if err := tx.PutLane(l); err != nil {
 					return err
 				}
@@ -252,6 +261,9 @@ func HandOver(ctx context.Context, s store.Store, id store.LaneID, owner string,
 
 // Leave removes a member and releases all its lanes.
 func Leave(ctx context.Context, s store.Store, owner string) error {
+	if mutant.Is(mutant.LeaveForgotten) {
+		return nil
+	}
 	return s.Update(ctx, func(tx store.Tx) error {
 		lanes, err := tx.Lanes("")
 		if err != nil {

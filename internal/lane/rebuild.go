@@ -40,7 +40,10 @@ func StartRebuild(ctx context.Context, s store.Store, processor, tenant string) 
 			return err
 		}
 		if tenant == "" {
-			return putBase(tx, p, p.Rebuild, func(int) event.Position { return event.Beginning })
+			if err := putBase(tx, p, p.Rebuild, func(int) event.Position { return event.Beginning }); err != nil {
+				return err
+			}
+			return dedicateAll(tx, p)
 		}
 		for i := range p.Partitions {
 			base := store.LaneID{Build: store.Build{Processor: processor, Number: p.Rebuild}, Partition: i}

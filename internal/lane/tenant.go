@@ -32,8 +32,12 @@ func Detach(ctx context.Context, s store.Store, processor, tenant string) error 
 }
 
 // Unpin lets a tenant's lanes merge by themselves as soon as they have caught up.
+// Those of a tenant that is given to a pool stay: [ErrState].
 func Unpin(ctx context.Context, s store.Store, processor, tenant string) error {
 	return eachTenantLane(ctx, s, processor, tenant, false, func(tx store.Tx, p store.Processor, l store.Lane) error {
+		if err := notDedicated(tx, tenant); err != nil {
+			return err
+		}
 		if l.Pinned = false; l.Number == p.Rebuild && p.RebuildTenant != "" {
 			l.Pinned = true // it has no base lane to go back to
 		}
@@ -68,43 +72,52 @@ func eachTenantLane(ctx context.Context, s store.Store, processor, tenant string
 		if err != nil {
 			return err
 		}
-		all, err := tx.Lanes(processor)
+		found := false
+		err = tenantLanes(tx, p, tenant, create, func(l store.Lane) error {
+			found = true
+			return f(tx, p, l)
+		})
+		if err == nil && !found {
+			err = fmt.Errorf("processor %q: tenant %q has no lane of its own: %w", processor, tenant, ErrUnknown)
+		}
+		return err
+	})
+}
+
+// tenantLanes runs f on the tenant's lane of every partition of the live build
+// and of the build in the making. Where there is none it makes one, if create
+// says so.
+func tenantLanes(tx store.Tx, p store.Processor, tenant string, create bool, f func(store.Lane) error) error {
+	all, err := tx.Lanes(p.Name)
+	if err != nil {
+		return err
+	}
+	for _, base := range all {
+		if base.Tenant == tenant && base.Number == p.Rebuild && p.RebuildTenant != "" {
+			if err := f(base); err != nil { // the rebuild of one tenant has no base lane
+				return err
+			}
+		}
+		if base.Tenant != "" {
+			continue
+		}
+		id := base.LaneID
+		id.Tenant = tenant
+		l, err := tx.Lane(id)
+		if errors.Is(err, store.ErrNotFound) {
+			if !create {
+				continue
+			}
+			l, err = cut(tx, p, base, tenant)
+		}
 		if err != nil {
 			return err
 		}
-		found := false
-		for _, base := range all {
-			if base.Tenant == tenant && base.Number == p.Rebuild && p.RebuildTenant != "" {
-				found = true // the rebuild of one tenant has no base lane
-				if err := f(tx, p, base); err != nil {
-					return err
-				}
-			}
-			if base.Tenant != "" {
-				continue
-			}
-			id := base.LaneID
-			id.Tenant = tenant
-			l, err := tx.Lane(id)
-			if errors.Is(err, store.ErrNotFound) {
-				if !create {
-					continue
-				}
-				l, err = cut(tx, p, base, tenant)
-			}
-			if err != nil {
-				return err
-			}
-			found = true
-			if err := f(tx, p, l); err != nil {
-				return err
-			}
+		if err := f(l); err != nil {
+			return err
 		}
-		if !found {
-			return fmt.Errorf("processor %q: tenant %q has no lane of its own: %w", processor, tenant, ErrUnknown)
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // cut takes a tenant out of base, at base's checkpoint.

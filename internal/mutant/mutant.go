@@ -43,7 +43,27 @@ const (
 	RetryAnyOrder    = "reactor: a key goes on while its failed event waits"
 )
 
-// All lists them.
+// The bugs that can be planted in the protocol of leases and in the decisions of
+// the fleet.
+const (
+	LeaseIgnored   = "fleet: a lane taken from an owner whose lease has not ended"
+	BeatForgotten  = "fleet: a heartbeat does not extend the lease"
+	EpochKept      = "fleet: a lane acquired without raising its epoch"
+	RefusesIgnored = "fleet: a lane placed on a member that has given it up after an error"
+	MovesAnyTime   = "fleet: lanes moved from live owners while members come and go"
+	PoolIgnored    = "fleet: worker pools ignored"
+	LeaveForgotten = "fleet: a member that leaves gives nothing up"
+	HandedIgnored  = "fleet: a lane that was handed over not worked by who has it now"
+	BackForgotten  = "fleet: a lane handed to a member that has removed the processor not given back"
+)
+
+// Fleet lists these; the simulation of the fleet finds them.
+var Fleet = []string{
+	LeaseIgnored, BeatForgotten, EpochKept, RefusesIgnored, MovesAnyTime, PoolIgnored, LeaveForgotten,
+	HandedIgnored, BackForgotten,
+}
+
+// All lists those before; the simulation of the lanes finds them.
 var All = []string{
 	MergePosition, CacheKept, GroupsReordered, ResumeEarly, ParkedForgotten, DetachPosition,
 	DirtyKept, ForgetEarly, SwitchBehind, AnswerAssumed, DrainUnfenced,

@@ -41,6 +41,7 @@ type state struct {
 	members    map[string]store.Member
 	weights    map[string]float64
 	shards     map[string]string
+	pools      map[string]string
 	builds     map[store.Build]documents
 	tables     map[string]map[string][]byte // the user's
 }
@@ -83,6 +84,7 @@ func New(opts ...Option) *Store {
 			members:    make(map[string]store.Member),
 			weights:    make(map[string]float64),
 			shards:     make(map[string]string),
+			pools:      make(map[string]string),
 			builds:     make(map[store.Build]documents),
 			tables:     make(map[string]map[string][]byte),
 		},

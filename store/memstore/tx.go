@@ -255,6 +255,25 @@ func (t *tx) PutShard(tenant, shard string) error {
 	return nil
 }
 
+func (t *tx) Pools() (map[string]string, error) {
+	if err := t.check(false); err != nil {
+		return nil, err
+	}
+	return maps.Clone(t.pools), nil
+}
+
+func (t *tx) PutPool(tenant, pool string) error {
+	if err := t.check(true); err != nil {
+		return err
+	}
+	if pool == "" {
+		remove(&t.undoLog, t.pools, tenant)
+	} else {
+		set(&t.undoLog, t.pools, tenant, pool)
+	}
+	return nil
+}
+
 // tenants returns a tenant of a build if it has documents there, or ("") all
 // that have, in byte order.
 func (t *tx) tenants(b store.Build, tenant string) []string {

@@ -17,7 +17,8 @@ import (
 func contents(s *Store) state {
 	c := s.state
 	c.processors, c.letters = maps.Clone(c.processors), maps.Clone(c.letters)
-	c.members, c.weights, c.shards = maps.Clone(c.members), maps.Clone(c.weights), maps.Clone(c.shards)
+	c.members, c.weights = maps.Clone(c.members), maps.Clone(c.weights)
+	c.shards, c.pools = maps.Clone(c.shards), maps.Clone(c.pools)
 	c.lanes = make(map[store.LaneID]store.Lane)
 	for id, l := range s.lanes {
 		c.lanes[id] = cloneLane(l)
@@ -46,7 +47,7 @@ func randomUpdate(ctx context.Context, r *rand.Rand, s *Store, end error) error 
 			b := store.Build{Processor: "p", Number: 1 + r.Int64N(3)}
 			id := store.LaneID{Build: b, Tenant: []string{"", "a", "b"}[r.IntN(3)]}
 			var err error
-			switch r.IntN(12) {
+			switch r.IntN(13) {
 			case 0:
 				err = tx.PutProcessor(store.Processor{Name: name, Live: r.Int64N(9)})
 			case 1:
@@ -61,6 +62,8 @@ func randomUpdate(ctx context.Context, r *rand.Rand, s *Store, end error) error 
 				err = tx.DeleteMember(name)
 			case 6:
 				err = tx.PutWeight(name, float64(r.IntN(3)))
+			case 12:
+				err = tx.PutPool(name, []string{"", "p", "q"}[r.IntN(3)])
 			case 7:
 				_, err = tx.DeleteDocuments(b, "", r.IntN(4))
 			case 8:

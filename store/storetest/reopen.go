@@ -18,7 +18,7 @@ func testReopen(t *fixture) {
 		}
 		l.Exclusions = map[string]event.Position{`O'Neil`: event.Unbounded, "b": 3}
 		l.Done, l.AppliedAt = []byte{0, 1, 2}, moment(4)
-		return errors.Join(tx.PutLane(l), tx.PutMember(store.Member{ID: "m", Until: moment(1), Since: moment(2), Host: "h", Notes: "n"}), tx.PutWeight("a", 2.5))
+		return errors.Join(tx.PutLane(l), tx.PutMember(store.Member{ID: "m", Until: moment(1), Since: moment(2), Host: "h", Notes: "n"}), tx.PutWeight("a", 2.5), tx.PutPool("a", "gold"))
 	})
 	// The highest letter id is not given out again, even where none is left.
 	ids := t.addLetters(base("p"), letterOf(base("p"), "a", "k"), letterOf(base("p"), "a", "k"))

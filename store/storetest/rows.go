@@ -20,6 +20,7 @@ func runRows(sub func(string, func(*fixture))) {
 	sub("Members", testMembers)
 	sub("Weights", testWeights)
 	sub("Shards", testShards)
+	sub("Pools", testPools)
 	sub("RowsAreCopies", testRowCopies)
 }
 
@@ -253,6 +254,44 @@ func testWeights(t *fixture) {
 	delete(want, "a")
 	t.update(func(tx store.Tx) error {
 		return errors.Join(tx.PutWeight("b", 7), tx.PutWeight("a", 1), tx.PutWeight("never set", 1))
+	})
+	check(want)
+}
+
+func testPools(t *fixture) {
+	check := func(want map[string]string) {
+		t.Helper()
+		t.view(func(tx store.Tx) error {
+			got, err := tx.Pools()
+			if err == nil && !maps.Equal(got, want) {
+				t.Errorf("Pools = %v, want %v", got, want)
+			}
+			return err
+		})
+	}
+	check(nil)
+	want := map[string]string{"a": "gold", "b": "gold", "c": "Gold", "A": "pool 🛒"}
+	for _, name := range odd {
+		want[name] = "odd"
+	}
+	t.update(func(tx store.Tx) error {
+		for tenant, pool := range want {
+			if err := tx.PutPool(tenant, pool); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	check(want)
+	want["b"] = "silver"
+	delete(want, "a")
+	t.update(func(tx store.Tx) error {
+		err := errors.Join(tx.PutPool("b", "silver"), tx.PutPool("a", ""), tx.PutPool("never given", ""))
+		got, gerr := tx.Pools()
+		if !maps.Equal(got, want) {
+			t.Errorf("Pools in the transaction = %v, want %v", got, want)
+		}
+		return errors.Join(err, gerr)
 	})
 	check(want)
 }

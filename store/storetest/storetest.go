@@ -209,12 +209,13 @@ func (t *fixture) snapshot() string {
 		letters, err2 := tx.Letters(store.LetterFilter{})
 		members, err3 := tx.Members()
 		weights, err4 := tx.Weights()
+		pools, err5 := tx.Pools()
 		fmt.Fprintf(&b, "processors %+v\n", processors)
 		for _, l := range lanes {
 			fmt.Fprintf(&b, "lane %s\n", fields(l))
 		}
-		fmt.Fprintf(&b, "letters %+v\nmembers %+v\nweights %v\n", letters, members, weights)
-		errs := []error{err1, err2, err3, err4}
+		fmt.Fprintf(&b, "letters %+v\nmembers %+v\nweights %v\npools %v\n", letters, members, weights, pools)
+		errs := []error{err1, err2, err3, err4, err5}
 		for _, p := range processors {
 			for n := range p.LastBuild + 2 {
 				count, err := tx.CountDocuments(store.Build{Processor: p.Name, Number: n}, "")

@@ -36,7 +36,7 @@ func (t *fixture) populate() []change {
 	t.put(base("p"), doc("a", "1", "one"), doc("a", "2", "two"), doc("b", "1", "one"), doc("", "1", "one"))
 	letters := t.addLetters(base("p"), letterOf(base("p"), "a", "k"), letterOf(base("p"), "a", "k"))
 	t.update(func(tx store.Tx) error {
-		return errors.Join(tx.PutMember(store.Member{ID: "m", Until: moment(1)}), tx.PutWeight("a", 2), tx.PutWeight("b", 3))
+		return errors.Join(tx.PutMember(store.Member{ID: "m", Until: moment(1)}), tx.PutWeight("a", 2), tx.PutWeight("b", 3), tx.PutPool("a", "gold"))
 	})
 	letter := t.letters(store.LetterFilter{})[0]
 	letter.Attempts = 99
@@ -56,6 +56,9 @@ func (t *fixture) populate() []change {
 		{"PutShard", func(tx store.Tx) error { return tx.PutShard("c", "s") }},
 		{"PutWeight, old", func(tx store.Tx) error { return tx.PutWeight("a", 5) }},
 		{"PutWeight, to 1", func(tx store.Tx) error { return tx.PutWeight("b", 1) }},
+		{"PutPool, new", func(tx store.Tx) error { return tx.PutPool("c", "gold") }},
+		{"PutPool, old", func(tx store.Tx) error { return tx.PutPool("a", "silver") }},
+		{"PutPool, to none", func(tx store.Tx) error { return tx.PutPool("a", "") }},
 		{"MoveDocuments", func(tx store.Tx) error { return tx.MoveDocuments(build("p"), 2, "a") }},
 		{"DeleteDocuments, some", func(tx store.Tx) error { _, err := tx.DeleteDocuments(numbered("p", 2).Build, "a", 1); return err }},
 		{"DeleteDocuments, all", func(tx store.Tx) error { _, err := tx.DeleteDocuments(build("p"), "", 0); return err }},

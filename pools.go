@@ -1,0 +1,66 @@
+package fairlead
+
+import (
+	"context"
+
+	"github.com/fairlead-dev/fairlead/internal/engine"
+	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// A Member is a process that runs processors, as operators see it.
+type Member struct {
+	store.Member
+	Alive bool   // its lease has not ended
+	Pool  string // of workers that it belongs to; see [Config.Pool]
+}
+
+// Members returns the processes by id; those that died are listed for an hour.
+func (a Admin) Members(ctx context.Context) (members []Member, err error) {
+	err = a.Store.View(ctx, func(tx store.Tx) error {
+		rows, err := tx.Members()
+		members = nil
+		for _, m := range rows {
+			members = append(members, Member{Member: m, Alive: m.Until.After(tx.Now()), Pool: engine.PoolOf(&m)})
+		}
+		return err
+	})
+	return members, err
+}
+
+// livePools returns the pools that have a live member.
+func livePools(tx store.Tx) (map[string]bool, error) {
+	rows, err := tx.Members()
+	out := map[string]bool{}
+	for _, m := range rows {
+		if m.Until.After(tx.Now()) {
+			out[engine.PoolOf(&m)] = true
+		}
+	}
+	return out, err
+}
+
+// SetPool gives a tenant to a worker pool: from then on its events are worked in
+// lanes of its own, by processes of that pool only ([Config.Pool]), in every
+// processor, also in those and in rebuilds that come later. It may be called at
+// any time, while the tenant is busy too: nothing is lost, doubled or reordered.
+// While no process of the pool lives the tenant's lanes stand still.
+//
+// Projections across tenants cannot let a tenant go; SetPool returns their names.
+// All processes must be of a version that knows pools.
+func (a Admin) SetPool(ctx context.Context, tenant, pool string) (shared []string, err error) {
+	return lane.SetPool(ctx, a.Store, tenant, pool)
+}
+
+// ClearPool gives a tenant back to the processes without a pool; its lanes merge
+// with those of the others as soon as they have caught up, also where the tenant
+// had been detached by hand before. [ErrUnknown] if it was in no pool.
+func (a Admin) ClearPool(ctx context.Context, tenant string) error {
+	return lane.ClearPool(ctx, a.Store, tenant)
+}
+
+// Pools returns the pools that tenants are given to, by tenant.
+func (a Admin) Pools(ctx context.Context) (pools map[string]string, err error) {
+	err = a.Store.View(ctx, func(tx store.Tx) (err error) { pools, err = tx.Pools(); return err })
+	return pools, err
+}
