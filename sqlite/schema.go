@@ -25,6 +25,7 @@ type migration struct {
 var migrations = []migration{
 	{"first tables", schemaV1},
 	{"notes of members", "ALTER TABLE fairlead_members ADD COLUMN notes TEXT NOT NULL DEFAULT ''"},
+	{"builds of processors", "ALTER TABLE fairlead_processors ADD COLUMN builds TEXT NOT NULL DEFAULT ''"}, // JSON
 }
 
 // schemaV1 notes:
