@@ -367,7 +367,7 @@ func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time
 		for _, o := range e.lanesOf(a) {
 			o.runner.flush()
 		}
-		err := lane.TrySwitch(ctx, e.store, p.Name, version(a.p))
+		err := lane.TrySwitch(ctx, e.store, p.Name)
 		switch {
 		case err == nil:
 			e.logger.Info("rebuilt read model is live", "processor", p.Name, "build", p.Rebuild, "tenant", p.RebuildTenant)

@@ -80,7 +80,7 @@ func eachTenantLane(ctx context.Context, s store.Store, processor, tenant string
 					return err
 				}
 			}
-			if base.Tenant != "" {
+			if base.Tenant != "" || !worked(&p, base.Number) {
 				continue
 			}
 			id := base.LaneID
