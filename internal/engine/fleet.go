@@ -21,9 +21,11 @@ const (
 // heartbeats: which processors it has, what its lanes cost, and which it gave up
 // after an error.
 type memberNotes struct {
-	Processors []string         `json:"processors"`
-	Costs      map[string]int64 `json:"costs,omitempty"` // by lane; those that are not there cost 1
-	Refuses    []string         `json:"refuses,omitempty"`
+	Processors []string `json:"processors"`
+	// Versions are those of the processors' code; who is not there has none.
+	Versions map[string]string `json:"versions,omitempty"`
+	Costs    map[string]int64  `json:"costs,omitempty"` // by lane; those that are not there cost 1
+	Refuses  []string          `json:"refuses,omitempty"`
 }
 
 func (n *memberNotes) String() string {
@@ -45,6 +47,12 @@ func (e *Engine) notes(now time.Time) *memberNotes {
 			continue
 		}
 		n.Processors = append(n.Processors, name)
+		if v := version(a.p); v != "" {
+			if n.Versions == nil {
+				n.Versions = map[string]string{}
+			}
+			n.Versions[name] = v
+		}
 		for id, o := range a.lanes {
 			o.class = assign.Class(o.cost(now), o.class)
 			if o.class > 1 {
@@ -108,13 +116,14 @@ func place(v *view) (targets map[store.LaneID]string, costs map[string]int64) {
 	for i := range v.procs {
 		rows[v.procs[i].Name] = &v.procs[i]
 	}
+	vs := v.versions()
 	named := map[string]int{}
 	for i := range v.members {
 		named[v.members[i].Host]++
 	}
 	costs = map[string]int64{}
 	members := make([]assign.Member, len(v.members))
-	var lanes []store.LaneID
+	var lanes []*store.Lane
 	var items []assign.Item
 	for i := range v.members {
 		m := &v.members[i]
@@ -128,7 +137,8 @@ func place(v *view) (targets map[store.LaneID]string, costs map[string]int64) {
 			members[i].Name = m.ID
 		}
 		members[i].Takes = func(i int) bool {
-			return slices.Contains(n.Processors, lanes[i].Processor) && !slices.Contains(n.Refuses, items[i].Key)
+			p := lanes[i].Processor
+			return slices.Contains(n.Processors, p) && !slices.Contains(n.Refuses, items[i].Key) && vs.suits(rows[p], lanes[i], n.Versions[p])
 		}
 	}
 	for i := range v.lanes {
@@ -137,13 +147,13 @@ func place(v *view) (targets map[store.LaneID]string, costs map[string]int64) {
 			continue
 		}
 		key := l.String()
-		lanes = append(lanes, l.LaneID)
+		lanes = append(lanes, l)
 		items = append(items, assign.Item{Key: key, Cost: max(1, costs[key])})
 	}
 	targets = make(map[store.LaneID]string, len(items))
 	for i, m := range assign.Targets(members, items) {
 		if m != assign.None {
-			targets[lanes[i]] = v.members[m].ID
+			targets[lanes[i].LaneID] = v.members[m].ID
 		}
 	}
 	return targets, costs

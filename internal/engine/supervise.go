@@ -31,6 +31,7 @@ type view struct {
 	lanes   []store.Lane
 	members []store.Member // whose lease has not ended, by id
 	weights map[string]float64
+	now     time.Time // the store's
 }
 
 // supervise starts and stops lanes as the rows say, until ctx ends.
@@ -82,8 +83,8 @@ func (e *Engine) look(ctx context.Context) (v view, err error) {
 		if v.members, err = tx.Members(); err != nil {
 			return err
 		}
-		now := tx.Now()
-		v.members = slices.DeleteFunc(v.members, func(m store.Member) bool { return !m.Until.After(now) })
+		v.now = tx.Now()
+		v.members = slices.DeleteFunc(v.members, func(m store.Member) bool { return !m.Until.After(v.now) })
 		return nil
 	})
 	return v, err
@@ -118,6 +119,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 	}
 	f.moving = false
 	targets, costs := place(&v)
+	vs := v.versions()
 	unserved := map[store.LaneID]time.Time{}
 	var start []store.LaneID
 	var back []store.Lane
@@ -174,6 +176,14 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 		owner := owners[l.LaneID]
 		switch {
 		case !workable(rows[l.Processor], l):
+			continue
+		case !vs.suits(rows[l.Processor], l, version(a.p)): // it is for another version of the code
+			if owner == "" || owner == e.id {
+				a.unowned++
+			}
+			if owner == e.id {
+				back = append(back, *l)
+			}
 			continue
 		case now.Sub(e.failed[l.LaneID]) < retryFailed:
 			if owner == "" || owner == e.id {
@@ -351,11 +361,20 @@ func (e *Engine) workers(p *Processor) func(time.Duration) int {
 // rebuilds brings builds in the making nearer to their switch, and deletes the
 // documents of retired ones. It returns when to look again, 0 for no hurry.
 func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time) (soon time.Duration) {
-	purge := false
+	purge, vs := false, v.versions()
 	for _, p := range v.procs {
 		a, _ := e.processor(p.Name)
 		purge = purge || len(p.Retired) > 0
-		if a == nil || p.Rebuild == 0 || p.Paused {
+		if k := p.Builds.Kept; k.Number != 0 && !k.Until.After(v.now) {
+			if err := lane.ForgetOld(ctx, e.store, p.Name); err != nil && ctx.Err() == nil {
+				e.logger.Warn("a build that was kept was not forgotten", "processor", p.Name, "build", k.Number, "error", err)
+			}
+		}
+		if a == nil || p.Paused {
+			continue
+		}
+		e.begin(ctx, a, &p, vs)
+		if p.Rebuild == 0 || p.Builds.Making.Review {
 			continue
 		}
 		close, isHeld := near(p, v.lanes)
