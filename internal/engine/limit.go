@@ -13,7 +13,7 @@ func (r *batchRunner) limit(b *batch) int {
 	}
 	events, docs, work := firstEvents, pageEvents, quantum
 	if r.l.small > 0 {
-		docs, work = gentleDocs, gentleWork
+		docs, work = r.e.gently.most(), gentleWork
 	}
 	if r.l.cost.things > 0 { // else it is not known what an event costs
 		workers := float64(r.l.workers(time.Hour))

@@ -29,7 +29,8 @@ type batchRunner struct {
 	busy       atomic.Int64 // when the batch in hand began to run, Unix nanoseconds; 0: none
 	cacheLimit atomic.Int64 // bytes
 
-	held    time.Time    // since when the lane waits for who holds it
+	held    time.Time // since when the lane waits for who holds it
+	gained  gained
 	next    time.Time    // when a lane with a limit may go on
 	drained bool         // the last turn was one of dead letters
 	pending *flight      // nil: nothing is being committed

@@ -146,11 +146,15 @@ func (r *batchRunner) following(ctx context.Context) *eventlog.Page {
 func (r *batchRunner) send(ctx context.Context, b *batch) {
 	f := &flight{b: b, ended: make(chan struct{})}
 	r.pending = f
+	live, gentle := r.l.live, r.l.small > 0
 	go func() {
 		defer close(f.ended)
 		// A commit that has begun may end after ctx: it was paid for.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitAtMost)
 		defer cancel()
-		f.err = r.l.commit(ctx, b)
+		began := time.Now()
+		if f.err = r.l.commit(ctx, b); f.err == nil {
+			r.e.gently.learn(b, live, gentle, time.Since(began))
+		}
 	}()
 }

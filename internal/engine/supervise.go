@@ -21,7 +21,7 @@ const (
 	switchEvery  = 20 * time.Millisecond // while a rebuild is near its switch
 	retryFailed  = 30 * time.Second      // before a lane that ended with an error is tried again
 	purgeAtOnce  = 2000                  // documents of a retired build deleted in one transaction
-	nearlyCaught = 2 * pageEvents        // events, behind which a rebuild holds the live lanes to switch
+	nearlyCaught = 2 * gentleEvents      // events, behind which a rebuild holds the live lanes to switch
 	holdEvery    = 5 * heldAtMost        // the most often that it does, if the switch does not come
 )
 
