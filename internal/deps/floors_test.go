@@ -70,7 +70,7 @@ var floors = []floor{
 	},
 	{
 		name:     "parts of the engine",
-		packages: []string{"internal/lane/...", "internal/dispatch/...", "internal/fair/...", "internal/assign/...", "internal/done/...", "internal/mutant/..."},
+		packages: []string{"internal/lane/...", "internal/dispatch/...", "internal/fair/...", "internal/assign/...", "internal/compare/...", "internal/done/...", "internal/mutant/..."},
 		peers:    true,
 		core:     true,
 	},

@@ -182,6 +182,7 @@ func TestReviewSwitchAndBack(t *testing.T) {
 		_, stopOld := r.program("old", Processor{Projection: old})
 		r.traffic(old, time.Second)
 		_, stopNew := r.program("new", Processor{Projection: changed})
+		time.Sleep(time.Second) // so the old one knows of it, and leaves the build to it
 		must(lane.StartRebuild(t.Context(), r.st, "docs", "", lane.How{Review: true, Keep: time.Hour}))
 		r.traffic(old, time.Minute)
 		if p := r.row(); p.Live != 1 || p.Rebuild != 2 || p.Builds.Making.Version != "v2" {
