@@ -41,7 +41,9 @@ func TestDiff(t *testing.T) {
 			}
 		})
 	}
-	long := func(c string) []byte { return fmt.Appendf(nil, `{"%s":"%s"}`, strings.Repeat("n", 1000), strings.Repeat(c, 1<<20)) }
+	long := func(c string) []byte {
+		return fmt.Appendf(nil, `{"%s":"%s"}`, strings.Repeat("n", 1000), strings.Repeat(c, 1<<20))
+	}
 	fields, n := Diff(long("é"), long("ü"), 1)
 	if n != 1 || len(fields[0].Path)+len(fields[0].Old)+len(fields[0].New) > pathAtMost+2*valueAtMost+20 {
 		t.Errorf("a diff of long values has %d and %d bytes", len(fields[0].Old), len(fields[0].New))
