@@ -218,18 +218,6 @@ func (a Admin) Weights(ctx context.Context) (w map[string]float64, err error) {
 	return w, err
 }
 
-// Rebuild starts to fold a projection anew from the first event, of one tenant
-// or ("") of all. The old documents go on being served and kept fresh; when the
-// new ones have caught up they take their place in one transaction.
-func (a Admin) Rebuild(ctx context.Context, processor, tenant string) error {
-	return lane.StartRebuild(ctx, a.Store, processor, tenant)
-}
-
-// CancelRebuild gives up a rebuild; the old documents stay.
-func (a Admin) CancelRebuild(ctx context.Context, processor string) error {
-	return lane.CancelRebuild(ctx, a.Store, processor)
-}
-
 // Drop deletes a processor with all its documents, lanes and dead letters. No
 // process should have it.
 func (a Admin) Drop(ctx context.Context, processor string) error {

@@ -139,6 +139,12 @@ type Options struct {
 	// NoIsolation keeps a tenant with a backlog in its base lane; by default it
 	// leaves for a lane of its own while it puts the others' objective at risk.
 	NoIsolation bool
+	// RebuildChanged begins a rebuild of a projection by itself, once, where its
+	// version is another than that of its documents, and was never before: an old
+	// program that runs beside the new ones does not begin one back.
+	RebuildChanged bool
+	// Rebuild says how such a rebuild is made.
+	Rebuild RebuildOptions
 }
 
 // Start says where a new processor begins.
@@ -221,6 +227,7 @@ func processor(name string, options []Options) engine.Processor {
 		Name: name, OrderBy: o.OrderBy, Partitions: o.Partitions, PartitionBy: o.PartitionBy,
 		Types: o.Types, Tenants: o.Tenants, Start: o.Start, Freshness: o.Freshness, Retry: o.Retry,
 		Poison: o.Poison, Concurrency: o.Concurrency, Timeout: o.Timeout, NoIsolation: o.NoIsolation,
+		RebuildChanged: o.RebuildChanged, Rebuild: o.Rebuild.how(),
 	}
 }
 

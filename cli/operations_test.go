@@ -249,3 +249,58 @@ func testARebuildThatIsCancelled(t *testing.T, database makeDatabase) {
 		t.Errorf("the waiting command ended with %v: %s", err, errs.String())
 	}
 }
+
+// TestReviewOfARebuild compares the new documents before they are served, serves
+// them, and goes back.
+func TestReviewOfARebuild(t *testing.T) { onEach(t, testReviewOfARebuild) }
+
+func testReviewOfARebuild(t *testing.T, database makeDatabase) {
+	db := database(t, event("acme", "c1", 1, "pen", false), event("zoo", "c1", 1, "pen", false))
+	consumer(t, db)
+	waitForItems(t, db, "zoo", "c1", 1)
+	carts := func() map[string]any { return rows(t, object(t, "status", "--db", db), "processors")[0] }
+	report := func(args ...string) map[string]any {
+		return object(t, append([]string{"rebuild", "report", "carts", "--db", db}, args...)...)
+	}
+
+	object(t, "rebuild", "start", "carts", "--review", "--limit", "1000", "--wait", "-q", "--db", db)
+	imports(t, db, event("acme", "c1", 2, "cap", false))
+	waitForItems(t, db, "acme", "c1", 2)
+	eventually(t, func() string { // the new documents follow
+		if r := report(); r["equal"] != 2.0 || r["different"] != 0.0 || r["in_motion"] != 0.0 {
+			return fmt.Sprint("report: ", r)
+		}
+		return ""
+	})
+	if r, ok := carts()["rebuild"].(map[string]any); !ok || r["review"] != true || r["limit"] != 1000.0 || !strings.Contains(fmt.Sprint(r["waits_for"]), "an operator") {
+		t.Errorf("status: rebuild %v, want one that waits for an operator", carts()["rebuild"])
+	}
+	if r := report("--tenant", "zoo"); r["equal"] != 1.0 {
+		t.Errorf("report of a tenant: %v", r)
+	}
+	if text := ok(t, "rebuild", "report", "carts", "--db", db); !strings.Contains(text, "IN MOTION") {
+		t.Errorf("report: %s", text)
+	}
+	ok(t, "rebuild", "limit", "carts", "0", "--db", db)
+	ok(t, "rebuild", "switch", "carts", "--db", db)
+	kept := func(build float64) func() string {
+		return func() string {
+			if k, ok := carts()["kept"].(map[string]any); !ok || k["build"] != build {
+				return fmt.Sprint("status: kept ", carts()["kept"])
+			}
+			return ""
+		}
+	}
+	eventually(t, kept(1))
+	imports(t, db, event("acme", "c1", 3, "hat", false))
+	waitForItems(t, db, "acme", "c1", 3)
+	ok(t, "rebuild", "back", "carts", "--db", db)
+	eventually(t, kept(2))
+	if n := items(t, db, "acme", "c1"); n != 3 {
+		t.Errorf("after the way back: %v items, want 3", n)
+	}
+	ok(t, "rebuild", "forget", "carts", "--db", db)
+	if k := carts()["kept"]; k != nil {
+		t.Errorf("status: kept %v, want nothing", k)
+	}
+}

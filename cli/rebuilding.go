@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-dev/fairlead"
@@ -14,6 +15,7 @@ import (
 
 func (p *program) rebuildCommand() *cobra.Command {
 	var wait, quiet bool
+	var options fairlead.RebuildOptions
 	start := &cobra.Command{
 		Use:   "start",
 		Short: "Fold a projection anew from the first event",
@@ -21,12 +23,14 @@ func (p *program) rebuildCommand() *cobra.Command {
 consumer does the work. The old documents go on being served and kept fresh;
 when the new ones have caught up they take their place in one transaction.`,
 		Example: `  $NAME rebuild start orders --wait
-  $NAME rebuild start orders --tenant acme`,
+  $NAME rebuild start orders --tenant acme
+  $NAME rebuild start orders --review --limit 2000`,
 	}
-	start.Flags().BoolVar(&wait, "wait", false, "wait until the new documents are served; exit status 1 if it was cancelled")
+	rebuildFlags(start, &options)
+	start.Flags().BoolVar(&wait, "wait", false, "wait until the new documents are served, or wait for rebuild switch; exit status 1 if it was cancelled")
 	start.Flags().BoolVarP(&quiet, "quiet", "q", false, "no progress on stderr while waiting")
 	p.onProcessor(start, false, func(ctx context.Context, a fairlead.Admin, processor, tenant string) error {
-		if err := a.Rebuild(ctx, processor, tenant); err != nil {
+		if err := a.Rebuild(ctx, processor, tenant, options); err != nil {
 			return err
 		}
 		proc, err := one(ctx, a, processor)
@@ -40,7 +44,11 @@ when the new ones have caught up they take their place in one transaction.`,
 		if err := p.waitForRebuild(ctx, a, proc, quiet); err != nil {
 			return err
 		}
-		return p.done(action{Done: "rebuilt", Processor: processor, Tenant: tenant, Build: proc.Rebuild}, "%s is rebuilt", whom(processor, tenant))
+		what := "is rebuilt"
+		if options.Review {
+			what = "is rebuilt, and served when you say rebuild switch"
+		}
+		return p.done(action{Done: "rebuilt", Processor: processor, Tenant: tenant, Build: proc.Rebuild}, "%s %s", whom(processor, tenant), what)
 	})
 
 	cancel := &cobra.Command{
@@ -64,7 +72,7 @@ when the new ones have caught up they take their place in one transaction.`,
 		Use:   "rebuild",
 		Short: "Fold a projection, or one tenant of it, anew",
 		Long:  "Fold a projection, or one tenant of it, anew while the old documents are served.",
-	}, start, cancel)
+	}, append(p.buildCommands(), start, cancel)...)
 }
 
 // one returns the row of a processor.
@@ -90,10 +98,19 @@ func (p *program) waitForRebuild(ctx context.Context, a fairlead.Admin, proc sto
 			return err
 		}
 		if now.Rebuild != proc.Rebuild {
-			if slices.Contains(now.Retired, proc.Rebuild) || (proc.RebuildTenant == "" && now.Live < proc.Rebuild) {
+			if slices.Contains(now.Retired, proc.Rebuild) || (proc.RebuildTenant == "" && now.Live != proc.Rebuild) {
 				return fmt.Errorf("the rebuild of %s was cancelled", whom(proc.Name, proc.RebuildTenant))
 			}
 			return nil
+		}
+		if now.Builds.Making.Review {
+			lanes, err := a.Lanes(ctx, proc.Name)
+			if err != nil {
+				return err
+			}
+			if strings.HasPrefix(fairlead.RebuildWaits(now, lanes), "an operator") {
+				return nil
+			}
 		}
 		pr.say(func() string {
 			at, head, owned, err := rebuildAt(ctx, a, proc)

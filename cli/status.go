@@ -28,12 +28,25 @@ type processorJSON struct {
 	Unserved    []string     `json:"unserved,omitempty"` // why, where no process of a pool lives
 	Parked      int          `json:"parked_keys"`
 	Rebuild     *rebuildJSON `json:"rebuild,omitempty"`
+	Kept        *keptJSON    `json:"kept,omitempty"`
+}
+
+// keptJSON is a build that rebuild back goes back to.
+type keptJSON struct {
+	Build   int64     `json:"build"`
+	Tenant  string    `json:"tenant,omitempty"`
+	Version string    `json:"version,omitempty"`
+	Until   time.Time `json:"until"`
 }
 
 type rebuildJSON struct {
 	Build    int64  `json:"build"`
 	Tenant   string `json:"tenant,omitempty"`
 	Position int64  `json:"position"`
+	Version  string `json:"version,omitempty"` // of the code that makes it
+	Review   bool   `json:"review,omitempty"`  // an operator says when to switch
+	Limit    int64  `json:"limit,omitempty"`   // events a second
+	Waits    string `json:"waits_for"`
 }
 
 type memberJSON struct {
@@ -57,7 +70,8 @@ func (p *program) statusCommand() *cobra.Command {
 		Short: "Show the processors: their state, documents and lag",
 		Long: `Show the log, the processors and the processes that run them. STATE is running;
 paused by hand; stopped, with the reason in lanes; or unowned: no consumer has
-any of its lanes, or as many as are said. BEHIND is how many events it has still to look at, LAG the age of the first.`,
+any of its lanes, or as many as are said. REBUILD says how far it is, and what it
+waits for. BEHIND is how many events it has still to look at, LAG the age of the first.`,
 		Example: `  $NAME status --db shop.db`,
 		Args:    between(0, 0),
 	}
@@ -82,6 +96,9 @@ any of its lanes, or as many as are said. BEHIND is how many events it has still
 				if r.Rebuild.Tenant != "" {
 					rebuild += " of " + r.Rebuild.Tenant
 				}
+				rebuild += ", waits for " + r.Rebuild.Waits
+			} else if r.Kept != nil {
+				rebuild = fmt.Sprintf("build %d kept until %s", r.Kept.Build, r.Kept.Until.Format(time.DateTime))
 			}
 			state := r.State
 			if r.Unowned > 0 && state == "running" {
@@ -161,7 +178,12 @@ func (p *program) status(ctx context.Context, db Database) (statusJSON, error) {
 func summary(proc store.Processor, lanes []fairlead.Lane) processorJSON {
 	r := processorJSON{Name: proc.Name, Kind: proc.Kind, Version: proc.Version, State: "running"}
 	if proc.Rebuild != 0 {
-		r.Rebuild = &rebuildJSON{Build: proc.Rebuild, Tenant: proc.RebuildTenant, Position: -1}
+		m := proc.Builds.Making
+		r.Rebuild = &rebuildJSON{Build: proc.Rebuild, Tenant: proc.RebuildTenant, Position: -1, Version: m.Version, Review: m.Review, Limit: m.Limit,
+			Waits: fairlead.RebuildWaits(proc, lanes)}
+	}
+	if k := proc.Builds.Kept; k.Number != 0 {
+		r.Kept = &keptJSON{k.Number, k.Tenant, k.Version, k.Until}
 	}
 	lowest, first, unowned, stopped := event.Unbounded, true, true, false
 	var lag time.Duration

@@ -19,7 +19,8 @@ func TestHelp(t *testing.T) {
 		"", "run", "import", "export", "status", "lanes", "tenants",
 		"documents", "documents get", "documents list", "documents export",
 		"dead-letters", "dead-letters list", "dead-letters retry", "dead-letters skip", "dead-letters export",
-		"pause", "resume", "detach", "merge", "weight", "pool", "pool set", "pool clear", "pool list", "rebuild", "rebuild start", "rebuild cancel", "drop", "greet",
+		"pause", "resume", "detach", "merge", "weight", "pool", "pool set", "pool clear", "pool list",
+		"rebuild", "rebuild start", "rebuild cancel", "rebuild switch", "rebuild limit", "rebuild report", "rebuild back", "rebuild forget", "drop", "greet",
 	} {
 		b.WriteString("$ shop " + command + " --help\n" + ok(t, append(strings.Fields(command), "--help")...) + "\n")
 	}
@@ -85,6 +86,12 @@ func TestExitStatusAndErrors(t *testing.T) {
 		{"no such collection", []string{"documents", "export", "nope"}, cli.Failed, `no collection "nope": the database has carts, totals`},
 		{"no such letter", []string{"dead-letters", "skip", "7"}, cli.Failed, "7"},
 		{"no letters of the tenant", []string{"dead-letters", "retry", "carts", "--tenant", "acme"}, cli.Failed, "no dead letters of tenant \"acme\""},
+		{"no rebuild to switch to", []string{"rebuild", "switch", "carts"}, cli.Failed, "not being rebuilt"},
+		{"no rebuild to limit", []string{"rebuild", "limit", "carts", "5"}, cli.Failed, "not being rebuilt"},
+		{"a limit that is none", []string{"rebuild", "limit", "carts", "many"}, cli.Misuse, "is no number of events"},
+		{"nothing to compare", []string{"rebuild", "report", "carts"}, cli.Failed, "nothing to compare"},
+		{"nothing to go back to", []string{"rebuild", "back", "carts"}, cli.Failed, "no build of before"},
+		{"nothing to forget", []string{"rebuild", "forget", "carts"}, cli.Failed, "no build of before"},
 		{"no rebuild to cancel", []string{"rebuild", "cancel", "carts"}, cli.Failed, "not being rebuilt"},
 		{"weight out of range", []string{"weight", "acme", "1000"}, cli.Failed, "from 0.01 to 100"},
 		{"no such file", []string{"import", "/does/not/exist"}, cli.Failed, "/does/not/exist"},

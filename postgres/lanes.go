@@ -11,11 +11,15 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-const processorColumns = "name, kind, collection, partitions, live, last_build, rebuild, rebuild_tenant, retired, cross_tenant, version, paused"
+const processorColumns = "name, kind, collection, partitions, live, last_build, rebuild, rebuild_tenant, retired, cross_tenant, version, paused, builds"
 
 func scanProcessor(row pgx.CollectableRow) (p store.Processor, err error) {
+	var builds string
 	err = row.Scan(&p.Name, &p.Kind, &p.Collection, &p.Partitions, &p.Live, &p.LastBuild, &p.Rebuild, &p.RebuildTenant, &p.Retired,
-		&p.CrossTenant, &p.Version, &p.Paused)
+		&p.CrossTenant, &p.Version, &p.Paused, &builds)
+	if err == nil {
+		err = p.Builds.Decode(builds)
+	}
 	return p, err
 }
 
@@ -43,12 +47,16 @@ func (tx *storeTx) Processors() (out []store.Processor, err error) {
 
 // PutProcessor implements [store.Tx].
 func (tx *storeTx) PutProcessor(p store.Processor) error {
-	_, err := tx.exec(`INSERT INTO {schema}.processors (`+processorColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-		ON CONFLICT (name) DO UPDATE SET (kind, collection, partitions, live, last_build, rebuild, rebuild_tenant, retired, cross_tenant, version, paused) =
+	builds, err := p.Builds.Encode()
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(`INSERT INTO {schema}.processors (`+processorColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+		ON CONFLICT (name) DO UPDATE SET (kind, collection, partitions, live, last_build, rebuild, rebuild_tenant, retired, cross_tenant, version, paused, builds) =
 		(excluded.kind, excluded.collection, excluded.partitions, excluded.live, excluded.last_build, excluded.rebuild, excluded.rebuild_tenant,
-		 excluded.retired, excluded.cross_tenant, excluded.version, excluded.paused)`,
+		 excluded.retired, excluded.cross_tenant, excluded.version, excluded.paused, excluded.builds)`,
 		p.Name, p.Kind, p.Collection, p.Partitions, p.Live, p.LastBuild, p.Rebuild, p.RebuildTenant, append([]int64{}, p.Retired...),
-		p.CrossTenant, readable(p.Version), p.Paused)
+		p.CrossTenant, readable(p.Version), p.Paused, builds)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -322,5 +323,31 @@ func TestConnectionsGone(t *testing.T) {
 	u.User = url.UserPassword(role, "secret")
 	if _, err := Open(t.Context(), u.String()); !errors.Is(err, ErrConnections) {
 		t.Errorf("Open = %v, want ErrConnections", err)
+	}
+}
+
+// TestMigrateBuilds: a processor of a schema of before has no more to say of its
+// builds, and the rest of its row stays.
+func TestMigrateBuilds(t *testing.T) {
+	url := pgtest.Database(t)
+	old, err := open(t.Context(), url, slices.Clone(migrations[:2]), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec(t, old.pool, `INSERT INTO fairlead.processors (name, kind, collection, partitions, live, last_build, rebuild, rebuild_tenant, retired, cross_tenant, version, paused)
+		VALUES ('p', 'projection', 'p', 1, 1, 2, 2, '', '{}', false, 'v1', false)`)
+	_ = old.Close()
+	db := openAt(t, url)
+	want := store.Processor{Name: "p", Kind: "projection", Collection: "p", Partitions: 1, Live: 1, LastBuild: 2, Rebuild: 2, Version: "v1"}
+	err = db.Update(t.Context(), func(tx store.Tx) error {
+		p, err := tx.Processor("p")
+		if p.Retired = nil; err != nil || !reflect.DeepEqual(p, want) {
+			t.Errorf("processor = %+v, %v, want %+v", p, err, want)
+		}
+		p.Builds.Kept.Number = 7
+		return tx.PutProcessor(p)
+	})
+	if n := value[string](t, db.pool, "SELECT builds FROM fairlead.processors"); err != nil || !strings.Contains(n, "7") {
+		t.Errorf("builds = %s, %v", n, err)
 	}
 }

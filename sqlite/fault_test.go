@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -392,5 +393,36 @@ func TestDamaged(t *testing.T) {
 	db = openAt(t, path)
 	if _, err := readFrom(t.Context(), db, eventlog.Filter{}); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("Read = %v, want %v", err, ErrCorrupt)
+	}
+}
+
+// TestMigrateBuilds: a processor of a file of before has no more to say of its
+// builds, and the rest of its row stays.
+func TestMigrateBuilds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "test.db")
+	old, err := open(path, migrations[:2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sql(t, path, `INSERT INTO fairlead_processors(name, kind, collection, partitions, live, last_build, rebuild, rebuild_tenant, retired, cross_tenant, version, paused)
+		VALUES('p', 'projection', 'p', 1, 1, 2, 2, '', '[]', 0, 'v1', 0)`)
+	db, err := open(path, migrations)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	want := store.Processor{Name: "p", Kind: "projection", Collection: "p", Partitions: 1, Live: 1, LastBuild: 2, Rebuild: 2, Version: "v1"}
+	err = db.View(t.Context(), func(tx store.Tx) error {
+		p, err := tx.Processor("p")
+		if p.Retired = nil; !reflect.DeepEqual(p, want) {
+			t.Errorf("processor = %+v, want %+v", p, want)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

@@ -71,7 +71,7 @@ func (tx *storeTx) note(err error) error {
 	return err
 }
 
-const processorColumns = "name, kind, collection, partitions, live, last_build, rebuild, rebuild_tenant, retired, cross_tenant, version, paused"
+const processorColumns = "name, kind, collection, partitions, live, last_build, rebuild, rebuild_tenant, retired, cross_tenant, version, paused, builds"
 
 func scanProcessor(s *zs.Stmt) (p store.Processor, err error) {
 	p = store.Processor{
@@ -79,7 +79,7 @@ func scanProcessor(s *zs.Stmt) (p store.Processor, err error) {
 		Live: s.ColumnInt64(4), LastBuild: s.ColumnInt64(5), Rebuild: s.ColumnInt64(6), RebuildTenant: s.ColumnText(7),
 		CrossTenant: s.ColumnBool(9), Version: s.ColumnText(10), Paused: s.ColumnBool(11),
 	}
-	if err := json.Unmarshal([]byte(s.ColumnText(8)), &p.Retired); err != nil {
+	if err := errors.Join(json.Unmarshal([]byte(s.ColumnText(8)), &p.Retired), p.Builds.Decode(s.ColumnText(12))); err != nil {
 		return p, fmt.Errorf("%w: processor %q: %w", ErrCorrupt, p.Name, err)
 	}
 	return p, nil
@@ -115,8 +115,12 @@ func (tx *storeTx) PutProcessor(p store.Processor) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.exec("INSERT OR REPLACE INTO fairlead_processors("+processorColumns+") VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-		p.Name, p.Kind, p.Collection, p.Partitions, p.Live, p.LastBuild, p.Rebuild, p.RebuildTenant, string(retired), p.CrossTenant, p.Version, p.Paused)
+	builds, err := p.Builds.Encode()
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec("INSERT OR REPLACE INTO fairlead_processors("+processorColumns+") VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		p.Name, p.Kind, p.Collection, p.Partitions, p.Live, p.LastBuild, p.Rebuild, p.RebuildTenant, string(retired), p.CrossTenant, p.Version, p.Paused, builds)
 	return err
 }
 

@@ -28,6 +28,7 @@ var migrations = []migration{
 	{"shards of tenants", "CREATE TABLE fairlead_shards(tenant TEXT PRIMARY KEY, shard TEXT NOT NULL) WITHOUT ROWID;" +
 		"CREATE INDEX fairlead_shards_by_name ON fairlead_shards(shard)"},
 	{"worker pools", "CREATE TABLE fairlead_pools(tenant TEXT PRIMARY KEY, pool TEXT NOT NULL) WITHOUT ROWID"},
+	{"builds of processors", "ALTER TABLE fairlead_processors ADD COLUMN builds TEXT NOT NULL DEFAULT ''"}, // JSON
 }
 
 // schemaV1 notes:

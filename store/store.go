@@ -32,6 +32,11 @@ type Store interface {
 	// are distinct.
 	Load(ctx context.Context, b Build, keys []Key) ([]Document, error)
 
+	// ListBuild returns documents of a build, live or not, with a key above after,
+	// by ascending tenant and then id in byte order, at most limit. The tenant ""
+	// is the first one.
+	ListBuild(ctx context.Context, b Build, after Key, limit int) ([]Document, error)
+
 	// Update runs f in one serialisable write transaction. An error of f rolls
 	// back and comes back as it is; a panic of f rolls back too. f may be run
 	// again after a lost race, so it must have no other effects. Each Update that

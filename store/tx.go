@@ -79,6 +79,7 @@ type Processor struct {
 	RebuildTenant string
 	// Retired are builds whose documents are still to be deleted.
 	Retired []int64
+	Builds  Builds // more of the build in the making, and of the one before
 
 	// CrossTenant processors have documents that belong to no tenant, and so no
 	// tenant lanes.

@@ -69,10 +69,13 @@ var floors = []floor{
 		core:     true,
 	},
 	{
-		name:     "parts of the engine",
-		packages: []string{"internal/lane/...", "internal/dispatch/...", "internal/fair/...", "internal/assign/...", "internal/done/...", "internal/shard/...", "internal/mutant/..."},
-		peers:    true,
-		core:     true,
+		name: "parts of the engine",
+		packages: []string{
+			"internal/lane/...", "internal/dispatch/...", "internal/fair/...", "internal/assign/...", "internal/shard/...",
+			"internal/compare/...", "internal/done/...", "internal/mutant/...",
+		},
+		peers: true,
+		core:  true,
 	},
 	{
 		name:     "events in files",

@@ -56,6 +56,10 @@ var sections = []section{
 		"fairlead.Options", "fairlead.go", "Options", "The last argument of `Project`, `ProjectBatch` and `React`.",
 		"internal/engine/processor.go", "WithDefaults", "p",
 	},
+	{
+		"fairlead.RebuildOptions", "admin_rebuild.go", "RebuildOptions", "The field `Rebuild` of the options, and the last argument of `Admin.Rebuild` and `Admin.GoBack`.",
+		"admin_rebuild.go", "how", "o",
+	},
 	{"fairlead.Retry", "internal/engine/processor.go", "Retry", "The field `Retry` of the options.", "internal/engine/processor.go", "WithDefaults", "p.Retry"},
 	{"slo.Objective", "slo/slo.go", "Objective", "The field `Freshness` of the options.", "", "", ""},
 	{"sqlite.Options", "sqlite/open.go", "Options", "The last argument of `sqlite.Open`.", "sqlite/open.go", "withDefaults", "o"},

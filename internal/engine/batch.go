@@ -50,8 +50,10 @@ type batchLane struct {
 	done   int64          // the last batch committed
 	parked map[store.Key]bool
 	retry  []store.ParkedKey
-	paused bool // the processor is
-	live   bool // its build is what readers see
+	paused bool    // the processor is
+	live   bool    // its build is what readers see
+	limit  float64 // of a rebuild's lane: events a second; 0: none
+	small  int     // events of its pages while it goes gently; 0: it does not
 
 	// What is known from batches that failed. It outlives a restart, because it
 	// is why the batch is prepared again.
@@ -118,6 +120,9 @@ func (l *batchLane) restart(ctx context.Context) error {
 			return err
 		}
 		l.paused, l.live = p.Paused, p.Live == l.id.Number
+		if l.limit, err = share(tx, &p, l.id.Number); err != nil {
+			return err
+		}
 		parked, err = tx.Parked(l.id.Build, l.id.Tenant)
 		return err
 	})
@@ -202,7 +207,7 @@ func (l *batchLane) runnable() (bool, string) {
 
 // request is what the lane wants to read next.
 func (l *batchLane) request() eventlog.ReadRequest {
-	req := eventlog.ReadRequest{Partition: l.logPart, After: l.at}
+	req := eventlog.ReadRequest{Partition: l.logPart, After: l.at, MaxEvents: l.small}
 	switch {
 	case l.id.Tenant != "" && !l.dense():
 		req.Filter.Tenants = []string{l.id.Tenant}

@@ -115,6 +115,7 @@ func (s *sim) check() {
 	for _, p := range s.procs {
 		s.checkStops(p.Name)
 		s.checkGiven(p.Name)
+		s.checkKept(p.Name)
 		if r := s.reactors[p.Name]; r != nil {
 			r.checkRows()
 			continue
@@ -267,6 +268,7 @@ func (s *sim) checkEnd() {
 		ps, err := tx.Processors()
 		for _, p := range ps {
 			live[store.Build{Processor: p.Name, Number: p.Live}] = true
+			live[store.Build{Processor: p.Name, Number: p.Builds.Kept.Number}] = true
 		}
 		all, _ := tx.Letters(store.LetterFilter{})
 		for _, d := range all {

@@ -24,7 +24,10 @@ type self struct {
 }
 
 // A procSelf is a processor that the member has.
-type procSelf struct{ gone bool } // being removed
+type procSelf struct {
+	gone    bool   // being removed
+	version string // of its code
+}
 
 // A heldLane is a lane that the member works.
 type heldLane struct {
@@ -86,7 +89,7 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 	targets, d.costs = place(v)
 	d.unowned = map[store.LaneID]error{}
 	unserved := map[store.LaneID]time.Time{}
-	leaving := me.leaving
+	vs, leaving := v.versions(me.pool), me.leaving
 	for i := range v.lanes {
 		l := &v.lanes[i]
 		p, ok := me.procs[l.Processor]
@@ -129,6 +132,14 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 		}
 		switch {
 		case !workable(rows[l.Processor], l):
+			continue
+		case mine && !vs.suits(rows[l.Processor], l, p.version): // it is for another version of the code
+			if owner == "" || owner == me.id {
+				d.unowned[l.LaneID] = nil
+			}
+			if owner == me.id {
+				d.back = append(d.back, *l)
+			}
 			continue
 		case now.Sub(me.failed[l.LaneID]) < retryFailed:
 			if owner == "" || owner == me.id {

@@ -46,6 +46,7 @@ type Engine struct {
 	logger   *slog.Logger
 	pages    *pages
 	turns    *turns
+	gently   gently // rebuilds beside live traffic
 	progress broadcaster
 	id       string
 	since    time.Time // when Run began
@@ -129,7 +130,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	return &Engine{
 		cfg: cfg, log: cfg.Log, store: cfg.Store, logger: cfg.Logger,
-		pages: newPages(cfg.Log, cfg.Memory/4), turns: newTurns(cfg.Slots),
+		pages: newPages(cfg.Log, cfg.Memory/4), turns: newTurns(cfg.Slots), gently: gently{turn: make(chan struct{}, 1)},
 		id: cfg.Name + "/" + rand.Text()[:10], wakes: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		procs: map[string]*active{}, failed: map[store.LaneID]time.Time{},
 	}, nil
@@ -172,7 +173,7 @@ func (e *Engine) Add(ctx context.Context, p Processor) error {
 	if err != nil {
 		return err
 	}
-	if got.Version != row.Version {
+	if got.Version != row.Version && !p.RebuildChanged {
 		e.logger.Warn("the read model was made by another version of the projection; rebuild it when it suits",
 			"processor", p.Name, "stored", got.Version, "program", row.Version)
 	}

@@ -23,10 +23,12 @@ const (
 // heartbeats: which processors it has, what its lanes cost, which it gave up
 // after an error, and its pool.
 type memberNotes struct {
-	Processors []string         `json:"processors"`
-	Costs      map[string]int64 `json:"costs,omitempty"` // by lane; those that are not there cost 1
-	Refuses    []string         `json:"refuses,omitempty"`
-	Pool       string           `json:"pool,omitempty"` // of which it works the tenants' lanes; "": all others
+	Processors []string `json:"processors"`
+	// Versions are those of the processors' code; who is not there has none.
+	Versions map[string]string `json:"versions,omitempty"`
+	Costs    map[string]int64  `json:"costs,omitempty"` // by lane; those that are not there cost 1
+	Refuses  []string          `json:"refuses,omitempty"`
+	Pool     string            `json:"pool,omitempty"` // of which it works the tenants' lanes; "": all others
 }
 
 func (n *memberNotes) String() string {
@@ -48,6 +50,12 @@ func (e *Engine) notes(now time.Time) *memberNotes {
 			continue
 		}
 		n.Processors = append(n.Processors, name)
+		if v := version(a.p); v != "" {
+			if n.Versions == nil {
+				n.Versions = map[string]string{}
+			}
+			n.Versions[name] = v
+		}
 		for id, o := range a.lanes {
 			o.class = assign.Class(o.cost(now), o.class)
 			if o.class > 1 {
@@ -154,13 +162,15 @@ func place(v *view) (targets map[store.LaneID]string, costs map[string]int64) {
 		}
 	}
 	for pool, ms := range members {
-		placeAmong(ms, lanes[pool], told, named, costs, targets)
+		placeAmong(ms, lanes[pool], rows, v.versions(pool), told, named, costs, targets)
 	}
 	return targets, costs
 }
 
 // placeAmong adds to targets who of the members is to work which of the lanes.
-func placeAmong(ms []*store.Member, lanes []*store.Lane, told map[string]memberNotes, named map[string]int, costs map[string]int64, targets map[store.LaneID]string) {
+func placeAmong(ms []*store.Member, lanes []*store.Lane, rows map[string]*store.Processor, vs versions, told map[string]memberNotes,
+	named map[string]int, costs map[string]int64, targets map[store.LaneID]string,
+) {
 	items := make([]assign.Item, len(lanes))
 	for i, l := range lanes {
 		key := l.String()
@@ -174,7 +184,9 @@ func placeAmong(ms []*store.Member, lanes []*store.Lane, told map[string]memberN
 			members[i].Name = m.ID
 		}
 		members[i].Takes = func(i int) bool {
-			return slices.Contains(n.Processors, lanes[i].Processor) && (!slices.Contains(n.Refuses, items[i].Key) || mutant.Is(mutant.RefusesIgnored))
+			l, p := lanes[i], lanes[i].Processor
+			return slices.Contains(n.Processors, p) && (!slices.Contains(n.Refuses, items[i].Key) || mutant.Is(mutant.RefusesIgnored)) &&
+				vs.suits(rows[p], l, n.Versions[p])
 		}
 	}
 	for i, m := range assign.Targets(members, items) {

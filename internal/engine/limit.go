@@ -11,13 +11,19 @@ func (r *batchRunner) limit(b *batch) int {
 	if r.l.p.Batch != nil {
 		return pageEvents // its time is the commit's
 	}
-	events, docs := firstEvents, pageEvents
+	events, docs, work := firstEvents, pageEvents, quantum
+	if r.l.small > 0 {
+		docs, work = r.e.gently.most(), gentleWork
+	}
 	if r.l.cost.things > 0 { // else it is not known what an event costs
 		workers := float64(r.l.workers(time.Hour))
-		events = int(min(100*pageEvents, workers*quantum.Seconds()/r.l.cost.seconds()))
+		events = int(min(100*pageEvents, workers*work.Seconds()/r.l.cost.seconds()))
 	}
 	if size := r.l.cache.average(); size > 0 {
 		docs = min(docs, r.e.cfg.Memory/4/r.e.cfg.Slots/size)
+	}
+	if most := r.l.limit; most > 0 {
+		events = min(events, max(1, int(most/paceOver)))
 	}
 	if b == nil {
 		return max(1, min(events, docs))

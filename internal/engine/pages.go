@@ -1,10 +1,12 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
@@ -27,6 +29,7 @@ type pages struct {
 	kept    []*keptPage // least recently used first
 	tails   map[int]*tail
 	loading map[pageKey]chan struct{}
+	grew    time.Time // when a partition was seen to
 }
 
 type pageKey struct {
@@ -71,7 +74,7 @@ func (p *pages) share(lanes int) {
 // read returns a page. One without a filter may be shared, and then begins with
 // the event after `after`, whatever the kept page begins with.
 func (p *pages) read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
-	req.MaxEvents, req.MaxBytes, req.MaxEventBytes = pageEvents, int(p.pageBytes.Load()), p.eventLimit
+	req.MaxEvents, req.MaxBytes, req.MaxEventBytes = cmp.Or(req.MaxEvents, pageEvents), int(p.pageBytes.Load()), p.eventLimit
 	if !req.Filter.All() || req.Until != 0 || p.solo.Load() {
 		p.reads.Add(1)
 		return p.log.Read(ctx, req)
@@ -176,6 +179,9 @@ func (p *pages) grown(t *tail, head event.Position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if head > t.head {
+		if t.head > 0 { // else it is seen for the first time
+			p.grew = time.Now()
+		}
 		t.head = head
 		close(t.more)
 		t.more = make(chan struct{})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/lane"
 	"github.com/fairlead-dev/fairlead/partition"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/slo"
@@ -47,6 +48,9 @@ type Processor struct {
 	Concurrency int           // handlers at once: reactors; groups of a batch at once: projections
 	Timeout     time.Duration // of one call of React; 0: none
 	NoIsolation bool          // never detach a tenant automatically
+
+	RebuildChanged bool     // begin a rebuild by itself where the projection's version has changed
+	Rebuild        lane.How // how
 
 	follows bool // its partitions are those of the log; set by Engine.Add
 }
@@ -277,6 +281,9 @@ func (p Processor) WithDefaults() (Processor, error) {
 		if p.Types == nil && !p.Projection.ByStream() {
 			p.Types = p.Projection.Types()
 		}
+	}
+	if p.RebuildChanged && p.Projection == nil {
+		fail("keeps no documents, so there is nothing to rebuild when it changes")
 	}
 	if p.Partitions < 0 || p.Partitions > 1024 {
 		fail("%d partitions; 1 to 1,024 are possible", p.Partitions)

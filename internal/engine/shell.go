@@ -29,7 +29,9 @@ type batchRunner struct {
 	busy       atomic.Int64 // when the batch in hand began to run, Unix nanoseconds; 0: none
 	cacheLimit atomic.Int64 // bytes
 
-	held    time.Time    // since when the lane waits for who holds it
+	held    time.Time // since when the lane waits for who holds it
+	gained  gained
+	next    time.Time    // when a lane with a limit may go on
 	drained bool         // the last turn was one of dead letters
 	pending *flight      // nil: nothing is being committed
 	ahead   chan fetched // the next page, being read
@@ -116,6 +118,15 @@ func (r *batchRunner) work(ctx context.Context) error {
 		}
 		if len(l.retry) > 0 && !r.drained {
 			return r.drain(ctx)
+		}
+		if waited, err := r.paced(ctx); waited {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if l.small = 0; r.gentle() {
+			l.small = gentleEvents
 		}
 		page, err := r.fetch(ctx)
 		if err != nil {

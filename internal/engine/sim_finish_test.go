@@ -85,7 +85,11 @@ func (s *sim) heal(round int) {
 			_, _ = lane.RetryKey(ctx, s.mem, p.Name, "", "")
 		}
 		if round > 20 {
+			_ = lane.Approve(ctx, s.mem, p.Name)
 			_ = s.trySwitch(p.Name)
+		}
+		if round == 0 && s.rng.IntN(2) == 0 {
+			s.logf("%s goes back in the end: %v", p.Name, s.back(p.Name))
 		}
 	}
 }
@@ -97,7 +101,15 @@ func (s *sim) rested() bool { return s.describe() == "" }
 func (s *sim) describe() (why string) {
 	_ = s.mem.View(context.Background(), func(tx store.Tx) error {
 		lanes, _ := tx.Lanes("")
+		kept := map[store.Build]bool{}
+		ps, _ := tx.Processors()
+		for _, p := range ps {
+			kept[store.Build{Processor: p.Name, Number: p.Builds.Kept.Number}] = true
+		}
 		for _, l := range lanes {
+			if kept[l.Build] {
+				continue
+			}
 			part := 0
 			if s.logParts > 1 {
 				part = l.Partition
@@ -106,7 +118,6 @@ func (s *sim) describe() (why string) {
 				why = fmt.Sprintf("lane %+v, head %v", l, head)
 			}
 		}
-		ps, _ := tx.Processors()
 		for _, p := range ps {
 			if keys, _ := tx.Parked(store.Build{Processor: p.Name, Number: p.Live}, ""); len(keys) > 0 || p.Rebuild != 0 || p.Paused {
 				why = fmt.Sprintf("processor %+v, parked %+v", p, keys)
@@ -182,16 +193,12 @@ func (s *sim) trySwitch(p string) error {
 	_ = s.mem.View(ctx, func(tx store.Tx) (err error) { before, err = tx.Processor(p); return err })
 	s.checkStops(p)
 	s.checkGiven(p)
-	err := lane.TrySwitch(ctx, s.mem, p, "")
+	err := lane.TrySwitch(ctx, s.mem, p)
 	if err != nil {
 		return err
 	}
 	s.logf("%s: build %d of tenant %q is live", p, before.Rebuild, before.RebuildTenant)
-	for id, g := range s.given {
-		if g.Processor == p && (before.RebuildTenant == "" || before.RebuildTenant == g.tenant) {
-			delete(s.given, id) // they went with the old documents
-		}
-	}
+	s.switched(&before)
 	return nil
 }
 
@@ -214,7 +221,8 @@ func (s *sim) skip(p string, d store.DeadLetter) error {
 // checkGiven checks that a dead letter which was given up stays so.
 func (s *sim) checkGiven(p string) {
 	now := map[int64]givenLetter{}
-	for _, d := range s.letters(p) {
+	exists := s.builds(p)
+	for _, d := range s.lettersOf(store.Build{Processor: p}) {
 		if d.State == store.Skipped {
 			now[d.ID] = givenLetter{d.Build, d.Tenant, d.Event.ID}
 		}
@@ -222,6 +230,10 @@ func (s *sim) checkGiven(p string) {
 	for id, g := range s.given {
 		if r := s.reactors[p]; r != nil && r.handled[s.index[g.event]] > 0 {
 			continue // it was in progress as it was given up
+		}
+		if g.Processor == p && !exists[g.Number] {
+			delete(s.given, id) // it went with its build
+			continue
 		}
 		if _, ok := now[id]; !ok && g.Processor == p && !s.engines {
 			s.fail("%s: dead letter %d of tenant %q was given up, and is not on record any more", p, id, g.tenant)

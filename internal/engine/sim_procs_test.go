@@ -132,8 +132,8 @@ func (s *sim) operate() {
 	var err error
 	what := ""
 	do := func(name string, e error) { what, err = name, e }
-	n := s.rng.IntN(15)
-	if s.reactors[p] != nil && n >= 6 && n <= 9 { // there is nothing to rebuild
+	n := s.rng.IntN(20)
+	if s.reactors[p] != nil && (n >= 6 && n <= 9 || n > 15) { // there is nothing to rebuild
 		n = []int{1, 15}[n%2]
 	}
 	switch n {
@@ -153,12 +153,14 @@ func (s *sim) operate() {
 		if s.rng.IntN(2) == 0 {
 			t = ""
 		}
-		do("rebuild", lane.StartRebuild(ctx, s.mem, p, t))
+		do("rebuild", lane.StartRebuild(ctx, s.mem, p, t, s.how()))
 	case 7, 8:
 		do("switch", s.trySwitch(p))
+	case 16, 17, 18, 19:
+		what, err = s.operateBuilds(p, n)
 	case 9:
 		if s.rng.IntN(4) == 0 {
-			do("cancel", lane.CancelRebuild(ctx, s.mem, p))
+			do("cancel", s.cancel(p))
 		} else {
 			do("hold", lane.HoldForSwitch(ctx, s.mem, p))
 		}

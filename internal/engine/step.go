@@ -23,6 +23,16 @@ type flight struct {
 // often the busier the store is.
 func (r *batchRunner) step(ctx context.Context, page eventlog.Page) error {
 	l := r.l
+	if l.small > 0 { // one commit of such lanes is in flight
+		if err := r.join(ctx, nil); err != nil {
+			return err
+		}
+		done, err := r.e.gently.enter(ctx)
+		if err != nil {
+			return err
+		}
+		defer done()
+	}
 	b, sealed, err := r.turn(ctx, nil, &page)
 	for err == nil && !sealed {
 		b, sealed, err = r.turn(ctx, b, r.following(ctx))
@@ -40,8 +50,9 @@ func (r *batchRunner) step(ctx context.Context, page eventlog.Page) error {
 		r.noteApplied(b)
 		return r.stopIfDue(ctx)
 	}
+	r.spend(b.events)
 	r.send(ctx, b)
-	if l.p.Batch != nil || l.stopAt != nil || len(b.commit.Detach) > 0 {
+	if l.small > 0 || l.p.Batch != nil || l.stopAt != nil || len(b.commit.Detach) > 0 {
 		if err := r.join(ctx, nil); err != nil {
 			return err
 		}
@@ -54,7 +65,7 @@ func (r *batchRunner) step(ctx context.Context, page eventlog.Page) error {
 func (r *batchRunner) turn(ctx context.Context, b *batch, page *eventlog.Page) (_ *batch, sealed bool, err error) {
 	l, n := r.l, 0
 	l.cache.limit = int(r.cacheLimit.Load())
-	done, err := r.e.turns.take(ctx, l.p, r.id.Tenant, oldest(page))
+	done, err := r.e.turns.take(ctx, l.p, r.id.Tenant, oldest(page), !l.live)
 	if err != nil {
 		return b, false, err
 	}
@@ -135,11 +146,15 @@ func (r *batchRunner) following(ctx context.Context) *eventlog.Page {
 func (r *batchRunner) send(ctx context.Context, b *batch) {
 	f := &flight{b: b, ended: make(chan struct{})}
 	r.pending = f
+	live, gentle := r.l.live, r.l.small > 0
 	go func() {
 		defer close(f.ended)
 		// A commit that has begun may end after ctx: it was paid for.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitAtMost)
 		defer cancel()
-		f.err = r.l.commit(ctx, b)
+		began := time.Now()
+		if f.err = r.l.commit(ctx, b); f.err == nil {
+			r.e.gently.learn(b, live, gentle, time.Since(began))
+		}
 	}()
 }

@@ -21,7 +21,7 @@ const (
 	switchEvery  = 20 * time.Millisecond // while a rebuild is near its switch
 	retryFailed  = 30 * time.Second      // before a lane that ended with an error is tried again
 	purgeAtOnce  = 2000                  // documents of a retired build deleted in one transaction
-	nearlyCaught = 2 * pageEvents        // events, behind which a rebuild holds the live lanes to switch
+	nearlyCaught = 2 * gentleEvents      // events, behind which a rebuild holds the live lanes to switch
 	holdEvery    = 5 * heldAtMost        // the most often that it does, if the switch does not come
 )
 
@@ -32,6 +32,7 @@ type view struct {
 	members []store.Member // whose lease has not ended, by id
 	weights map[string]float64
 	pools   map[string]string // of tenants that are given to one
+	now     time.Time         // the store's
 
 	notes map[string]memberNotes // see told
 }
@@ -88,8 +89,8 @@ func (e *Engine) look(ctx context.Context) (v view, err error) {
 		if v.members, err = tx.Members(); err != nil {
 			return err
 		}
-		now := tx.Now()
-		v.members = slices.DeleteFunc(v.members, func(m store.Member) bool { return !m.Until.After(now) })
+		v.now = tx.Now()
+		v.members = slices.DeleteFunc(v.members, func(m store.Member) bool { return !m.Until.After(v.now) })
 		return nil
 	})
 	return v, err
@@ -122,7 +123,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 func (e *Engine) self() *self {
 	me := &self{id: e.id, pool: e.cfg.Pool, calm: e.calmAfter(), procs: map[string]procSelf{}, failed: e.failed}
 	for name, a := range e.procs {
-		me.procs[name] = procSelf{gone: a.gone}
+		me.procs[name] = procSelf{gone: a.gone, version: version(a.p)}
 		for _, o := range a.lanes {
 			if !o.leaving.IsZero() {
 				me.leaving++
@@ -300,11 +301,22 @@ func (e *Engine) workers(p *Processor) func(time.Duration) int {
 // rebuilds brings builds in the making nearer to their switch, and deletes the
 // documents of retired ones. It returns when to look again, 0 for no hurry.
 func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time) (soon time.Duration) {
-	purge := false
+	purge, vs := false, v.versions("")
 	for _, p := range v.procs {
 		a, _ := e.processor(p.Name)
 		purge = purge || len(p.Retired) > 0
-		if a == nil || p.Rebuild == 0 || p.Paused {
+		if k := p.Builds.Kept; k.Number != 0 && !k.Until.After(v.now) {
+			if err := lane.ForgetOld(ctx, e.store, p.Name); err != nil && ctx.Err() == nil {
+				e.logger.Warn("a build that was kept was not forgotten", "processor", p.Name, "build", k.Number, "error", err)
+			}
+		}
+		if a == nil || p.Paused {
+			continue
+		}
+		if e.cfg.Pool == "" { // the base lanes are the shared processes' to work
+			e.begin(ctx, a, &p, vs)
+		}
+		if p.Rebuild == 0 || p.Builds.Making.Review {
 			continue
 		}
 		close, isHeld := near(p, v.lanes)
@@ -316,7 +328,7 @@ func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time
 		for _, o := range e.lanesOf(a) {
 			o.runner.flush()
 		}
-		err := lane.TrySwitch(ctx, e.store, p.Name, version(a.p))
+		err := lane.TrySwitch(ctx, e.store, p.Name)
 		switch {
 		case err == nil:
 			e.logger.Info("rebuilt read model is live", "processor", p.Name, "build", p.Rebuild, "tenant", p.RebuildTenant)

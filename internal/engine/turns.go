@@ -19,9 +19,11 @@ type turns struct {
 	procs   map[string]*procTurns
 	pick    *fair.Picker[string]
 	weights map[string]float64 // that were set
+	live    time.Time          // of the last turn of a live lane
 }
 
 type procTurns struct {
+	rebuild bool // they are of builds in the making
 	queue   *fair.Queue[*waiter]
 	waiting waiters
 }
@@ -66,11 +68,17 @@ func newTurns(slots int) *turns {
 
 // take waits for a slot for a batch of a lane, whose oldest event was recorded
 // at oldest. The caller ends its turn with done, and says how many events the
-// batch had.
-func (t *turns) take(ctx context.Context, p *Processor, tenant string, oldest time.Time) (done func(events int), err error) {
+// batch had. Lanes of a rebuild wait for all live ones, but for the floor that
+// every processor has.
+func (t *turns) take(ctx context.Context, p *Processor, tenant string, oldest time.Time, rebuild bool) (done func(events int), err error) {
 	w := &waiter{p: p, oldest: oldest, ready: make(chan struct{})}
 	t.mu.Lock()
-	q := t.of(p)
+	q, name := t.of(p), p.Name
+	if rebuild {
+		name = rebuildOf(name)
+		q = t.named(name)
+		q.rebuild = true
+	}
 	q.queue.Push(tenant, 1, w)
 	heap.Push(&q.waiting, w)
 	t.dispatch()
@@ -82,7 +90,7 @@ func (t *turns) take(ctx context.Context, p *Processor, tenant string, oldest ti
 		defer t.mu.Unlock()
 		if w.slot >= 0 { // still queued: whoever pops it hands it on
 			heap.Remove(&q.waiting, w.slot)
-			t.mark(p.Name, q)
+			t.mark(name, q)
 		} else {
 			t.end(w, q)
 		}
@@ -95,14 +103,26 @@ func (t *turns) take(ctx context.Context, p *Processor, tenant string, oldest ti
 	}, nil
 }
 
-func (t *turns) of(p *Processor) *procTurns {
-	q := t.procs[p.Name]
+func (t *turns) of(p *Processor) *procTurns { return t.named(p.Name) }
+
+// rebuildOf is under which name the lanes of a processor's rebuild take turns.
+func rebuildOf(processor string) string { return processor + "\x00rebuild" }
+
+// lastLive returns when a live lane had a turn last.
+func (t *turns) lastLive() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.live
+}
+
+func (t *turns) named(name string) *procTurns {
+	q := t.procs[name]
 	if q == nil {
 		q = &procTurns{queue: fair.New[*waiter](t.slots)}
 		for tenant, weight := range t.weights {
 			_ = q.queue.SetWeight(tenant, weight)
 		}
-		t.procs[p.Name] = q
+		t.procs[name] = q
 	}
 	return q
 }
@@ -112,9 +132,11 @@ func (t *turns) of(p *Processor) *procTurns {
 func (t *turns) forget(processor string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if q := t.procs[processor]; q != nil && len(q.waiting) == 0 {
-		t.pick.Idle(processor)
-		delete(t.procs, processor)
+	for _, name := range []string{processor, rebuildOf(processor)} {
+		if q := t.procs[name]; q != nil && len(q.waiting) == 0 {
+			t.pick.Idle(name)
+			delete(t.procs, name)
+		}
 	}
 }
 
@@ -143,6 +165,9 @@ func (t *turns) dispatch() {
 		}
 		heap.Remove(&q.waiting, w.slot)
 		w.grant, w.since = g, now
+		if !q.rebuild {
+			t.live = now
+		}
 		t.free--
 		close(w.ready)
 		t.mark(name, q)
@@ -156,6 +181,10 @@ func (t *turns) mark(name string, q *procTurns) {
 		return
 	}
 	first := q.waiting[0]
+	if q.rebuild {
+		t.pick.Ready(name, time.Now(), background)
+		return
+	}
 	t.pick.Ready(name, first.oldest, first.p.Freshness)
 }
 

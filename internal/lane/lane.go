@@ -125,8 +125,10 @@ func Drop(ctx context.Context, s store.Store, processor string) error {
 				return err
 			}
 		}
-		for _, n := range p.Retired {
-			builds[n] = true
+		for _, n := range append(p.Retired, p.Rebuild, p.Builds.Kept.Number) {
+			if n != 0 {
+				builds[n] = true
+			}
 		}
 		for _, n := range slices.Sorted(maps.Keys(builds)) {
 			b := store.Build{Processor: processor, Number: n}
@@ -188,9 +190,19 @@ func AcquireAll(ctx context.Context, s store.Store, ids []store.LaneID, owner st
 		if err != nil {
 			return err
 		}
+		ps, err := tx.Processors()
+		if err != nil {
+			return err
+		}
+		rows := map[string]*store.Processor{}
+		for i := range ps {
+			rows[ps[i].Name] = &ps[i]
+		}
 		for _, id := range ids {
 			l, err := tx.Lane(id)
-			switch {
+			switch p := rows[id.Processor]; {
+			case err == nil && p != nil && !worked(p, id.Number) && !mutant.Is(mutant.KeptWorked):
+				err = fmt.Errorf("lane %v: its build is kept as it is, or is no more: %w", id, ErrState)
 			case err == nil && l.Owner != "" && l.Owner != owner && alive[l.Owner] && !mutant.Is(mutant.LeaseIgnored):
 				err = fmt.Errorf("lane %v: %w: %s", id, ErrOwned, l.Owner)
 			case err == nil:

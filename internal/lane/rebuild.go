@@ -14,8 +14,8 @@ import (
 
 // StartRebuild begins another build of a processor's documents, from the first
 // event on, of one tenant or ("") of all. The live build goes on being served
-// and kept fresh until [TrySwitch].
-func StartRebuild(ctx context.Context, s store.Store, processor, tenant string) error {
+// and kept fresh until [TrySwitch]. How says more of it.
+func StartRebuild(ctx context.Context, s store.Store, processor, tenant string, how ...How) error {
 	if tenant != "" {
 		if err := event.CheckTenant(tenant); err != nil {
 			return err
@@ -26,38 +26,43 @@ func StartRebuild(ctx context.Context, s store.Store, processor, tenant string) 
 		if err != nil {
 			return err
 		}
-		switch {
-		case p.Collection == "":
-			return fmt.Errorf("processor %q keeps no documents, so there is nothing to rebuild beside the old: %w", processor, ErrState)
-		case p.Rebuild != 0:
-			return fmt.Errorf("processor %q is being rebuilt already: wait for it or cancel it: %w", processor, ErrState)
-		case tenant != "" && p.CrossTenant:
-			return fmt.Errorf("processor %q folds all tenants into shared documents: rebuild it whole: %w", processor, ErrState)
-		}
-		p.LastBuild++
-		p.Rebuild, p.RebuildTenant = p.LastBuild, tenant
-		if err := tx.PutProcessor(p); err != nil {
-			return err
-		}
-		if tenant == "" {
-			if err := putBase(tx, p, p.Rebuild, func(int) event.Position { return event.Beginning }); err != nil {
-				return err
-			}
-			return dedicateAll(tx, p)
-		}
-		for i := range p.Partitions {
-			base := store.LaneID{Build: store.Build{Processor: processor, Number: p.Rebuild}, Partition: i}
-			l := Detachment(base, tenant, event.Beginning, nil)
-			l.Pinned = true
-			if err := tx.PutLane(l); err != nil {
-				return err
-			}
-		}
-		return nil
+		return begin(tx, &p, tenant, making(how))
 	})
 }
 
-// CancelRebuild gives up the build in the making.
+func begin(tx store.Tx, p *store.Processor, tenant string, m store.Making) error {
+	switch {
+	case p.Collection == "":
+		return fmt.Errorf("processor %q keeps no documents, so there is nothing to rebuild beside the old: %w", p.Name, ErrState)
+	case p.Rebuild != 0:
+		return fmt.Errorf("processor %q is being rebuilt already: wait for it or cancel it: %w", p.Name, ErrState)
+	case tenant != "" && p.CrossTenant:
+		return fmt.Errorf("processor %q folds all tenants into shared documents: rebuild it whole: %w", p.Name, ErrState)
+	}
+	p.LastBuild++
+	p.Rebuild, p.RebuildTenant, p.Builds.Making = p.LastBuild, tenant, m
+	if err := tx.PutProcessor(*p); err != nil {
+		return err
+	}
+	if tenant == "" {
+		if err := putBase(tx, *p, p.Rebuild, func(int) event.Position { return event.Beginning }); err != nil {
+			return err
+		}
+		return dedicateAll(tx, *p)
+	}
+	for i := range p.Partitions {
+		base := store.LaneID{Build: store.Build{Processor: p.Name, Number: p.Rebuild}, Partition: i}
+		l := Detachment(base, tenant, event.Beginning, nil)
+		l.Pinned = true
+		if err := tx.PutLane(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CancelRebuild gives up the build in the making. One that was kept before is
+// kept again.
 func CancelRebuild(ctx context.Context, s store.Store, processor string) error {
 	return s.Update(ctx, func(tx store.Tx) error {
 		p, err := known(tx, processor)
@@ -71,19 +76,29 @@ func CancelRebuild(ctx context.Context, s store.Store, processor string) error {
 		if err != nil {
 			return err
 		}
-		if err := retire(tx, &p, lanes, p.Rebuild); err != nil {
-			return err
-		}
-		for _, l := range lanes {
-			if l.Number == p.Live && l.State == store.Held {
-				if err := setState(tx, l, store.Running, ""); err != nil {
-					return err
-				}
+		return giveUp(tx, &p, lanes)
+	})
+}
+
+func giveUp(tx store.Tx, p *store.Processor, lanes []store.Lane) error {
+	var err error
+	if m := p.Builds.Making; m.Back && m.Keep > 0 {
+		err = shelve(tx, p, lanes, p.Rebuild, store.Kept{Tenant: p.RebuildTenant, Version: m.Version})
+	} else {
+		err = retire(tx, p, lanes, p.Rebuild)
+	}
+	if err != nil {
+		return err
+	}
+	for _, l := range lanes {
+		if l.Number == p.Live && l.State == store.Held {
+			if err := setState(tx, l, store.Running, ""); err != nil {
+				return err
 			}
 		}
-		p.Rebuild, p.RebuildTenant = 0, ""
-		return tx.PutProcessor(p)
-	})
+	}
+	p.Rebuild, p.RebuildTenant, p.Builds.Making = 0, "", store.Making{}
+	return tx.PutProcessor(*p)
 }
 
 // retire removes a build's lanes and letters, and leaves its documents to [Purge].
@@ -123,10 +138,10 @@ func HoldForSwitch(ctx context.Context, s store.Store, processor string) error {
 }
 
 // TrySwitch makes the build in the making the live one, if it has caught up
-// with it everywhere; else [ErrBehind] and nothing is changed. Tenants that are
-// paused or pinned stay so, in lanes of the new build. Version is that of the
-// code that made it.
-func TrySwitch(ctx context.Context, s store.Store, processor, version string) error {
+// with it everywhere; else [ErrBehind] and nothing is changed. Where it waits for
+// an operator, [ErrState]. Tenants that are paused or pinned stay so, in lanes of
+// the new build. The old build is kept, if that was asked for.
+func TrySwitch(ctx context.Context, s store.Store, processor string) error {
 	return s.Update(ctx, func(tx store.Tx) error {
 		p, err := known(tx, processor)
 		if err != nil {
@@ -134,6 +149,9 @@ func TrySwitch(ctx context.Context, s store.Store, processor, version string) er
 		}
 		if p.Rebuild == 0 {
 			return fmt.Errorf("processor %q is not being rebuilt: %w", processor, ErrUnknown)
+		}
+		if p.Builds.Making.Review && !mutant.Is(mutant.ReviewIgnored) {
+			return fmt.Errorf("processor %q: build %d waits for an operator to switch to it: %w", processor, p.Rebuild, ErrState)
 		}
 		lanes, err := tx.Lanes(processor)
 		if err != nil {
@@ -149,7 +167,6 @@ func TrySwitch(ctx context.Context, s store.Store, processor, version string) er
 		if p.RebuildTenant != "" {
 			return switchTenant(tx, p, lanes)
 		}
-		p.Version = version
 		return switchAll(tx, p, lanes)
 	})
 }
@@ -191,13 +208,31 @@ func switchAll(tx store.Tx, p store.Processor, lanes []store.Lane) error {
 			keep = append(keep, l)
 		}
 	}
-	old := p.Live
-	if err := retire(tx, &p, lanes, old); err != nil {
+	old, m := store.Build{Processor: p.Name, Number: p.Live}, p.Builds.Making
+	var err error
+	if m.Keep > 0 {
+		err = shelve(tx, &p, lanes, old.Number, store.Kept{Version: p.Version})
+	} else {
+		err = retire(tx, &p, lanes, old.Number)
+	}
+	if err != nil {
 		return err
 	}
-	p.Live, p.Rebuild, p.RebuildTenant = p.Rebuild, 0, ""
+	if m.Claimed {
+		see(&p, p.Version, m.Version)
+		p.Version = m.Version
+	}
+	p.Live, p.Rebuild, p.RebuildTenant, p.Builds.Making = p.Rebuild, 0, "", store.Making{}
 	if err := tx.PutProcessor(p); err != nil {
 		return err
+	}
+	for _, l := range lanes {
+		if l.Number == p.Live { // its owner is to know that readers see it now
+			l.Revision++
+			if err := tx.PutLane(l); err != nil {
+				return err
+			}
+		}
 	}
 	for _, k := range keep {
 		id := k.LaneID
@@ -231,24 +266,24 @@ func switchTenant(tx store.Tx, p store.Processor, lanes []store.Lane) error {
 			return fmt.Errorf("processor %q: tenant %q, partition %d: rebuilt up to %v, live at %v: %w", p.Name, t, i, n, o, ErrBehind)
 		}
 	}
-	if _, err := tx.DeleteDocuments(live, t, 0); err != nil {
-		return err
+	// A build of all that is kept is worth more than the one of a tenant.
+	if k := p.Builds.Kept; p.Builds.Making.Keep > 0 && (k.Number == 0 || k.Tenant != "") {
+		if err := shelveTenant(tx, &p, lanes); err != nil {
+			return err
+		}
+	} else {
+		if _, err := tx.DeleteDocuments(live, t, 0); err != nil {
+			return err
+		}
+		if err := deleteLetters(tx, store.LetterFilter{Build: live, Tenant: t}); err != nil {
+			return err
+		}
 	}
 	if err := tx.MoveDocuments(shadow, p.Live, t); err != nil {
 		return err
 	}
-	if err := deleteLetters(tx, store.LetterFilter{Build: live, Tenant: t}); err != nil {
+	if err := moveLetters(tx, shadow, t, p.Live); err != nil {
 		return err
-	}
-	letters, err := tx.Letters(store.LetterFilter{Build: shadow})
-	if err != nil {
-		return err
-	}
-	for _, d := range letters {
-		d.Build = live
-		if err := tx.PutLetter(d); err != nil {
-			return err
-		}
 	}
 	for i := range p.Partitions {
 		if err := adopt(tx, p, t, i); err != nil {
@@ -266,7 +301,7 @@ func switchTenant(tx store.Tx, p store.Processor, lanes []store.Lane) error {
 			}
 		}
 	}
-	p.Rebuild, p.RebuildTenant = 0, ""
+	p.Rebuild, p.RebuildTenant, p.Builds.Making = 0, "", store.Making{}
 	return tx.PutProcessor(p)
 }
 

@@ -98,7 +98,7 @@ func tenantLanes(tx store.Tx, p store.Processor, tenant string, create bool, f f
 				return err
 			}
 		}
-		if base.Tenant != "" {
+		if base.Tenant != "" || !worked(&p, base.Number) {
 			continue
 		}
 		id := base.LaneID

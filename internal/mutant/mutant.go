@@ -23,6 +23,11 @@ const (
 	DrainOutside    = "dead letters drained of tenants that have left"
 	DrainSkipped    = "dead letters drained that were given up"
 	SwitchForgets   = "a switch forgets who was paused or pinned"
+	KeptUnfenced    = "a build is kept without a new epoch of its lanes"
+	KeptWorked      = "lanes of a build that is kept are acquired"
+	KeptLetters     = "the dead letters of a build that is kept are dropped"
+	KeptPosition    = "what is kept of a tenant begins at the base lane's position"
+	ReviewIgnored   = "a switch that no operator has approved"
 )
 
 // The bugs that can be planted in the protocol of reactors' lanes.
@@ -68,7 +73,7 @@ var All = []string{
 	MergePosition, CacheKept, GroupsReordered, ResumeEarly, ParkedForgotten, DetachPosition,
 	DirtyKept, ForgetEarly, SwitchBehind, AnswerAssumed, DrainUnfenced,
 	MergeBehind, StateUnrevised, EvictedEarly, DrainOutside,
-	DrainSkipped, SwitchForgets,
+	DrainSkipped, SwitchForgets, KeptUnfenced, KeptWorked, KeptLetters, KeptPosition, ReviewIgnored,
 	DoneForgotten, WatermarkHigh, OrphanIgnored, ClaimIgnored, RefillForgotten, UnsureApplied, KeysForgotten,
 	LettersReordered, LeaveBusy, LeaveUndone, DoneExcluded, OrphanAssumed, LettersKept, RetryAnyOrder,
 }

@@ -267,6 +267,7 @@ func cloneDocument(d store.Document) store.Document {
 
 func cloneProcessor(p store.Processor) store.Processor {
 	p.Retired = slices.Clone(p.Retired)
+	p.Builds = p.Builds.Clone()
 	return p
 }
 

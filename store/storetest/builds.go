@@ -2,8 +2,11 @@ package storetest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -16,6 +19,7 @@ func runBuilds(sub func(string, func(*fixture))) {
 	sub("DeleteDocuments", testDeleteDocuments)
 	sub("MoveDocuments", testMoveDocuments)
 	sub("SwitchIsAtomicForReaders", testSwitchAtomic)
+	sub("ListBuild", testListBuild)
 }
 
 // numbered is the base lane of another build of a processor.
@@ -287,4 +291,67 @@ func testSwitchAtomic(t *fixture) {
 	}
 	close(done)
 	readers.Wait()
+}
+
+// testListBuild: a page goes over tenants, whatever names and ids they have, and
+// keeps to its build.
+func testListBuild(t *fixture) {
+	t.setup("p", "q")
+	names := []string{"", "a", "B", "ab", "a/b", "a b", "é", "東", "\U0001f6d2", "10", "9"}
+	var docs, others []store.Document
+	for i, tenant := range names {
+		for j := range 1 + i%3 {
+			docs = append(docs, doc(tenant, names[1+(i+j)%(len(names)-1)], fmt.Sprintf("%d %d", i, j)))
+		}
+		others = append(others, doc(tenant, "another", ""), doc(tenant+"!", "1", ""))
+	}
+	t.put(base("p"), others...)
+	t.put(base("q"), others...)
+	t.addBuild("p", 2, docs...)
+	b := store.Build{Processor: "p", Number: 2}
+	show := func(docs []store.Document) string {
+		var s []string
+		for _, d := range docs {
+			s = append(s, fmt.Sprintf("%q/%q=%s@%v", d.Tenant, d.ID, d.Data, d.Position))
+		}
+		return fmt.Sprint(s)
+	}
+	slices.SortFunc(docs, func(x, y store.Document) int {
+		return cmp.Or(cmp.Compare(x.Tenant, y.Tenant), cmp.Compare(x.ID, y.ID))
+	})
+	for _, limit := range []int{1, 2, 5, len(docs), 1000} {
+		for from := -1; from < len(docs); from++ {
+			var after store.Key
+			if from >= 0 {
+				after = docs[from].Key
+			}
+			got, err := t.s.ListBuild(t.Context(), b, after, limit)
+			if err != nil {
+				t.Fatalf("ListBuild = %v", err)
+			}
+			if want := docs[from+1 : min(from+1+limit, len(docs))]; show(got) != show(want) {
+				t.Errorf("ListBuild(after %q, limit %d) = %s, want %s", after, limit, show(got), show(want))
+			}
+		}
+	}
+	// After need not be the key of a document, nor its tenant one that has any.
+	for _, after := range []store.Key{{Tenant: "a!", ID: "x"}, {Tenant: "a", ID: "\U0010ffff"}} {
+		got, err := t.s.ListBuild(t.Context(), b, after, 1)
+		if err != nil || len(got) != 1 || got[0].Tenant <= "a" || got[0].Tenant > "a/b" {
+			t.Errorf("ListBuild(after %q) = %s, %v", after, show(got), err)
+		}
+	}
+	for _, none := range []store.Build{{Processor: "p", Number: 3}, {Processor: "nobody's", Number: 1}} {
+		if got, err := t.s.ListBuild(t.Context(), none, store.Key{}, 10); err != nil || len(got) != 0 {
+			t.Errorf("ListBuild(%v) = %s, %v, want nothing", none, show(got), err)
+		}
+	}
+	if got, err := t.s.ListBuild(t.Context(), b, store.Key{}, 0); err != nil || len(got) != 0 {
+		t.Errorf("ListBuild with limit 0 = %s, %v, want nothing", show(got), err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := t.s.ListBuild(ctx, b, store.Key{}, 1); !errors.Is(err, context.Canceled) {
+		t.Errorf("ListBuild = %v, want %v", err, context.Canceled)
+	}
 }

@@ -32,6 +32,11 @@ func testProcessors(t *fixture) {
 	want["whole"] = store.Processor{
 		Name: "whole", Kind: "batch", Collection: "c", Partitions: 3, Live: 1 << 40, LastBuild: 1 << 41, Rebuild: 1 << 42,
 		RebuildTenant: `O'Neil`, Retired: []int64{5, 2, 9}, CrossTenant: true, Version: "v2 \"x\"", Paused: true,
+		Builds: store.Builds{
+			Making: store.Making{Version: `v3 'y'\`, Claimed: true, Review: true, Limit: 1 << 50, Keep: time.Hour, Auto: true, Back: true},
+			Kept:   store.Kept{Number: 1 << 43, Tenant: "東", Version: "v1", Until: moment(7)},
+			Seen:   []string{"v1", "", `"v0"`},
+		},
 	}
 	want["bare"] = store.Processor{Name: "bare"}
 	want["bare too"] = store.Processor{Name: "bare too"} // several without a collection

@@ -334,6 +334,9 @@ func normal(v any) any {
 		if len(v.Retired) == 0 {
 			v.Retired = nil
 		}
+		if len(v.Builds.Seen) == 0 {
+			v.Builds.Seen = nil
+		}
 		return v
 	case store.DeadLetter:
 		v.Event = normal(v.Event).(event.Event)

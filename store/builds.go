@@ -1,0 +1,64 @@
+package store
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+)
+
+// Builds is what a processor's row says of the builds beside the live one, apart
+// from their numbers. An adapter keeps it whole, as JSON; only package lane reads
+// and writes what is in it.
+type Builds struct {
+	Making Making `json:"making,omitzero"` // of Processor.Rebuild; zero where that is 0
+	Kept   Kept   `json:"kept,omitzero"`   // zero where none is kept
+	// Seen are versions that were live, or being made, and are so no more. None
+	// of them begins a rebuild by itself again: the program is the older one.
+	Seen []string `json:"seen,omitempty"`
+}
+
+// Making says how the build in the making is made.
+type Making struct {
+	// Version is that of the code which makes the build, once Claimed: no
+	// process with another one works its lanes. A build of one tenant is not
+	// claimed: it goes into the live build, so it is made by who works that.
+	Version string `json:"version,omitempty"`
+	Claimed bool   `json:"claimed,omitempty"`
+	// Review: it catches up and stays fresh, and an operator says when to switch.
+	Review bool  `json:"review,omitempty"`
+	Limit  int64 `json:"limit,omitempty"` // events a second, of all its lanes together; 0: no limit
+	// Keep is for how long the build that it replaces is kept; 0: not at all.
+	Keep time.Duration `json:"keep,omitempty"`
+	Auto bool          `json:"auto,omitempty"` // began by itself, because the version changed
+	Back bool          `json:"back,omitempty"` // was kept: to give it up is to keep it again
+}
+
+// Kept is a build that was live before the last switch, with its documents, lanes
+// and dead letters as they were then. Nobody works it.
+type Kept struct {
+	Number  int64     `json:"number,omitempty"`
+	Tenant  string    `json:"tenant,omitempty"` // it holds this tenant only; "": all
+	Version string    `json:"version,omitempty"`
+	Until   time.Time `json:"until,omitzero"` // then it is deleted
+}
+
+// Encode returns b as an adapter keeps it.
+func (b *Builds) Encode() (string, error) {
+	data, err := json.Marshal(b)
+	return string(data), err
+}
+
+// Decode reads what [Builds.Encode] made; "" is the zero Builds.
+func (b *Builds) Decode(text string) error {
+	*b = Builds{}
+	if text == "" {
+		return nil
+	}
+	return json.Unmarshal([]byte(text), b)
+}
+
+// Clone returns a copy that shares nothing with b.
+func (b Builds) Clone() Builds {
+	b.Seen = slices.Clone(b.Seen)
+	return b
+}
