@@ -25,6 +25,7 @@ type migration struct {
 var migrations = []migration{
 	{"first tables", schemaV1},
 	{"notes of members", "ALTER TABLE fairlead_members ADD COLUMN notes TEXT NOT NULL DEFAULT ''"},
+	{"partitions of lanes", schemaPartitions},
 }
 
 // schemaV1 notes:
@@ -217,6 +218,15 @@ CREATE TABLE fairlead_members(
 	since INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE fairlead_weights(tenant TEXT PRIMARY KEY, weight REAL NOT NULL) WITHOUT ROWID;
+`
+
+// Partitions can be split and merged: a lane says which modulus its partition has
+// (0: the processor's), which one an operator wants instead (0: none), and where
+// it stands still for a merge (0: nowhere).
+const schemaPartitions = `
+ALTER TABLE fairlead_lanes ADD COLUMN modulus INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE fairlead_lanes ADD COLUMN wanted INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE fairlead_lanes ADD COLUMN stop_at INTEGER NOT NULL DEFAULT 0;
 `
 
 // identify checks that the file is empty or Fairlead's, and not newer than this

@@ -152,5 +152,5 @@ func place(v *view) (targets map[store.LaneID]string, costs map[string]int64) {
 // workable reports whether a lane of a processor, nil where its row is gone, is
 // to be worked by anybody.
 func workable(p *store.Processor, l *store.Lane) bool {
-	return p != nil && !p.Paused && l.State != store.Paused && (l.Number == p.Live || l.Number == p.Rebuild)
+	return p != nil && !p.Paused && l.State != store.Paused && l.State != store.Recut && (l.Number == p.Live || l.Number == p.Rebuild)
 }

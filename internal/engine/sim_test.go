@@ -88,6 +88,7 @@ type simHost struct {
 	jobs      []streamJob // reactors' handlers in progress
 	dead      bool
 	acquiring bool
+	recuts    map[store.LaneID]*attempt
 }
 
 var (
@@ -138,7 +139,7 @@ func newSimOf(seed uint64, choose func(*sim)) *sim {
 }
 
 func (s *sim) host(i int) *simHost {
-	h := &simHost{s: s, id: fmt.Sprintf("host%d.%d", i, s.n)}
+	h := &simHost{s: s, id: fmt.Sprintf("host%d.%d", i, s.n), recuts: map[store.LaneID]*attempt{}}
 	s.n++
 	h.st = &simStore{Store: s.mem, h: h}
 	var err error
@@ -201,7 +202,9 @@ func (s *sim) step() {
 	case n < 28:
 		s.acquire(s.hosts[s.rng.IntN(len(s.hosts))])
 	case n < 40:
-		s.hosts[s.rng.IntN(len(s.hosts))].look()
+		h := s.hosts[s.rng.IntN(len(s.hosts))]
+		h.look()
+		h.recut()
 	default:
 		s.act()
 	}
@@ -213,8 +216,10 @@ func (s *sim) step() {
 				s.operate()
 			case 4, 5, 6:
 				s.append()
-			case 7, 8, 9:
+			case 7, 8:
 				s.hosts[s.rng.IntN(len(s.hosts))].look()
+			case 9:
+				s.hosts[s.rng.IntN(len(s.hosts))].recut()
 			default:
 				s.act()
 			}
@@ -373,7 +378,7 @@ func (s *sim) acquire(h *simHost) {
 	for _, row := range rows {
 		mine := slices.ContainsFunc(h.lanes, func(x *simLane) bool { return x.l.id == row.LaneID && !x.gone }) ||
 			slices.ContainsFunc(h.streams, func(x *simStream) bool { return x.r.id == row.LaneID })
-		if mine || row.State == store.Paused || paused[row.Processor] || s.rng.IntN(2) == 0 {
+		if mine || row.State == store.Paused || row.State == store.Recut || paused[row.Processor] || s.rng.IntN(2) == 0 {
 			continue
 		}
 		got, err := lane.Acquire(ctx, h.st, row.LaneID, h.id)

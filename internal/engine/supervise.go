@@ -39,6 +39,7 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 	var full, due time.Time // of the last look, and when the next one is due whatever the revision
 	var fl fleet
 	held := map[string]time.Time{} // when a processor's lanes were held last
+	recuts := map[store.LaneID]*attempt{}
 	for ctx.Err() == nil {
 		wait := lookEvery
 		rev, err := e.store.Revision(ctx)
@@ -49,6 +50,9 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 				due = e.assign(ctx, v, logParts, &fl)
 				if soon := e.rebuilds(ctx, v, held); soon > 0 {
 					wait, seen = soon, -1
+				}
+				if soon := e.recuts(ctx, &v, recuts); soon > 0 {
+					wait, seen = min(wait, soon), -1
 				}
 			}
 		}
@@ -151,6 +155,9 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 			} else {
 				o.runner.reread(l.Revision)
 			}
+			if l.State == store.Recut && o.leaving.IsZero() {
+				o.leaving = now // it ends by itself, and handlers have so long
+			}
 			e.complain(l.LaneID, o)
 			switch {
 			case !o.leaving.IsZero():
@@ -174,6 +181,9 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 		owner := owners[l.LaneID]
 		switch {
 		case !workable(rows[l.Processor], l):
+			if owner == e.id && l.State == store.Recut { // whoever cuts it waits for this
+				back = append(back, *l)
+			}
 			continue
 		case now.Sub(e.failed[l.LaneID]) < retryFailed:
 			if owner == "" || owner == e.id {

@@ -23,6 +23,13 @@ const (
 	DrainOutside    = "dead letters drained of tenants that have left"
 	DrainSkipped    = "dead letters drained that were given up"
 	SwitchForgets   = "a switch forgets who was paused or pinned"
+	SplitLetters    = "dead letters left behind in a split"
+	SplitPosition   = "the new lane of a split one position too far"
+	SplitEpoch      = "epoch of a merged partition's lane used again after another split"
+	RecutRunning    = "partitions split and merged under their owners, who keep what they have cached"
+	MergeHigher     = "merged partition at the higher of two positions"
+	MergeLetters    = "dead letters left behind in a merge of partitions"
+	MergeOutside    = "partitions merged while a tenant has a lane of its own"
 )
 
 // The bugs that can be planted in the protocol of reactors' lanes.
@@ -40,6 +47,7 @@ const (
 	DoneExcluded     = "reactor: what is excluded for now counted as done"
 	OrphanAssumed    = "reactor: an event in progress of a tenant that left taken for handled"
 	LettersKept      = "reactor: dead letters that were given up meanwhile handed out"
+	MergeDone        = "reactor: partitions merged while events beyond their position are done"
 	RetryAnyOrder    = "reactor: a key goes on while its failed event waits"
 )
 
@@ -49,6 +57,7 @@ var All = []string{
 	DirtyKept, ForgetEarly, SwitchBehind, AnswerAssumed, DrainUnfenced,
 	MergeBehind, StateUnrevised, EvictedEarly, DrainOutside,
 	DrainSkipped, SwitchForgets,
+	SplitLetters, SplitPosition, SplitEpoch, RecutRunning, MergeHigher, MergeLetters, MergeOutside, MergeDone,
 	DoneForgotten, WatermarkHigh, OrphanIgnored, ClaimIgnored, RefillForgotten, UnsureApplied, KeysForgotten,
 	LettersReordered, LeaveBusy, LeaveUndone, DoneExcluded, OrphanAssumed, LettersKept, RetryAnyOrder,
 }
