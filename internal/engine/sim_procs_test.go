@@ -132,7 +132,7 @@ func (s *sim) operate() {
 	var err error
 	what := ""
 	do := func(name string, e error) { what, err = name, e }
-	if s.rng.IntN(6) == 0 {
+	if s.rng.IntN(s.cuts) == 0 {
 		s.operateParts(p)
 		return
 	}

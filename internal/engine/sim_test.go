@@ -45,6 +45,7 @@ type sim struct {
 	trace    []string
 	bad      error
 	planted  storeBug
+	cuts     int                       // of so many operations one is on partitions
 	engines  bool                      // real engines are at work too: they switch rebuilds by themselves
 	truth    []simEvent                // the log, in the order of the appends
 	index    map[string]int            // in truth, by event id
@@ -117,6 +118,7 @@ func newSimOf(seed uint64, choose func(*sim)) *sim {
 	s.log = memlog.New(opts...)
 	s.read = make([]event.Position, s.logParts)
 	s.mem = memstore.New()
+	s.cuts = []int{2, 6, 12}[s.rng.IntN(3)]
 	choose(s)
 	for _, p := range s.procs {
 		row := store.Processor{Name: p.Name, Kind: p.Kind(), Partitions: p.Partitions}
