@@ -234,7 +234,8 @@ func (p *program) lanesCommand() *cobra.Command {
 		Short: "Show the lanes: position, lag, owner, state",
 		Long: `Show the lanes of a processor, or of all. A lane without a tenant is the base
 lane of its partition: of the keys whose hash modulo so many is its number.
-EXCLUDES says how many tenants are, or were just now, in lanes of their own. A build beside the live one is a rebuild in the making.`,
+EXCLUDES says how many tenants are, or were just now, in lanes of their own. A
+build beside the live one is a rebuild in the making.`,
 		Example: `  $NAME lanes orders --db shop.db`,
 		Args:    between(0, 1),
 	}
