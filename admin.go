@@ -86,6 +86,7 @@ func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
 			return err
 		}
 		for _, l := range rows {
+			l.Of = lane.Modulus(procs[l.Processor], &l) // also where the row does not say so
 			x := Lane{Lane: l, Live: procs[l.Processor].Live == l.Number, Alive: alive[l.Owner]}
 			if l.Tenant != "" {
 				x.Pool = given[l.Tenant]
@@ -198,6 +199,43 @@ func (a Admin) Resume(ctx context.Context, processor, tenant string) error {
 		return lane.PauseProcessor(ctx, a.Store, processor, false)
 	}
 	return lane.Resume(ctx, a.Store, processor, tenant)
+}
+
+// SplitPartition asks for a partition of a processor, or with partition -1 for
+// each of them, to be split in two, so that more processes can share its work. A
+// process that has the processor does it within a fraction of a second, and
+// nobody else's lanes stop for it.
+func (a Admin) SplitPartition(ctx context.Context, processor string, partition int) error {
+	if err := a.hashed(ctx, processor); err != nil {
+		return err
+	}
+	return lane.RequestSplit(ctx, a.Store, processor, partition)
+}
+
+// MergePartition asks for a partition to be merged with the one that it was split
+// from, or that was split from it. That is done when both are near each other, and
+// no tenant of them has a lane of its own: those that are out because of their
+// backlog come back first.
+func (a Admin) MergePartition(ctx context.Context, processor string, partition int) error {
+	if err := a.hashed(ctx, processor); err != nil {
+		return err
+	}
+	return lane.RequestMerge(ctx, a.Store, processor, partition)
+}
+
+// CancelPartitions takes back what was asked for the partitions of a processor
+// and is not done. It returns for how many that was.
+func (a Admin) CancelPartitions(ctx context.Context, processor string) (int, error) {
+	return lane.CancelRecut(ctx, a.Store, processor)
+}
+
+// hashed returns an error where partitions are the log's own.
+func (a Admin) hashed(ctx context.Context, processor string) error {
+	parts, err := a.Log.Partitions(ctx)
+	if err == nil && parts > 1 {
+		err = fmt.Errorf("processor %q follows the %d partitions of its log, so it has no others: %w", processor, parts, ErrState)
+	}
+	return err
 }
 
 // SetWeight sets a tenant's share of worker time against others, whose weight

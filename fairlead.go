@@ -105,9 +105,10 @@ func (p Processor) Name() string { return p.p.Name }
 
 // Options tunes a processor. The zero Options is ready to use.
 type Options struct {
-	// Partitions cuts the processor's work into so many lanes by the hash of a
-	// partition key, so that processes can share it; default 1. It cannot be
-	// changed later. On a log with partitions of its own leave it out.
+	// Partitions cuts the work of a new processor into so many lanes by the hash
+	// of a partition key, so that processes can share it; default 1. Those of a
+	// processor that is there already are split and merged by operators, see
+	// [Admin.SplitPartition]. On a log with partitions of its own leave it out.
 	Partitions int
 	// PartitionBy chooses the partition key. Events that touch one document, or
 	// have one ordering key, must share it. Default: the stream, or the tenant

@@ -23,6 +23,8 @@ type processorJSON struct {
 	Behind      int64        `json:"behind"`   // events, counted to a million in each lane
 	Lag         float64      `json:"lag_seconds"`
 	Lanes       int          `json:"lanes"`
+	Partitions  int          `json:"partitions"`
+	Recut       int          `json:"partitions_to_recut,omitempty"` // that are to be split or merged
 	TenantLanes int          `json:"tenant_lanes"`
 	Unowned     int          `json:"unowned_lanes"`      // that should be worked and that no live consumer has
 	Unserved    []string     `json:"unserved,omitempty"` // why, where no process of a pool lives
@@ -88,7 +90,7 @@ waits for. BEHIND is how many events it has still to look at, LAG the age of the
 			fmt.Fprintf(p.Stdout, "log partition %d: up to position %s\n", i, thousands(h))
 		}
 		fmt.Fprintln(p.Stdout)
-		t := newTable(p.Stdout, "PROCESSOR", "KIND", "STATE", "DOCUMENTS", "BEHIND", "LAG", "LANES", "OF TENANTS", "PARKED KEYS", "REBUILD")
+		t := newTable(p.Stdout, "PROCESSOR", "KIND", "STATE", "DOCUMENTS", "BEHIND", "LAG", "PARTITIONS", "LANES", "OF TENANTS", "PARKED KEYS", "REBUILD")
 		for _, r := range s.Processors {
 			rebuild := ""
 			if r.Rebuild != nil {
@@ -104,7 +106,7 @@ waits for. BEHIND is how many events it has still to look at, LAG the age of the
 			if r.Unowned > 0 && state == "running" {
 				state = fmt.Sprintf("%d unowned", r.Unowned)
 			}
-			t.row(r.Name, r.Kind, state, r.Documents, r.Behind, seconds(r.Lag), r.Lanes, r.TenantLanes, r.Parked, rebuild)
+			t.row(r.Name, r.Kind, state, r.Documents, r.Behind, seconds(r.Lag), r.Partitions, r.Lanes, r.TenantLanes, r.Parked, rebuild)
 		}
 		if err := t.flush(); err != nil {
 			return err
@@ -204,11 +206,14 @@ func summary(proc store.Processor, lanes []fairlead.Lane) processorJSON {
 		r.Lanes++
 		if l.Tenant != "" {
 			r.TenantLanes++
-		} else if l.State == store.Paused {
+		} else if r.Partitions++; l.Want != 0 {
+			r.Recut++
+		}
+		if l.Tenant == "" && l.State == store.Paused {
 			stopped = true
 		}
-		unowned = unowned && !l.Alive
-		if !l.Alive && l.State != store.Paused && !proc.Paused {
+		unowned = unowned && !l.Alive && l.State != store.Recut
+		if !l.Alive && l.State != store.Paused && l.State != store.Recut && !proc.Paused {
 			r.Unowned++
 			if l.Unserved != "" {
 				r.Unserved = append(r.Unserved, fmt.Sprintf("tenant %q: %s", l.Tenant, l.Unserved))
@@ -239,6 +244,8 @@ type laneJSON struct {
 	Build      int64           `json:"build"`
 	Live       bool            `json:"live"` // false: of a rebuild
 	Partition  int             `json:"partition"`
+	Of         int             `json:"of"`               // the lane has the keys whose hash modulo this is partition
+	Want       int             `json:"want,omitempty"`   // what that is to become
 	Tenant     string          `json:"tenant,omitempty"` // none: the base lane
 	State      store.State     `json:"state"`
 	Reason     string          `json:"reason,omitempty"`
@@ -267,8 +274,9 @@ func (p *program) lanesCommand() *cobra.Command {
 		Use:   "lanes [PROCESSOR]",
 		Short: "Show the lanes: position, lag, owner, state",
 		Long: `Show the lanes of a processor, or of all. A lane without a tenant is the base
-lane of its partition; EXCLUDES says how many tenants are, or were just now, in
-lanes of their own. A build beside the live one is a rebuild in the making.`,
+lane of its partition: of the keys whose hash modulo so many is its number.
+EXCLUDES says how many tenants are, or were just now, in lanes of their own. A
+build beside the live one is a rebuild in the making.`,
 		Example: `  $NAME lanes orders --db shop.db`,
 		Args:    between(0, 1),
 	}
@@ -296,6 +304,9 @@ lanes of their own. A build beside the live one is a rebuild in the making.`,
 		for i := range lanes {
 			l := &lanes[i]
 			name := fmt.Sprintf("%s/%d", l.Processor, l.Partition)
+			if l.Of > 1 {
+				name += fmt.Sprintf(" of %d", l.Of)
+			}
 			if !l.Live {
 				name += fmt.Sprintf(" (build %d)", l.Number)
 			}
@@ -318,7 +329,7 @@ lanes of their own. A build beside the live one is a rebuild in the making.`,
 
 func laneOf(l *fairlead.Lane) laneJSON {
 	j := laneJSON{
-		Processor: l.Processor, Build: l.Number, Live: l.Live, Partition: l.Partition, Tenant: l.Tenant,
+		Processor: l.Processor, Build: l.Number, Live: l.Live, Partition: l.Partition, Of: l.Of, Want: l.Want, Tenant: l.Tenant,
 		State: l.State, Reason: l.Reason, Pinned: l.Pinned, Position: int64(l.Position), Behind: l.Behind,
 		Lag: l.Lag.Seconds(), Parked: l.Parked, Owner: l.Owner, Alive: l.Alive, Pool: l.Pool, Unserved: l.Unserved, Epoch: l.Epoch,
 		AppliedAt: stamp(l.AppliedAt), UpdatedAt: stamp(l.UpdatedAt),

@@ -66,13 +66,14 @@ func (tx *storeTx) DeleteProcessor(name string) error {
 	return err
 }
 
-const laneColumns = "processor, number, partition, tenant, epoch, position, done, exclusions, revision, state, reason, pinned, owner, applied_at"
+const laneColumns = "processor, number, partition, tenant, epoch, position, done, exclusions, revision, state, reason, pinned, owner, applied_at, modulus, wanted, stop_at"
 
 func scanLane(row pgx.CollectableRow) (l store.Lane, err error) {
 	var exclusions []byte
 	var applied, updated *time.Time
 	err = row.Scan(&l.Processor, &l.Number, &l.Partition, &l.Tenant, &l.Epoch, (*int64)(&l.Position), &l.Done, &exclusions, &l.Revision,
-		(*string)(&l.State), &l.Reason, &l.Pinned, &l.Owner, &applied, &updated)
+		(*string)(&l.State), &l.Reason, &l.Pinned, &l.Owner, &applied,
+		&l.Of, &l.Want, (*int64)(&l.Until), &updated)
 	if err == nil && exclusions != nil {
 		err = json.Unmarshal(exclusions, &l.Exclusions)
 	}
@@ -89,6 +90,7 @@ func laneArgs(l *store.Lane) []any {
 	return []any{
 		l.Processor, l.Number, l.Partition, l.Tenant, l.Epoch, int64(l.Position), l.Done, exclusions, l.Revision,
 		string(l.State), readable(l.Reason), l.Pinned, l.Owner, timeOrNil(l.AppliedAt),
+		l.Of, l.Want, int64(l.Until),
 	}
 }
 
@@ -104,11 +106,11 @@ const (
 			INSERT INTO {schema}.builds (processor, number) SELECT $1, $2
 			 WHERE NOT EXISTS (SELECT FROM {schema}.builds WHERE processor = $1 AND number = $2)
 			ON CONFLICT DO NOTHING)
-		INSERT INTO {schema}.lanes (` + laneColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`
+		INSERT INTO {schema}.lanes (` + laneColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`
 	putLane = insertLane + ` ON CONFLICT (processor, number, partition, tenant) DO UPDATE
-		SET (epoch, position, done, exclusions, revision, state, reason, pinned, owner, applied_at) =
+		SET (epoch, position, done, exclusions, revision, state, reason, pinned, owner, applied_at, modulus, wanted, stop_at) =
 		    (excluded.epoch, excluded.position, excluded.done, excluded.exclusions, excluded.revision, excluded.state, excluded.reason,
-		     excluded.pinned, excluded.owner, excluded.applied_at)`
+		     excluded.pinned, excluded.owner, excluded.applied_at, excluded.modulus, excluded.wanted, excluded.stop_at)`
 	thisLane = " WHERE processor = $1 AND number = $2 AND partition = $3 AND tenant = $4"
 )
 

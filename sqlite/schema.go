@@ -29,6 +29,7 @@ var migrations = []migration{
 		"CREATE INDEX fairlead_shards_by_name ON fairlead_shards(shard)"},
 	{"worker pools", "CREATE TABLE fairlead_pools(tenant TEXT PRIMARY KEY, pool TEXT NOT NULL) WITHOUT ROWID"},
 	{"builds of processors", "ALTER TABLE fairlead_processors ADD COLUMN builds TEXT NOT NULL DEFAULT ''"}, // JSON
+	{"partitions of lanes", schemaPartitions},
 }
 
 // schemaV1 notes:
@@ -221,6 +222,15 @@ CREATE TABLE fairlead_members(
 	since INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE fairlead_weights(tenant TEXT PRIMARY KEY, weight REAL NOT NULL) WITHOUT ROWID;
+`
+
+// Partitions can be split and merged: a lane says which modulus its partition has
+// (0: the processor's), which one an operator wants instead (0: none), and where
+// it stands still for a merge (0: nowhere).
+const schemaPartitions = `
+ALTER TABLE fairlead_lanes ADD COLUMN modulus INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE fairlead_lanes ADD COLUMN wanted INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE fairlead_lanes ADD COLUMN stop_at INTEGER NOT NULL DEFAULT 0;
 `
 
 // identify checks that the file is empty or Fairlead's, and not newer than this

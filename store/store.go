@@ -132,6 +132,9 @@ const (
 	Paused State = "paused"
 	// Held lanes wait for the switch of a rebuild, which is near.
 	Held State = "held"
+	// Recut lanes are about to be split, or merged with another partition's.
+	// Their owners let them go.
+	Recut State = "recut"
 )
 
 // A Lane is the row of a lane: its checkpoint, its lease and its exclusions.
@@ -148,6 +151,18 @@ type Lane struct {
 	// them, and when dead letters of the lane change by another hand than its
 	// owner's. A batch that was prepared under an old one cannot commit.
 	Revision int64
+
+	// Of is the modulus of the lane's partition: it has the keys whose hash
+	// modulo Of is Partition. 0, in rows from before there was a choice, is the
+	// processor's Partitions.
+	Of int
+	// Want, in a base lane, is the modulus that an operator wants instead: twice
+	// Of to split the partition, half of it to merge it with the other half. 0:
+	// it is to stay.
+	Want int
+	// Until is where a lane stands still until it has been merged with the other
+	// half of its partition; 0: nowhere.
+	Until event.Position
 
 	State  State
 	Reason string // why it is not running, for people

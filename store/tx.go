@@ -69,6 +69,8 @@ type Processor struct {
 	Name       string
 	Kind       string // "projection", "batch", "reactor"
 	Collection string // of its documents; "" where it has none
+	// Partitions is how many it was made with. It may have been split since: those
+	// that there are now are its base lanes.
 	Partitions int
 	Live       int64 // the number of the build that readers see
 	LastBuild  int64 // the highest number that was given out

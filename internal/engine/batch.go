@@ -228,6 +228,9 @@ func (l *batchLane) request() eventlog.ReadRequest {
 	if l.stopAt != nil {
 		req.Until = l.stopAt.after
 	}
+	if u := l.row.Until; u != 0 && (req.Until == 0 || u < req.Until) {
+		req.Until = u
+	}
 	return req
 }
 

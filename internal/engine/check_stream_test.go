@@ -64,7 +64,7 @@ func (r *simReactor) begins(h *simHost, j *streamJob) {
 	s, l, t := r.s, j.key.lane, j.task
 	n := s.index[t.ID]
 	e := &s.truth[n]
-	if e.Type != "added" || l.id.Tenant != "" && l.id.Tenant != e.Tenant || !r.p.bucket(&e.Event, l.id.Partition) || j.key.id != (store.Key{Tenant: e.Tenant, ID: e.Stream}) {
+	if e.Type != "added" || l.id.Tenant != "" && l.id.Tenant != e.Tenant || !r.p.bucket(&e.Event, l.id.Partition, l.of()) || j.key.id != (store.Key{Tenant: e.Tenant, ID: e.Stream}) {
 		s.fail("lane %v: event %s at %v of %s/%s is none of key %v", l.id, t.ID, t.Position, e.Tenant, e.Stream, j.key.id)
 	}
 	if x := h.stream(l); t.letter == 0 && slices.Contains(x.ok, n) {
@@ -92,7 +92,7 @@ func (r *simReactor) begins(h *simHost, j *streamJob) {
 func (r *simReactor) alone(tx store.Tx, h *simHost, j *streamJob) {
 	for i := range h.jobs {
 		o := &h.jobs[i]
-		if o.key.id != j.key.id || o.key.lane.p != r.p || o.key.lane.id.Partition != j.key.lane.id.Partition {
+		if o.key.id != j.key.id || o.key.lane.p != r.p {
 			continue
 		}
 		if row, err := tx.Lane(o.key.lane.id); err == nil && row.Epoch == o.key.lane.epoch {
@@ -145,12 +145,12 @@ func (w *simRow) has(tenant string, p event.Position) bool {
 	return p <= w.at || w.done.Contains(p) || until != event.Unbounded && p <= until
 }
 
-// rows returns what the rows of all lanes say.
-func (r *simReactor) rows() map[simShare]*simRow {
+// rows returns what the rows of all lanes say, and the rows.
+func (r *simReactor) rows() (rows map[simShare]*simRow, lanes []store.Lane) {
 	s := r.s
-	rows := map[simShare]*simRow{}
-	_ = s.mem.View(context.Background(), func(tx store.Tx) error {
-		lanes, err := tx.Lanes(r.p.Name)
+	rows = map[simShare]*simRow{}
+	_ = s.mem.View(context.Background(), func(tx store.Tx) (err error) {
+		lanes, err = tx.Lanes(r.p.Name)
 		for _, l := range lanes {
 			w := &simRow{at: l.Position, until: l.Exclusions}
 			if err := w.done.UnmarshalBinary(l.Done); err != nil {
@@ -160,13 +160,13 @@ func (r *simReactor) rows() map[simShare]*simRow {
 		}
 		return err
 	})
-	return rows
+	return rows, lanes
 }
 
 // checkStop checks that a lane which was stopped in good order has left nothing
 // of what it has done to be done again, unless the tenant is another lane's.
 func (r *simReactor) checkStop(x *simStream) {
-	rows := r.rows()
+	rows, _ := r.rows()
 	w := rows[simShare{partition: x.r.id.Partition, tenant: x.r.id.Tenant}]
 	if w == nil {
 		return
@@ -186,7 +186,8 @@ func (r *simReactor) checkStop(x *simStream) {
 // letters, and stays done.
 func (r *simReactor) checkRows() {
 	s := r.s
-	rows, letters := r.rows(), map[int]bool{}
+	rows, lanes := r.rows()
+	letters := map[int]bool{}
 	for _, d := range s.letters(r.p.Name) {
 		letters[s.index[d.Event.ID]] = true
 	}
@@ -195,7 +196,7 @@ func (r *simReactor) checkRows() {
 		if e.Type != "added" {
 			continue
 		}
-		part := r.partition(e)
+		part := s.leaf(r.p, 1, lanes, e)
 		w := rows[simShare{partition: part, tenant: e.Tenant}]
 		if w == nil {
 			w = rows[simShare{partition: part}]
@@ -209,18 +210,6 @@ func (r *simReactor) checkRows() {
 			s.fail("%s/%d: event %s at %v was done by the rows, and is not any more: it would come again", r.p.Name, part, e.ID, e.Position)
 		}
 	}
-}
-
-// partition returns the processor's partition that an event belongs to.
-func (r *simReactor) partition(e *simEvent) int {
-	if r.p.follows {
-		return e.part
-	}
-	part := 0
-	for part < r.p.Partitions-1 && !r.p.bucket(&e.Event, part) {
-		part++
-	}
-	return part
 }
 
 // checkEnd checks that in the end each event was handled or is on record, and

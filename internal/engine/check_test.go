@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -105,6 +106,29 @@ func covered(lanes []store.Lane, live int64, partition int, tenant string) (at e
 	return at
 }
 
+// leaf returns the partition that an event belongs to: that of the one base lane
+// of the live build that has it.
+func (s *sim) leaf(p *Processor, live int64, lanes []store.Lane, e *simEvent) int {
+	if p.follows {
+		return e.part
+	}
+	found := -1
+	for i := range lanes {
+		l := &lanes[i]
+		if l.Number != live || l.Tenant != "" || !p.bucket(&e.Event, l.Partition, cmp.Or(l.Of, p.Partitions)) {
+			continue
+		}
+		if found >= 0 {
+			s.fail("%s: event %s is in the partitions %d and %d", p.Name, e.ID, found, l.Partition)
+		}
+		found = l.Partition
+	}
+	if found < 0 {
+		s.fail("%s: event %s is in no partition", p.Name, e.ID)
+	}
+	return found
+}
+
 // check compares every document that is being served with the fold of what its
 // lanes say has taken effect, less what is in the dead letters.
 func (s *sim) check() {
@@ -150,10 +174,7 @@ func (s *sim) check() {
 			if e.Type != "added" {
 				continue
 			}
-			part := e.part
-			for !p.follows && part < p.Partitions-1 && !p.bucket(&e.Event, part) {
-				part++
-			}
+			part := s.leaf(p, row.Live, lanes, e)
 			at, ok := reach[share{part, e.Tenant}]
 			if !ok {
 				at = covered(lanes, row.Live, part, e.Tenant)

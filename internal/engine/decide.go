@@ -42,7 +42,8 @@ type decision struct {
 	start []store.LaneID // acquire and work these
 	back  []store.Lane   // its own by the rows, but not worked: give them back
 	leave []handOver     // give these away, when what they have in hand is done
-	late  []store.LaneID // of those being given away: end the contexts of their handlers
+	rest  []store.LaneID // these end by themselves for a split or merge; their handlers have so long
+	late  []store.LaneID // of those that are to end: end the contexts of their handlers
 	held  []store.Lane   // the rows of the lanes that it works
 	other []store.LaneID // another member works them
 	costs map[string]int64
@@ -110,6 +111,9 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 		if o != nil {
 			d.held = append(d.held, *l)
 			switch {
+			case l.State == store.Recut && o.leaving.IsZero():
+				d.rest = append(d.rest, l.LaneID)
+				d.again(now.Add(handOverAtMost))
 			case !o.leaving.IsZero():
 				if late := o.leaving.Add(handOverAtMost); now.Before(late) {
 					d.again(late)
@@ -132,6 +136,9 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 		}
 		switch {
 		case !workable(rows[l.Processor], l):
+			if owner == me.id && l.State == store.Recut { // whoever cuts it waits for this
+				d.back = append(d.back, *l)
+			}
 			continue
 		case mine && !vs.suits(rows[l.Processor], l, p.version): // it is for another version of the code
 			if owner == "" || owner == me.id {

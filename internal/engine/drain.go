@@ -119,7 +119,7 @@ func (l *batchLane) letterBatch(ctx context.Context, k store.ParkedKey, letters 
 func (l *batchLane) enterLetter(b *batch, i int32, k store.ParkedKey) {
 	it := &b.items[i]
 	err := l.p.Projection.Touch(it.e, &it.touched)
-	if mine, fault := l.p.inBucket(it.e, l.id.Partition); fault != nil {
+	if mine, fault := l.p.inBucket(it.e, l.id.Partition, l.of()); fault != nil {
 		err = fault
 	} else if !mine { // it was parked here because its partition could not be told
 		err = &projection.HandlerError{Reason: "partition", Err: errors.New("the event's documents are another partition's: rebuild the projection")}

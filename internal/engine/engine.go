@@ -173,6 +173,9 @@ func (e *Engine) Add(ctx context.Context, p Processor) error {
 	if err != nil {
 		return err
 	}
+	if err := e.fit(ctx, &p, got); err != nil {
+		return err
+	}
 	if got.Version != row.Version && !p.RebuildChanged {
 		e.logger.Warn("the read model was made by another version of the projection; rebuild it when it suits",
 			"processor", p.Name, "stored", got.Version, "program", row.Version)

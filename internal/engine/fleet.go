@@ -199,5 +199,5 @@ func placeAmong(ms []*store.Member, lanes []*store.Lane, rows map[string]*store.
 // workable reports whether a lane of a processor, nil where its row is gone, is
 // to be worked by anybody.
 func workable(p *store.Processor, l *store.Lane) bool {
-	return p != nil && !p.Paused && l.State != store.Paused && (l.Number == p.Live || l.Number == p.Rebuild)
+	return p != nil && !p.Paused && l.State != store.Paused && l.State != store.Recut && (l.Number == p.Live || l.Number == p.Rebuild)
 }

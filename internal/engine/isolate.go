@@ -41,7 +41,7 @@ func (s isolated) full(base *store.Lane, leaving func(tenant string) bool) bool 
 // objective is at risk. The tenant catches up at its fair share in a lane of
 // its own and comes back by itself.
 func (l *batchLane) isolate(page eventlog.Page) {
-	if l.id.Tenant != "" || !l.live || l.p.NoIsolation || l.p.crossTenant() || len(page.Events) == 0 {
+	if l.id.Tenant != "" || !l.live || l.p.NoIsolation || l.p.crossTenant() || l.row.Want != 0 || len(page.Events) == 0 {
 		return
 	}
 	behind := l.cost.of(int(page.Head - l.at))

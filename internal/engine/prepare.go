@@ -110,7 +110,7 @@ func (l *batchLane) prepare(page eventlog.Page, limit int) *batch {
 // extends reports whether b, all of which is folded, may have another part: not
 // where it is out of the ordinary, or demands the end of the batch.
 func (l *batchLane) extends(b *batch) bool {
-	return l.p.Batch == nil && !l.careful && l.stopAt == nil && l.singleUntil <= l.at &&
+	return l.p.Batch == nil && !l.careful && l.stopAt == nil && !l.stands() && l.singleUntil <= l.at &&
 		len(l.leave)+len(b.commit.Detach)+len(b.commit.Letters) == 0
 }
 
@@ -124,6 +124,9 @@ func (l *batchLane) extend(b *batch, page eventlog.Page, limit int) {
 	}
 	if l.stopAt != nil {
 		b.to = min(b.to, l.stopAt.after)
+	}
+	if l.row.Until != 0 {
+		b.to = min(b.to, l.row.Until)
 	}
 	b.items = slices.Grow(b.items, min(limit, len(page.Events)))
 	for i := range page.Events {
@@ -149,7 +152,7 @@ func (l *batchLane) extend(b *batch, page eventlog.Page, limit int) {
 		if d.after > b.to {
 			continue
 		}
-		row := store.Lane{LaneID: l.id, Epoch: l.sent.Revision + 1, Position: d.after, State: d.state, Reason: d.reason}
+		row := store.Lane{LaneID: l.id, Of: l.row.Of, Epoch: l.sent.Revision + 1, Position: d.after, State: d.state, Reason: d.reason}
 		row.Tenant = t
 		// Up to here an earlier lane of the tenant has applied its events.
 		if until, ok := l.row.Exclusions[t]; ok && until != event.Unbounded {
@@ -185,7 +188,7 @@ func (l *batchLane) mine(e *event.Event, b *batch) (mine bool, fault *projection
 		b.counts.passed++
 		return false, nil
 	}
-	if mine, fault = p.inBucket(e, l.id.Partition); !mine {
+	if mine, fault = p.inBucket(e, l.id.Partition, l.of()); !mine {
 		return false, nil
 	}
 	if l.id.Tenant == "" && l.row.Excluded(e.Tenant, e.Position) {

@@ -71,11 +71,13 @@ func (p *Processor) crossTenant() bool { return p.Projection != nil && p.Project
 
 // bucket reports whether e, of the log partition that partition i reads, belongs
 // to partition i: everything does where the log has partitions of its own, else
-// what falls into bucket i.
-func (p *Processor) bucket(e *event.Event, i int) bool {
-	if p.Partitions <= 1 || p.follows {
-		return true
-	}
+// what falls into bucket i of so many.
+func (p *Processor) bucket(e *event.Event, i, of int) bool {
+	return of <= 1 || p.follows || p.share(e, of) == i
+}
+
+// share returns the bucket of e among so many.
+func (p *Processor) share(e *event.Event, of int) int {
 	var key string
 	switch {
 	case p.PartitionBy != nil:
@@ -85,18 +87,18 @@ func (p *Processor) bucket(e *event.Event, i int) bool {
 	default:
 		key = e.Tenant + "\x00" + e.Stream
 	}
-	return partition.Bucket(key, p.Partitions) == i
+	return partition.Bucket(key, of)
 }
 
 // inBucket is bucket where a panic of PartitionBy is an error, and the event is
 // partition 0's.
-func (p *Processor) inBucket(e *event.Event, i int) (mine bool, fault *projection.HandlerError) {
+func (p *Processor) inBucket(e *event.Event, i, of int) (mine bool, fault *projection.HandlerError) {
 	defer func() {
 		if v := recover(); v != nil {
 			mine, fault = i == 0, panicOf("partition key", v)
 		}
 	}()
-	return p.bucket(e, i), nil
+	return p.bucket(e, i, of), nil
 }
 
 // safeOrderKey is orderKey where a panic is an error.

@@ -231,7 +231,7 @@ func (r *batchRunner) fetch(ctx context.Context) (eventlog.Page, error) {
 	if l.stopAt != nil && l.at >= l.stopAt.after {
 		return eventlog.Page{Next: l.at}, nil
 	}
-	if r.e.pages.more(l.logPart, l.at) != nil {
+	if l.stands() || r.e.pages.more(l.logPart, l.at) != nil {
 		return eventlog.Page{Next: l.at, Head: l.at}, nil // nothing new: do not ask the log
 	}
 	page, err := r.e.pages.read(ctx, l.request())
@@ -263,6 +263,9 @@ func (r *batchRunner) readAhead(ctx context.Context, after event.Position) {
 // idle waits for new events or a reason to look again.
 func (r *batchRunner) idle(ctx context.Context, flushed *time.Time) error {
 	l := r.l
+	if l.stands() {
+		return r.stand(ctx)
+	}
 	var wait <-chan time.Time
 	tenantLane := l.id.Tenant != "" && !l.row.Pinned
 	switch {

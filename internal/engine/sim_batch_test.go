@@ -148,6 +148,12 @@ func (x *simLane) work(ctx context.Context) error {
 		l.stopAt = nil
 		return errAgain
 	}
+	if l.stands() {
+		if x.pending != nil {
+			return nil
+		}
+		return x.checkpoint(ctx)
+	}
 	page, err := x.h.e.pages.read(ctx, l.request())
 	if err != nil {
 		return err

@@ -30,6 +30,7 @@ func (s *sim) finish() {
 		h := s.hosts[0]
 		s.acquire(h)
 		h.look()
+		h.recut()
 		for range 40 {
 			time.Sleep(5 * time.Millisecond)
 			for _, x := range slices.Clone(h.lanes) {
@@ -114,7 +115,7 @@ func (s *sim) describe() (why string) {
 			if s.logParts > 1 {
 				part = l.Partition
 			}
-			if head := s.read[part]; l.Tenant != "" || l.Position < head || l.State != store.Running {
+			if head := s.read[part]; l.Tenant != "" || l.Position < head || l.State != store.Running || l.Want+int(l.Until) != 0 {
 				why = fmt.Sprintf("lane %+v, head %v", l, head)
 			}
 		}

@@ -132,6 +132,10 @@ func (s *sim) operate() {
 	var err error
 	what := ""
 	do := func(name string, e error) { what, err = name, e }
+	if s.rng.IntN(s.cuts) == 0 {
+		s.operateParts(p)
+		return
+	}
 	n := s.rng.IntN(20)
 	if s.reactors[p] != nil && (n >= 6 && n <= 9 || n > 15) { // there is nothing to rebuild
 		n = []int{1, 15}[n%2]

@@ -45,6 +45,7 @@ type sim struct {
 	trace    []string
 	bad      error
 	planted  storeBug
+	cuts     int                       // of so many operations one is on partitions
 	engines  bool                      // real engines are at work too: they switch rebuilds by themselves
 	truth    []simEvent                // the log, in the order of the appends
 	index    map[string]int            // in truth, by event id
@@ -89,6 +90,7 @@ type simHost struct {
 	jobs      []streamJob // reactors' handlers in progress
 	dead      bool
 	acquiring bool
+	recuts    map[store.LaneID]*attempt
 }
 
 var (
@@ -117,6 +119,7 @@ func newSimOf(seed uint64, choose func(*sim)) *sim {
 	s.log = memlog.New(opts...)
 	s.read = make([]event.Position, s.logParts)
 	s.mem = memstore.New()
+	s.cuts = []int{2, 6, 12}[s.rng.IntN(3)]
 	choose(s)
 	for _, p := range s.procs {
 		row := store.Processor{Name: p.Name, Kind: p.Kind(), Partitions: p.Partitions}
@@ -139,7 +142,7 @@ func newSimOf(seed uint64, choose func(*sim)) *sim {
 }
 
 func (s *sim) host(i int) *simHost {
-	h := &simHost{s: s, id: fmt.Sprintf("host%d.%d", i, s.n)}
+	h := &simHost{s: s, id: fmt.Sprintf("host%d.%d", i, s.n), recuts: map[store.LaneID]*attempt{}}
 	s.n++
 	h.st = &simStore{Store: s.mem, h: h}
 	var err error
@@ -202,7 +205,9 @@ func (s *sim) step() {
 	case n < 28:
 		s.acquire(s.hosts[s.rng.IntN(len(s.hosts))])
 	case n < 40:
-		s.hosts[s.rng.IntN(len(s.hosts))].look()
+		h := s.hosts[s.rng.IntN(len(s.hosts))]
+		h.look()
+		h.recut()
 	default:
 		s.act()
 	}
@@ -214,8 +219,10 @@ func (s *sim) step() {
 				s.operate()
 			case 4, 5, 6:
 				s.append()
-			case 7, 8, 9:
+			case 7, 8:
 				s.hosts[s.rng.IntN(len(s.hosts))].look()
+			case 9:
+				s.hosts[s.rng.IntN(len(s.hosts))].recut()
 			default:
 				s.act()
 			}
@@ -374,7 +381,7 @@ func (s *sim) acquire(h *simHost) {
 	for _, row := range rows {
 		mine := slices.ContainsFunc(h.lanes, func(x *simLane) bool { return x.l.id == row.LaneID && !x.gone }) ||
 			slices.ContainsFunc(h.streams, func(x *simStream) bool { return x.r.id == row.LaneID })
-		if mine || row.State == store.Paused || paused[row.Processor] || s.rng.IntN(2) == 0 {
+		if mine || row.State == store.Paused || row.State == store.Recut || paused[row.Processor] || s.rng.IntN(2) == 0 {
 			continue
 		}
 		got, err := lane.Acquire(ctx, h.st, row.LaneID, h.id)

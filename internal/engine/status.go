@@ -175,11 +175,11 @@ func Reached(ctx context.Context, log eventlog.Log, s store.Store, processor str
 			}
 		}
 		for _, t := range token.Tenants {
-			for part := range p.Partitions {
-				if logParts > 1 && part != token.Partition {
+			for _, l := range lanes {
+				if l.Number != p.Live || l.Tenant != "" || logParts > 1 && l.Partition != token.Partition {
 					continue // lanes follow the log's partitions
 				}
-				ok = ok && lane.Covered(lanes, p.Live, part, t) >= token.Position
+				ok = ok && lane.Covered(lanes, p.Live, l.Partition, t) >= token.Position
 			}
 		}
 		return nil

@@ -113,7 +113,7 @@ func (r *batchRunner) prepare(ctx context.Context, b *batch, page *eventlog.Page
 // grows reports whether b, all of which is folded, is to have another page: while
 // it could not be committed, and has room.
 func (r *batchRunner) grows(b *batch) bool {
-	if r.pending == nil || r.look.Load() || !r.l.extends(b) || r.limit(b) <= 0 {
+	if r.pending == nil || r.look.Load() || r.l.stands() || !r.l.extends(b) || r.limit(b) <= 0 {
 		return false
 	}
 	select {

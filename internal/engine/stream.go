@@ -245,7 +245,7 @@ func faultOf(e *event.Event) *projection.HandlerError {
 // route returns the ordering key of an event and whether it is in the lane's
 // partition. Where the user's functions panic the event is poison.
 func (l *streamLane) route(e *event.Event) (key string, mine bool, err error) {
-	mine, fault := l.p.inBucket(e, l.id.Partition)
+	mine, fault := l.p.inBucket(e, l.id.Partition, l.of())
 	if mine && fault == nil {
 		key, fault = l.p.safeOrderKey(e)
 	}

@@ -107,7 +107,7 @@ func (l *streamLane) departures(c *streamCommit) map[string]*leaving {
 		if slices.ContainsFunc(l.letters, func(x *task) bool { return x.Tenant == t && !x.outcome.inCommit }) {
 			continue
 		}
-		row := store.Lane{LaneID: l.id, Epoch: l.row.Revision + 1, Position: d.first - 1, State: d.state, Reason: d.reason}
+		row := store.Lane{LaneID: l.id, Of: l.row.Of, Epoch: l.row.Revision + 1, Position: d.first - 1, State: d.state, Reason: d.reason}
 		row.Tenant = t
 		// Up to here an earlier lane of the tenant has handled its events.
 		if until, ok := l.row.Exclusions[t]; ok && until != event.Unbounded {

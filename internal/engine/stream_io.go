@@ -142,7 +142,7 @@ func (r *streamRunner) read(ctx context.Context) {
 		r.status.set(err)
 		r.end(err, false)
 	case r.ending != nil:
-	case v.paused || v.row.State == store.Paused:
+	case v.paused || v.row.State == store.Paused || v.row.State == store.Recut:
 		r.end(errHalted, false)
 	case v.row.State == store.Held && !held:
 		r.heldAt = time.Now()
@@ -288,7 +288,10 @@ func (r *streamRunner) fetch(ctx context.Context) {
 	if req.Filter.Tenants != nil && l.p.Types != nil {
 		req.Filter.Types = storedTypes(l.p.Types)
 	}
-	p := streamPage{after: req.After, tenant: tenant, refill: refill, shared: req.Filter.All() && !refill}
+	if !refill {
+		req.Until = l.row.Until
+	}
+	p := streamPage{after: req.After, tenant: tenant, refill: refill, shared: req.Filter.All() && req.Until == 0 && !refill}
 	r.reading = true
 	r.async(func() {
 		p.page, p.err = r.e.pages.read(ctx, req)
@@ -322,6 +325,7 @@ func (r *streamRunner) take(ctx context.Context, p streamPage) {
 		s.dispatch(nil, time.Now())
 		return
 	}
+	l.cutAt(&p)
 	events := p.page.Events
 	s.mu.Lock()
 	room := int(r.limit.Load()) - l.held()

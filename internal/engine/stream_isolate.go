@@ -15,7 +15,7 @@ const recently = 20_000
 // much time that the checkpoint, which the others wait for in WaitFor, would
 // pass the objective. Inside the window the fair queue is enough.
 func (l *streamLane) isolate(full bool, now time.Time) {
-	if l.id.Tenant != "" || l.p.NoIsolation || l.halted || l.undone == 0 {
+	if l.id.Tenant != "" || l.p.NoIsolation || l.row.Want != 0 || l.halted || l.undone == 0 {
 		return
 	}
 	var top *laneTenant

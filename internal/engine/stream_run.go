@@ -260,7 +260,7 @@ func (r *streamRunner) decideRead(p *streamPlan, full bool, now time.Time, due f
 	if l.undone > 0 {
 		due(r.isolate)
 	}
-	if r.reading {
+	if r.reading || l.stands() && len(l.refill) == 0 {
 		return
 	}
 	if len(l.refill) == 0 && r.rest == nil {
@@ -275,7 +275,7 @@ func (r *streamRunner) decideRead(p *streamPlan, full bool, now time.Time, due f
 func (r *streamRunner) decideCommit(p *streamPlan, now time.Time, due func(time.Time)) {
 	l := r.l
 	last := l.closing || l.stop != ""
-	flush := last || r.flushs.Load() || l.id.Tenant != "" && !l.row.Pinned && p.more != nil
+	flush := last || r.flushs.Load() || l.id.Tenant != "" && !l.row.Pinned && p.more != nil || l.stands()
 	spacing := r.spacing
 	if flush {
 		spacing = min(spacing, commitEvery)

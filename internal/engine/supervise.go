@@ -43,6 +43,7 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 	var full, due time.Time // of the last look, and when the next one is due whatever the revision
 	var fl fleet
 	held := map[string]time.Time{} // when a processor's lanes were held last
+	recuts := map[store.LaneID]*attempt{}
 	for ctx.Err() == nil {
 		wait := lookEvery
 		rev, err := e.store.Revision(ctx)
@@ -53,6 +54,9 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 				due = e.assign(ctx, v, logParts, &fl)
 				if soon := e.rebuilds(ctx, v, held); soon > 0 {
 					wait, seen = soon, -1
+				}
+				if soon := e.recuts(ctx, &v, recuts); soon > 0 {
+					wait, seen = min(wait, soon), -1
 				}
 			}
 		}
@@ -156,6 +160,9 @@ func (e *Engine) apply(d *decision, v *view, now time.Time) (share int) {
 		if o.leaving, o.to = now, h.to; !o.runner.retire() {
 			o.cancel()
 		}
+	}
+	for _, id := range d.rest {
+		e.procs[id.Processor].lanes[id].leaving = now
 	}
 	for _, id := range d.late {
 		e.procs[id.Processor].lanes[id].cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -74,7 +75,7 @@ func RebuildChanged(ctx context.Context, s store.Store, processor, version strin
 		m.Version, m.Claimed, m.Auto = version, true, true
 		see(&p, p.Version, version)
 		began = true
-		return begin(tx, &p, "", m)
+		return beginRebuild(tx, &p, "", m)
 	})
 	return began, err
 }
@@ -199,13 +200,17 @@ func shelveTenant(tx store.Tx, p *store.Processor, lanes []store.Lane) error {
 	if err := moveLetters(tx, live, t, p.LastBuild); err != nil {
 		return err
 	}
-	for i := range p.Partitions {
-		base := store.LaneID{Build: store.Build{Processor: p.Name, Number: p.LastBuild}, Partition: i}
-		at := Covered(lanes, p.Live, i, t)
+	bs, err := bases(tx, *p)
+	if err != nil {
+		return err
+	}
+	for _, b := range bs {
+		at := Covered(lanes, p.Live, b.Partition, t)
 		if mutant.Is(mutant.KeptPosition) {
-			at = Covered(lanes, p.Live, i, "")
+			at = Covered(lanes, p.Live, b.Partition, "")
 		}
-		l := Detachment(base, t, at, nil)
+		b.Number = p.LastBuild
+		l := Detachment(&b, t, at, nil)
 		l.Pinned = true // it has no base lane to go back to
 		if err := tx.PutLane(l); err != nil {
 			return err
@@ -298,10 +303,19 @@ func Back(ctx context.Context, s store.Store, processor string, how ...How) erro
 		if err != nil {
 			return err
 		}
+		if !samePartitions(p, lanes, k.Number) {
+			return fmt.Errorf("processor %q: partitions were split or merged since its build %d was kept: make them as they were, or rebuild: %w", processor, k.Number, ErrState)
+		}
 		for _, l := range lanes {
+			if l.Number == p.Live && (l.State == store.Recut || l.Until != 0) { // its partition waits until this has ended
+				if err := letGo(tx, l); err != nil {
+					return err
+				}
+			}
 			if l.Number != k.Number {
 				continue
 			}
+			l.Want, l.Until = 0, 0
 			l.Pinned = k.Tenant != ""
 			if err := setState(tx, l, store.Running, ""); err != nil {
 				return err
@@ -315,4 +329,20 @@ func Back(ctx context.Context, s store.Store, processor string, how ...How) erro
 		}
 		return dedicateAll(tx, p)
 	})
+}
+
+// samePartitions reports whether a build has the partitions of the live one.
+func samePartitions(p store.Processor, lanes []store.Lane, build int64) bool {
+	type share struct{ i, of int }
+	shares := func(number int64, all bool) map[share]bool {
+		m := map[share]bool{}
+		for i := range lanes {
+			if l := &lanes[i]; l.Number == number && (all || l.Tenant == "") {
+				m[share{l.Partition, Modulus(p, l)}] = true
+			}
+		}
+		return m
+	}
+	// A tenant's build has no base lanes.
+	return maps.Equal(shares(p.Live, false), shares(build, true))
 }

@@ -33,6 +33,7 @@ var (
 
 // Setup makes the rows of a processor that is new, and checks those of one that
 // is not: start gives the position at which a new lane of a partition begins.
+// How many partitions it has is for its rows to say, once it has any.
 func Setup(ctx context.Context, s store.Store, want store.Processor, start func(partition int) event.Position) (store.Processor, error) {
 	var got store.Processor
 	check := func(tx store.Tx) error {
@@ -69,8 +70,14 @@ func Setup(ctx context.Context, s store.Store, want store.Processor, start func(
 		if err := tx.PutProcessor(got); err != nil {
 			return err
 		}
-		if err := putBase(tx, got, 1, start); err != nil {
-			return err
+		for i := range got.Partitions {
+			l := store.Lane{
+				LaneID: store.LaneID{Build: store.Build{Processor: got.Name, Number: 1}, Partition: i}, Of: got.Partitions,
+				Position: start(i), State: store.Running,
+			}
+			if err := tx.PutLane(l); err != nil {
+				return err
+			}
 		}
 		return dedicateAll(tx, got)
 	})
@@ -81,28 +88,12 @@ func compatible(got, want store.Processor) error {
 	switch {
 	case got.Kind != want.Kind:
 		return fmt.Errorf("processor %q was a %s and is now a %s: give it a new name, or drop the old one: %w", want.Name, got.Kind, want.Kind, ErrState)
-	case got.Partitions != want.Partitions:
-		return fmt.Errorf("processor %q has %d partitions in the store and %d in the program: its lanes cannot be re-cut in place; use a new name: %w",
-			want.Name, got.Partitions, want.Partitions, ErrState)
 	case got.Collection != want.Collection:
 		return fmt.Errorf("processor %q has the collection %q in the store and %q in the program: give it a new name: %w",
 			want.Name, got.Collection, want.Collection, ErrState)
 	case got.CrossTenant != want.CrossTenant:
 		return fmt.Errorf("processor %q folded all tenants into shared documents (%v in the store, %v in the program): give it a new name: %w",
 			want.Name, got.CrossTenant, want.CrossTenant, ErrState)
-	}
-	return nil
-}
-
-func putBase(tx store.Tx, p store.Processor, build int64, start func(int) event.Position) error {
-	for i := range p.Partitions {
-		l := store.Lane{
-			LaneID:   store.LaneID{Build: store.Build{Processor: p.Name, Number: build}, Partition: i},
-			Position: start(i), State: store.Running,
-		}
-		if err := tx.PutLane(l); err != nil {
-			return err
-		}
 	}
 	return nil
 }

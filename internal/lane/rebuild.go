@@ -26,11 +26,11 @@ func StartRebuild(ctx context.Context, s store.Store, processor, tenant string, 
 		if err != nil {
 			return err
 		}
-		return begin(tx, &p, tenant, making(how))
+		return beginRebuild(tx, &p, tenant, making(how))
 	})
 }
 
-func begin(tx store.Tx, p *store.Processor, tenant string, m store.Making) error {
+func beginRebuild(tx store.Tx, p *store.Processor, tenant string, m store.Making) error {
 	switch {
 	case p.Collection == "":
 		return fmt.Errorf("processor %q keeps no documents, so there is nothing to rebuild beside the old: %w", p.Name, ErrState)
@@ -44,21 +44,35 @@ func begin(tx store.Tx, p *store.Processor, tenant string, m store.Making) error
 	if err := tx.PutProcessor(*p); err != nil {
 		return err
 	}
-	if tenant == "" {
-		if err := putBase(tx, *p, p.Rebuild, func(int) event.Position { return event.Beginning }); err != nil {
-			return err
-		}
-		return dedicateAll(tx, *p)
+	lanes, err := tx.Lanes(p.Name)
+	if err != nil {
+		return err
 	}
-	for i := range p.Partitions {
-		base := store.LaneID{Build: store.Build{Processor: p.Name, Number: p.Rebuild}, Partition: i}
-		l := Detachment(base, tenant, event.Beginning, nil)
-		l.Pinned = true
+	for _, base := range lanes {
+		if base.Number != p.Live {
+			continue
+		}
+		if base.State == store.Recut || base.Until != 0 { // its partition waits until the rebuild has ended
+			if err := letGo(tx, base); err != nil {
+				return err
+			}
+		}
+		if base.Tenant != "" {
+			continue
+		}
+		l := store.Lane{LaneID: base.LaneID, Of: base.Of, Position: event.Beginning, State: store.Running}
+		if l.Number = p.Rebuild; tenant != "" {
+			l = Detachment(&l, tenant, event.Beginning, nil)
+			l.Pinned = true
+		}
 		if err := tx.PutLane(l); err != nil {
 			return err
 		}
 	}
-	return nil
+	if tenant != "" {
+		return nil
+	}
+	return dedicateAll(tx, *p)
 }
 
 // CancelRebuild gives up the build in the making. One that was kept before is
@@ -234,6 +248,21 @@ func switchAll(tx store.Tx, p store.Processor, lanes []store.Lane) error {
 			}
 		}
 	}
+	for _, l := range lanes {
+		if l.Number != old.Number || l.Want == 0 {
+			continue
+		}
+		id := l.LaneID // what was asked for its partition is still to be done
+		id.Number = p.Live
+		made, err := tx.Lane(id)
+		if err != nil {
+			return err
+		}
+		made.Want = l.Want
+		if err := tx.PutLane(made); err != nil {
+			return err
+		}
+	}
 	for _, k := range keep {
 		id := k.LaneID
 		id.Number = p.Live
@@ -261,7 +290,12 @@ func switchAll(tx store.Tx, p store.Processor, lanes []store.Lane) error {
 
 func switchTenant(tx store.Tx, p store.Processor, lanes []store.Lane) error {
 	t, shadow, live := p.RebuildTenant, store.Build{Processor: p.Name, Number: p.Rebuild}, store.Build{Processor: p.Name, Number: p.Live}
-	for i := range p.Partitions {
+	bs, err := bases(tx, p)
+	if err != nil {
+		return err
+	}
+	for _, b := range bs {
+		i := b.Partition
 		if o, n := Covered(lanes, p.Live, i, t), Covered(lanes, p.Rebuild, i, t); n < o && !mutant.Is(mutant.SwitchBehind) {
 			return fmt.Errorf("processor %q: tenant %q, partition %d: rebuilt up to %v, live at %v: %w", p.Name, t, i, n, o, ErrBehind)
 		}
@@ -285,13 +319,12 @@ func switchTenant(tx store.Tx, p store.Processor, lanes []store.Lane) error {
 	if err := moveLetters(tx, shadow, t, p.Live); err != nil {
 		return err
 	}
-	for i := range p.Partitions {
-		if err := adopt(tx, p, t, i); err != nil {
+	for _, b := range bs {
+		if err := adopt(tx, p, t, b.Partition); err != nil {
 			return err
 		}
 	}
-	bs, err := bases(tx, p)
-	if err != nil {
+	if bs, err = bases(tx, p); err != nil {
 		return err
 	}
 	for _, b := range bs {

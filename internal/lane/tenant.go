@@ -14,9 +14,10 @@ import (
 // Detachment returns the row of the lane that a tenant gets when it leaves base
 // at position p, up to which base had applied the tenant's events. Whoever
 // inserts it sets its epoch to base's new revision.
-func Detachment(base store.LaneID, tenant string, p event.Position, done []byte) store.Lane {
-	base.Tenant = tenant
-	return store.Lane{LaneID: base, Position: p, Done: done, State: store.Running}
+func Detachment(base *store.Lane, tenant string, p event.Position, done []byte) store.Lane {
+	id := base.LaneID
+	id.Tenant = tenant
+	return store.Lane{LaneID: id, Of: base.Of, Position: p, Done: done, State: store.Running}
 }
 
 // Detach gives a tenant lanes of its own in every partition of a processor, if
@@ -125,7 +126,7 @@ func cut(tx store.Tx, p store.Processor, base store.Lane, tenant string) (store.
 	if p.CrossTenant {
 		return store.Lane{}, fmt.Errorf("processor %q folds all tenants into shared documents, so a tenant cannot leave: %w", p.Name, ErrState)
 	}
-	l := Detachment(base.LaneID, tenant, base.Position, base.Done)
+	l := Detachment(&base, tenant, base.Position, base.Done)
 	// An earlier stay outside may not be over: base is still to skip the
 	// tenant's events up to there.
 	if until, ok := base.Exclusions[tenant]; ok && until > l.Position {

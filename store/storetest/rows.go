@@ -104,11 +104,13 @@ func testLaneRoundTrip(t *fixture) {
 		{"whole", store.Lane{
 			LaneID: id("whole"), Epoch: 1 << 61, Position: event.Unbounded - 1, Done: []byte{0, 1, 0xff, '\''}, Exclusions: exclusions, Revision: 1 << 60,
 			State: store.Paused, Reason: "O'Neil said \"stop\"; --", Pinned: true, Owner: "host-1/🛒", AppliedAt: moment(3),
+			Of: 1 << 30, Want: 1 << 29, Until: event.Unbounded - 2,
 		}},
 		{"empty, not nil", store.Lane{LaneID: id("empty"), State: store.Held, Done: []byte{}, Exclusions: map[string]event.Position{}}},
 		{"unbounded", store.Lane{LaneID: id("unbounded"), State: store.Running, Position: event.Unbounded}},
 		{"local time", store.Lane{LaneID: id("local"), State: store.Running, AppliedAt: moment(3).In(time.FixedZone("east", 3600))}},
 		{"base lane", store.Lane{LaneID: id(""), State: store.Running, Exclusions: map[string]event.Position{"x": 1}}},
+		{"to be split", store.Lane{LaneID: id("split"), State: store.Recut, Of: 3, Want: 6}},
 	} {
 		t.Run(tt.name, func(sub *testing.T) {
 			t := t.with(sub)
