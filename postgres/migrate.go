@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,21 @@ type migration struct {
 	version int
 	name    string
 	sql     string
+}
+
+// firstWithCollections is the first schema that has relations with names of
+// the user's choice.
+const firstWithCollections = 3
+
+var newRelation = regexp.MustCompile(`(?i)\b(?:TABLE|VIEW|SEQUENCE|INDEX|CONSTRAINT|RENAME TO)\s+(?:IF NOT EXISTS\s+)?(?:\{schema\}\.)?([a-z_][a-z0-9_]*)`)
+
+// relations are the names of relations in the migration, and of others perhaps: no
+// collection may have those that it makes.
+func (m *migration) relations() (names []string) {
+	for _, found := range newRelation.FindAllStringSubmatch(m.sql, -1) {
+		names = append(names, strings.ToLower(found[1]))
+	}
+	return names
 }
 
 //go:embed migrations/*.sql
@@ -112,6 +128,11 @@ func (db *DB) migrateOne(ctx context.Context) (done bool, err error) {
 			}
 		}
 		m := db.migrations[version]
+		if version >= firstWithCollections {
+			if _, err := tx.Exec(ctx, db.q("SELECT {schema}.make_way($1)"), m.relations()); err != nil {
+				return fmt.Errorf("migration %d (%s): %w", m.version, m.name, err)
+			}
+		}
 		// A file holds many statements: that is the simple protocol's work.
 		if _, err := tx.Conn().PgConn().Exec(ctx, db.q(m.sql)).ReadAll(); err != nil {
 			return fmt.Errorf("migration %d (%s): %w", m.version, m.name, err)

@@ -83,6 +83,7 @@ type DB struct {
 	closed  bool
 	uses    sync.WaitGroup
 
+	tables    tables    // where documents are
 	unsettled unsettled // commits of which no answer came
 }
 
