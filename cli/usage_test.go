@@ -19,7 +19,7 @@ func TestHelp(t *testing.T) {
 		"", "run", "import", "export", "status", "lanes", "tenants",
 		"documents", "documents get", "documents list", "documents export",
 		"dead-letters", "dead-letters list", "dead-letters retry", "dead-letters skip", "dead-letters export",
-		"pause", "resume", "detach", "merge", "weight", "rebuild", "rebuild start", "rebuild cancel", "drop", "greet",
+		"pause", "resume", "detach", "merge", "weight", "rebuild", "rebuild start", "rebuild cancel", "drop", "migrate", "greet",
 	} {
 		b.WriteString("$ shop " + command + " --help\n" + ok(t, append(strings.Fields(command), "--help")...) + "\n")
 	}

@@ -80,3 +80,13 @@ func FuzzSplitJSON(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkSplitJSON(b *testing.B) {
+	data := someWrites(1, 0)[0].Data
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		if _, whole := splitJSON(data); !whole {
+			b.Fatal("not whole")
+		}
+	}
+}

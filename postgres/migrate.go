@@ -82,12 +82,17 @@ func (db *DB) schemaVersion(ctx context.Context, q querier) (int, error) {
 	return version, err
 }
 
+// SchemaVersion returns the version of the schema that Open found, 0 where there
+// was none, and the one that it has now: what this program needs.
+func (db *DB) SchemaVersion() (found, now int) { return db.found, len(db.migrations) }
+
 // migrate brings the schema up to date, or says why it cannot.
 func (db *DB) migrate(ctx context.Context) error {
 	version, err := db.schemaVersion(ctx, db.pool)
 	if err != nil {
 		return err
 	}
+	db.found = version
 	switch need := len(db.migrations); {
 	case version > need:
 		return fmt.Errorf("postgres: open schema %q of %s: it has version %d, this program knows %d: %w",

@@ -70,6 +70,7 @@ type DB struct {
 	opts       Options
 	where      string // host, port and database, for errors: never the password
 	migrations []migration
+	found      int // the version of the schema before it was brought up to date
 	names      *strings.Replacer
 	texts      sync.Map // statements with the schema's name in them
 	head       safeHead
