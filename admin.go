@@ -53,6 +53,16 @@ func (a Admin) Processors(ctx context.Context) (ps []store.Processor, err error)
 	return ps, err
 }
 
+// Holders returns the transactions that hold back the head of the log, the oldest
+// first: what a lane has to wait for whatever its lag. None where the log has
+// none; see [eventlog.HolderLister].
+func (a Admin) Holders(ctx context.Context) ([]eventlog.Holder, error) {
+	if l, ok := a.Log.(eventlog.HolderLister); ok {
+		return l.Holders(ctx)
+	}
+	return nil, nil
+}
+
 // Lanes returns the lanes of a processor, of all with processor "".
 func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
 	var lanes []Lane

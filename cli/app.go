@@ -205,7 +205,7 @@ errors on stderr are JSON.`, name, p.app.Short, EnvDB),
 		p.runCommand(), p.importCommand(), p.exportCommand(),
 		p.statusCommand(), p.lanesCommand(), p.tenantsCommand(), p.documentsCommand(), p.lettersCommand(),
 		p.pauseCommand(), p.resumeCommand(), p.detachCommand(), p.mergeCommand(), p.weightCommand(), p.poolCommand(),
-		p.partitionsCommand(), p.rebuildCommand(), p.dropCommand(),
+		p.partitionsCommand(), p.rebuildCommand(), p.dropCommand(), p.migrateCommand(),
 	)
 	return root
 }
@@ -262,13 +262,18 @@ func between(low, high int) cobra.PositionalArgs {
 
 // onDatabase gives a command the flag --db, and runs f with that database open.
 func (p *program) onDatabase(c *cobra.Command, mode Mode, f func(ctx context.Context, db Database, args []string) error) *cobra.Command {
+	return p.onDatabaseAs(c, func() Mode { return mode }, f)
+}
+
+// onDatabaseAs is onDatabase with a mode that depends on the command's flags.
+func (p *program) onDatabaseAs(c *cobra.Command, mode func() Mode, f func(ctx context.Context, db Database, args []string) error) *cobra.Command {
 	c.Flags().StringVar(&p.db, "db", os.Getenv(EnvDB), "the database `FILE`, or a URL postgres://...; default: $"+EnvDB)
 	c.Flags().Lookup("db").DefValue = "" // help does not depend on the environment
 	c.RunE = func(c *cobra.Command, args []string) (err error) {
 		if p.db == "" {
 			return Usagef("%s needs a database: give --db FILE, or set %s", c.CommandPath(), EnvDB)
 		}
-		db, err := p.app.Open(c.Context(), p.db, mode)
+		db, err := p.app.Open(c.Context(), p.db, mode())
 		if err != nil {
 			return err
 		}

@@ -53,7 +53,7 @@ func openPostgres(ctx context.Context, name string, mode Mode) (Database, error)
 	u.RawQuery = strings.Join(others, "&")
 	db, err := postgres.Open(ctx, u.String(), o)
 	if errors.Is(err, postgres.ErrOldSchema) {
-		err = fmt.Errorf("%w; import and run do that", err)
+		err = fmt.Errorf("%w; migrate, import and run do that", err)
 	}
 	if err != nil {
 		return nil, err

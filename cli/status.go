@@ -59,9 +59,21 @@ type memberJSON struct {
 	Pool  string     `json:"pool,omitempty"`
 }
 
+// holderJSON is a transaction that readers wait for.
+type holderJSON struct {
+	PID         int        `json:"pid,omitempty"`
+	Prepared    string     `json:"prepared,omitempty"`
+	Application string     `json:"application,omitempty"`
+	User        string     `json:"user"`
+	State       string     `json:"state,omitempty"`
+	Since       *time.Time `json:"since"`
+	Age         float64    `json:"age_seconds"`
+}
+
 type statusJSON struct {
 	Database   string          `json:"database"`
-	Heads      []int64         `json:"heads"` // of the log's partitions
+	Heads      []int64         `json:"heads"`   // of the log's partitions
+	Holders    []holderJSON    `json:"holders"` // who holds the heads back
 	Processors []processorJSON `json:"processors"`
 	Members    []memberJSON    `json:"members"`
 }
@@ -73,7 +85,8 @@ func (p *program) statusCommand() *cobra.Command {
 		Long: `Show the log, the processors and the processes that run them. STATE is running;
 paused by hand; stopped, with the reason in lanes; or unowned: no consumer has
 any of its lanes, or as many as are said. REBUILD says how far it is, and what it
-waits for. BEHIND is how many events it has still to look at, LAG the age of the first.`,
+waits for. BEHIND is how many events it has still to look at, LAG the age of the first.
+A transaction that has appended events and is still open holds all readers back: then it is named.`,
 		Example: `  $NAME status --db shop.db`,
 		Args:    between(0, 0),
 	}
@@ -88,6 +101,9 @@ waits for. BEHIND is how many events it has still to look at, LAG the age of the
 		}
 		for i, h := range s.Heads {
 			fmt.Fprintf(p.Stdout, "log partition %d: up to position %s\n", i, thousands(h))
+		}
+		if err := p.writeHolders(s.Holders); err != nil {
+			return err
 		}
 		fmt.Fprintln(p.Stdout)
 		t := newTable(p.Stdout, "PROCESSOR", "KIND", "STATE", "DOCUMENTS", "BEHIND", "LAG", "PARTITIONS", "LANES", "OF TENANTS", "PARKED KEYS", "REBUILD")
@@ -132,10 +148,30 @@ waits for. BEHIND is how many events it has still to look at, LAG the age of the
 	})
 }
 
+// writeHolders says whom readers of the log wait for.
+func (p *program) writeHolders(holders []holderJSON) error {
+	if len(holders) == 0 {
+		return nil
+	}
+	fmt.Fprintf(p.Stdout, "\nreaders wait for %d open transactions that have appended events:\n", len(holders))
+	t := newTable(p.Stdout, "PID", "APPLICATION", "USER", "STATE", "AGE")
+	for _, h := range holders {
+		pid, state, age := fmt.Sprint(h.PID), h.State, "unknown"
+		if h.Prepared != "" {
+			pid, state = "prepared", fmt.Sprintf("%q: COMMIT PREPARED or ROLLBACK PREPARED", h.Prepared)
+		}
+		if h.Since != nil {
+			age = seconds(h.Age).Round(time.Second).String()
+		}
+		t.row(pid, h.Application, h.User, state, age)
+	}
+	return t.flush()
+}
+
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 func (p *program) status(ctx context.Context, db Database) (statusJSON, error) {
-	s := statusJSON{Database: withoutPassword(p.db), Heads: []int64{}, Processors: []processorJSON{}, Members: []memberJSON{}}
+	s := statusJSON{Database: withoutPassword(p.db), Heads: []int64{}, Holders: []holderJSON{}, Processors: []processorJSON{}, Members: []memberJSON{}}
 	parts, err := db.Partitions(ctx)
 	if err != nil {
 		return s, err
@@ -146,6 +182,17 @@ func (p *program) status(ctx context.Context, db Database) (statusJSON, error) {
 			return s, err
 		}
 		s.Heads = append(s.Heads, int64(h))
+	}
+	holders, err := p.admin(db).Holders(ctx)
+	if err != nil {
+		return s, err
+	}
+	for _, h := range holders {
+		j := holderJSON{PID: h.PID, Prepared: h.Prepared, Application: h.Application, User: h.User, State: h.State, Since: stamp(h.Since)}
+		if j.Since != nil {
+			j.Age = max(0, time.Since(h.Since).Seconds())
+		}
+		s.Holders = append(s.Holders, j)
 	}
 	lanes, err := p.admin(db).Lanes(ctx, "")
 	if err != nil {

@@ -21,7 +21,7 @@ func TestHelp(t *testing.T) {
 		"dead-letters", "dead-letters list", "dead-letters retry", "dead-letters skip", "dead-letters export",
 		"pause", "resume", "detach", "merge", "weight", "pool", "pool set", "pool clear", "pool list",
 		"partitions", "partitions list", "partitions split", "partitions merge", "partitions cancel",
-		"rebuild", "rebuild start", "rebuild cancel", "rebuild switch", "rebuild limit", "rebuild report", "rebuild back", "rebuild forget", "drop", "greet",
+		"rebuild", "rebuild start", "rebuild cancel", "rebuild switch", "rebuild limit", "rebuild report", "rebuild back", "rebuild forget", "drop", "migrate", "greet",
 	} {
 		b.WriteString("$ shop " + command + " --help\n" + ok(t, append(strings.Fields(command), "--help")...) + "\n")
 	}

@@ -78,18 +78,32 @@
 //
 // # Documents in SQL
 //
-// The view read_model shows the documents that are being served. A view of your
-// own gives a collection its name and columns, and reads that collection only:
+// Each collection has a view of its name, with the documents that are being
+// served, and a table of that name and _documents, with those of all builds:
 //
-//	CREATE VIEW orders AS
-//	    SELECT tenant, id, version, updated_at, doc ->> 'status' AS status, doc
-//	      FROM fairlead.read_model WHERE collection = 'orders';
-//	CREATE INDEX ON fairlead.documents (tenant, (fairlead.as_jsonb(doc) ->> 'status'));
+//	SELECT id, document ->> 'status' FROM fairlead.carts WHERE tenant = 'acme';
+//	CREATE INDEX CONCURRENTLY ON fairlead.carts_documents (tenant, (document ->> 'status'));
+//	CREATE VIEW open_carts AS SELECT * FROM fairlead.carts WHERE document ->> 'status' = 'open';
+//
+// The names are those of the collection as they are, so Carts is "Carts" in SQL.
+// One that is longer than 53 bytes is cut, braces become brackets, and one that
+// something else has gets a number: the view collections says what is called how.
+// The view read_model shows the documents of all collections. Do not write to
+// the tables of Fairlead.
 //
 // A document must be JSON, as the default codec writes it; one that is not is a
-// [DocumentError]. It is kept to the byte. In the view it is jsonb, with U+FFFD
-// in place of the character NUL, and NULL where jsonb cannot hold it. Do not write
-// to the tables of Fairlead.
+// [DocumentError]. It is kept as jsonb, so it comes back equal as JSON, not to the
+// byte ([store.Document]). What jsonb cannot hold comes back to the byte, from the
+// column raw; in SQL it has U+FFFD in place of the character NUL and of half
+// surrogates, 0 for -0, and is NULL where a number is beyond all bounds (more than
+// 1,000 digits, or 4 of the exponent), or it is nested deeper than 1,000 times, or
+// larger than 64 MiB.
+//
+// Table and view are made in the transaction that makes the processor, and go
+// with it: to drop one fails while a view of your own reads it. Roles that may not
+// create tables need EXECUTE on the functions make_collection and drop_collection.
+// Rights that are granted on the tables documents and read_model before are given
+// on the tables and views of collections that come later.
 //
 // [DB.SecureReaders] and [InTenant] hold a role to the documents of one tenant at
 // a time, by row-level security.

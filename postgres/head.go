@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -326,28 +327,10 @@ func (db *DB) Head(ctx context.Context, partition int) (event.Position, error) {
 	return head, nil
 }
 
-// A Holder is a transaction that readers of the log wait for: it has written to
-// the events table, and what it may still commit has a position below events
-// that are there already.
-type Holder struct {
-	PID         int       // of its session; 0 for a prepared transaction
-	Prepared    string    // the name of a prepared transaction
-	Application string    // as the session named itself
-	User        string    // its role
-	State       string    // of the session: "active", "idle in transaction", ...
-	Since       time.Time // when it began; zero where the role may not see it (GRANT pg_read_all_stats)
-}
+// A Holder is a transaction that readers of the log wait for.
+type Holder = eventlog.Holder
 
-func (h Holder) String() string {
-	since := ""
-	if !h.Since.IsZero() {
-		since = ", since " + h.Since.Format(time.RFC3339)
-	}
-	if h.Prepared != "" {
-		return fmt.Sprintf("prepared transaction %q of %s%s: COMMIT PREPARED or ROLLBACK PREPARED", h.Prepared, h.User, since)
-	}
-	return fmt.Sprintf("pid %d of %s, application %q, %s%s", h.PID, h.User, h.Application, h.State, since)
-}
+var _ eventlog.HolderLister = (*DB)(nil)
 
 const describeHolders = `SELECT DISTINCT l.virtualtransaction, coalesce(l.pid, 0), coalesce(p.gid, ''), coalesce(a.application_name, ''),
 		coalesce(a.usename::text, p.owner::text, ''), coalesce(a.state, ''), coalesce(a.xact_start, p.prepared)

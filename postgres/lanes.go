@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -45,23 +44,40 @@ func (tx *storeTx) Processors() (out []store.Processor, err error) {
 	return out, err
 }
 
-// PutProcessor implements [store.Tx].
+// PutProcessor implements [store.Tx]. A collection that is new gets its table
+// and its view here.
 func (tx *storeTx) PutProcessor(p store.Processor) error {
+	if err := tx.writable(); err != nil {
+		return err
+	}
 	builds, err := p.Builds.Encode()
 	if err != nil {
 		return err
 	}
-	_, err = tx.exec(`INSERT INTO {schema}.processors (`+processorColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+	var unlike bool // its relations are not there, or have another collection's name
+	_, err = tx.row(`INSERT INTO {schema}.processors AS p (`+processorColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 		ON CONFLICT (name) DO UPDATE SET (kind, collection, partitions, live, last_build, rebuild, rebuild_tenant, retired, cross_tenant, version, paused, builds) =
 		(excluded.kind, excluded.collection, excluded.partitions, excluded.live, excluded.last_build, excluded.rebuild, excluded.rebuild_tenant,
-		 excluded.retired, excluded.cross_tenant, excluded.version, excluded.paused, excluded.builds)`,
+		 excluded.retired, excluded.cross_tenant, excluded.version, excluded.paused, excluded.builds)
+		RETURNING p.collection <> coalesce(p.shown, '')`,
+		func(row pgx.CollectableRow) error { return row.Scan(&unlike) },
 		p.Name, p.Kind, p.Collection, p.Partitions, p.Live, p.LastBuild, p.Rebuild, p.RebuildTenant, append([]int64{}, p.Retired...),
 		p.CrossTenant, readable(p.Version), p.Paused, builds)
-	return err
+	if err != nil || !unlike {
+		return err
+	}
+	return tx.makeCollection(p.Name, p.Collection)
 }
 
-// DeleteProcessor implements [store.Tx].
+// DeleteProcessor implements [store.Tx]. Its collection's table and view go too;
+// it is an error where a view of the user's own reads them.
 func (tx *storeTx) DeleteProcessor(name string) error {
+	if err := tx.writable(); err != nil {
+		return err
+	}
+	if err := tx.dropCollection(name); err != nil {
+		return err
+	}
 	_, err := tx.exec("DELETE FROM {schema}.processors WHERE name = $1", name)
 	return err
 }
@@ -101,13 +117,8 @@ func readable(s string) string {
 }
 
 const (
-	// Documents need their build's number, so a build is numbered with its lanes.
-	insertLane = `WITH build AS (
-			INSERT INTO {schema}.builds (processor, number) SELECT $1, $2
-			 WHERE NOT EXISTS (SELECT FROM {schema}.builds WHERE processor = $1 AND number = $2)
-			ON CONFLICT DO NOTHING)
-		INSERT INTO {schema}.lanes (` + laneColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`
-	putLane = insertLane + ` ON CONFLICT (processor, number, partition, tenant) DO UPDATE
+	insertLane = `INSERT INTO {schema}.lanes (` + laneColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`
+	putLane    = insertLane + ` ON CONFLICT (processor, number, partition, tenant) DO UPDATE
 		SET (epoch, position, done, exclusions, revision, state, reason, pinned, owner, applied_at, modulus, wanted, stop_at) =
 		    (excluded.epoch, excluded.position, excluded.done, excluded.exclusions, excluded.revision, excluded.state, excluded.reason,
 		     excluded.pinned, excluded.owner, excluded.applied_at, excluded.modulus, excluded.wanted, excluded.stop_at)`
@@ -264,33 +275,43 @@ func (tx *storeTx) PutPool(tenant, pool string) error {
 	return err
 }
 
-// ofBuild is a condition for the documents of a build, $1 and $2, and a tenant,
-// $3 ("": all).
+// ofBuild is a condition for the documents of a build, $1, and a tenant, $2 ("":
+// all).
 func ofBuild(tenant string) string {
-	const build = "build_no = (SELECT build_no FROM {schema}.builds WHERE processor = $1 AND number = $2)"
 	if tenant == "" {
-		return build + " AND $3::text = ''"
+		return "build = $1 AND $2::text = ''"
 	}
-	return build + " AND tenant = $3::text"
+	return "build = $1 AND tenant = $2::text"
 }
 
 // CountDocuments implements [store.Tx].
 func (tx *storeTx) CountDocuments(b store.Build, tenant string) (n int64, err error) {
-	_, err = tx.row("SELECT count(*) FROM {schema}.documents WHERE "+ofBuild(tenant), func(row pgx.CollectableRow) error {
+	t, err := tx.table(b.Processor)
+	if err != nil || t.name == "" {
+		return 0, err
+	}
+	_, err = tx.row(t.q(tx.db, "SELECT count(*) FROM {table} WHERE "+ofBuild(tenant)), func(row pgx.CollectableRow) error {
 		return row.Scan(&n)
-	}, planned, b.Processor, b.Number, tenant)
+	}, planned, b.Number, tenant)
 	return n, err
 }
 
 // DeleteDocuments implements [store.Tx].
 func (tx *storeTx) DeleteDocuments(b store.Build, tenant string, limit int) (int64, error) {
-	args := []any{planned, b.Processor, b.Number, tenant}
-	if limit <= 0 {
-		return tx.execFor(tx.ctx, "DELETE FROM {schema}.documents WHERE "+ofBuild(tenant), args...) // however many they are
+	if err := tx.writable(); err != nil {
+		return 0, err
 	}
-	return tx.exec(`DELETE FROM {schema}.documents AS d
-		USING (SELECT build_no, tenant, id FROM {schema}.documents WHERE `+ofBuild(tenant)+` ORDER BY build_no, tenant, id LIMIT $4) AS k
-		WHERE d.build_no = k.build_no AND d.tenant = k.tenant AND d.id = k.id`, append(args, limit)...)
+	t, err := tx.table(b.Processor)
+	if err != nil || t.name == "" {
+		return 0, err
+	}
+	args := []any{planned, b.Number, tenant}
+	if limit <= 0 {
+		return tx.execFor(tx.ctx, t.q(tx.db, "DELETE FROM {table} WHERE "+ofBuild(tenant)), args...) // however many they are
+	}
+	return tx.exec(t.q(tx.db, `DELETE FROM {table} AS d
+		USING (SELECT build, tenant, id FROM {table} WHERE `+ofBuild(tenant)+` ORDER BY build, tenant, id LIMIT $3) AS k
+		WHERE d.build = k.build AND d.tenant = k.tenant AND d.id = k.id`), append(args, limit)...)
 }
 
 // MoveDocuments implements [store.Tx].
@@ -305,8 +326,10 @@ func (tx *storeTx) MoveDocuments(from store.Build, to int64, tenant string) erro
 	if n > 0 {
 		return fmt.Errorf("postgres: move documents of tenant %q to build %d of %q: it has %d of the tenant", tenant, to, from.Processor, n)
 	}
-	_, err1 := tx.exec("INSERT INTO {schema}.builds (processor, number) VALUES ($1, $2) ON CONFLICT DO NOTHING", from.Processor, to)
-	_, err2 := tx.execFor(tx.ctx, "UPDATE {schema}.documents SET build_no = (SELECT build_no FROM {schema}.builds WHERE processor = $1 AND number = $4) WHERE "+
-		ofBuild(tenant), planned, from.Processor, from.Number, tenant, to)
-	return errors.Join(err1, err2)
+	t, err := tx.table(from.Processor)
+	if err != nil || t.name == "" {
+		return err
+	}
+	_, err = tx.execFor(tx.ctx, t.q(tx.db, "UPDATE {table} SET build = $3 WHERE "+ofBuild(tenant)), planned, from.Number, tenant, to)
+	return err
 }

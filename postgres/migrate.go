@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,21 @@ type migration struct {
 	version int
 	name    string
 	sql     string
+}
+
+// firstWithCollections is the first schema that has relations with names of
+// the user's choice.
+const firstWithCollections = 7
+
+var newRelation = regexp.MustCompile(`(?i)\b(?:TABLE|VIEW|SEQUENCE|INDEX|CONSTRAINT|RENAME TO)\s+(?:IF NOT EXISTS\s+)?(?:\{schema\}\.)?([a-z_][a-z0-9_]*)`)
+
+// relations are the names of relations in the migration, and of others perhaps: no
+// collection may have those that it makes.
+func (m *migration) relations() (names []string) {
+	for _, found := range newRelation.FindAllStringSubmatch(m.sql, -1) {
+		names = append(names, strings.ToLower(found[1]))
+	}
+	return names
 }
 
 //go:embed migrations/*.sql
@@ -66,12 +82,17 @@ func (db *DB) schemaVersion(ctx context.Context, q querier) (int, error) {
 	return version, err
 }
 
+// SchemaVersion returns the version of the schema that Open found, 0 where there
+// was none, and the one that it has now: what this program needs.
+func (db *DB) SchemaVersion() (found, now int) { return db.found, len(db.migrations) }
+
 // migrate brings the schema up to date, or says why it cannot.
 func (db *DB) migrate(ctx context.Context) error {
 	version, err := db.schemaVersion(ctx, db.pool)
 	if err != nil {
 		return err
 	}
+	db.found = version
 	switch need := len(db.migrations); {
 	case version > need:
 		return fmt.Errorf("postgres: open schema %q of %s: it has version %d, this program knows %d: %w",
@@ -112,6 +133,11 @@ func (db *DB) migrateOne(ctx context.Context) (done bool, err error) {
 			}
 		}
 		m := db.migrations[version]
+		if version >= firstWithCollections {
+			if _, err := tx.Exec(ctx, db.q("SELECT {schema}.make_way($1)"), m.relations()); err != nil {
+				return fmt.Errorf("migration %d (%s): %w", m.version, m.name, err)
+			}
+		}
 		// A file holds many statements: that is the simple protocol's work.
 		if _, err := tx.Conn().PgConn().Exec(ctx, db.q(m.sql)).ReadAll(); err != nil {
 			return fmt.Errorf("migration %d (%s): %w", m.version, m.name, err)

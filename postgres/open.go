@@ -70,6 +70,7 @@ type DB struct {
 	opts       Options
 	where      string // host, port and database, for errors: never the password
 	migrations []migration
+	found      int // the version of the schema before it was brought up to date
 	names      *strings.Replacer
 	texts      sync.Map // statements with the schema's name in them
 	head       safeHead
@@ -83,6 +84,7 @@ type DB struct {
 	closed  bool
 	uses    sync.WaitGroup
 
+	tables    tables    // where documents are
 	unsettled unsettled // commits of which no answer came
 }
 

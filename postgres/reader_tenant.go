@@ -19,7 +19,7 @@ var ErrReader = errors.New("postgres: role cannot be held to one tenant")
 // SecureReaders lets a role read the read model, and only documents of the tenant
 // that its transaction has named with [InTenant]; of none where it has named
 // none, and never those that belong to no tenant. The rule is PostgreSQL's
-// (row-level security on the table of documents), so SQL that forgets its WHERE
+// (row-level security on the tables of documents, those that come later too), so SQL that forgets its WHERE
 // keeps to it too. It does not keep those from naming another tenant who may
 // write SQL of their own.
 //
@@ -35,24 +35,8 @@ func (db *DB) SecureReaders(ctx context.Context, role string) error {
 			return err
 		}
 		b := &pgx.Batch{}
-		for _, statement := range []string{
-			"ALTER VIEW {schema}.read_model SET (security_invoker = true)", // else it reads as its owner
-			"ALTER TABLE {schema}.documents ENABLE ROW LEVEL SECURITY",
-			"DROP POLICY IF EXISTS one_tenant ON {schema}.documents",
-			// After a transaction that had it the setting is empty, not NULL. In a
-			// sub-select it is looked at once, not for each row.
-			"CREATE POLICY one_tenant ON {schema}.documents FOR SELECT USING (tenant = (SELECT nullif(current_setting('" + tenantSetting + "', true), '')))",
-		} {
-			b.Queue(db.q(statement))
-		}
-		to := " TO " + pgx.Identifier{role}.Sanitize()
-		for _, grant := range []string{
-			"GRANT USAGE ON SCHEMA {schema}",
-			"GRANT SELECT ON {schema}.read_model, {schema}.documents, {schema}.builds",
-			"GRANT SELECT (name, collection, live) ON {schema}.processors",
-		} {
-			b.Queue(db.q(grant) + to)
-		}
+		b.Queue(db.q("LOCK {schema}.processors IN SHARE ROW EXCLUSIVE MODE")) // no collection comes meanwhile: those that come later are secured as they are made
+		b.Queue(db.q("SELECT {schema}.secure_readers($1)"), role)
 		return tx.SendBatch(ctx, b).Close()
 	})
 	return db.fault(ctx, fmt.Sprintf("secure readers of role %q", role), err)

@@ -56,14 +56,7 @@ func secured(t *testing.T) (db *DB, role, as string) {
 	t.Helper()
 	db = openTemp(t)
 	_, commit := laneOf(t, db, "orders")
-	err := commit(func(c *store.Commit) {
-		for _, tenant := range []string{"a", "b", "O'Neil", "", "%"} {
-			for i := range 3 {
-				k := store.Key{Tenant: tenant, ID: fmt.Sprint(i)}
-				c.Writes = append(c.Writes, store.Write{Document: store.Document{Key: k, Data: fmt.Appendf(nil, "{\"of\":%q}", tenant)}})
-			}
-		}
-	})
+	err := commit(func(c *store.Commit) { c.Writes = threeOfEach() })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,6 +67,16 @@ func secured(t *testing.T) (db *DB, role, as string) {
 		}
 	}
 	return db, role, as
+}
+
+func threeOfEach() (out []store.Write) {
+	for _, tenant := range []string{"a", "b", "O'Neil", "", "%"} {
+		for i := range 3 {
+			k := store.Key{Tenant: tenant, ID: fmt.Sprint(i)}
+			out = append(out, store.Write{Document: store.Document{Key: k, Data: fmt.Appendf(nil, "{\"of\":%q}", tenant)}})
+		}
+	}
+	return out
 }
 
 func poolOf(t *testing.T, url string, conns int32, mode pgx.QueryExecMode) *pgxpool.Pool {
@@ -106,7 +109,7 @@ func TestReadersSeeOneTenant(t *testing.T) {
 		}
 		return got
 	}
-	for _, from := range []string{"fairlead.read_model", "fairlead.documents"} {
+	for _, from := range []string{"fairlead.read_model", "fairlead.documents", "fairlead.orders", "fairlead.orders_documents"} {
 		for _, tenant := range []string{"a", "O'Neil", "%"} {
 			if got := in(tenant, seen+from); got != tenant+" 3" {
 				t.Errorf("tenant %q sees %q in %s, want its own 3 documents", tenant, got, from)
@@ -164,7 +167,7 @@ func TestReadersCannotWrite(t *testing.T) {
 			if _, err := tx.Exec(t.Context(), "SELECT set_config('fairlead.tenant', 'a', true)"); err != nil {
 				return err
 			}
-			_, err := tx.Exec(t.Context(), "INSERT INTO fairlead.documents VALUES (1, 'b', 'x', 1, 1, now(), '{}')")
+			_, err := tx.Exec(t.Context(), "INSERT INTO fairlead.documents (collection_no, build, tenant, id, version, position, updated, document) VALUES (1, 1, 'b', 'x', 1, 1, now(), '{}')")
 			return err
 		})
 	}
@@ -202,6 +205,46 @@ func TestSecureReadersRefuses(t *testing.T) {
 		if err := db.SecureReaders(t.Context(), role); !errors.Is(err, ErrReader) {
 			t.Errorf("%s: SecureReaders = %v, want ErrReader", name, err)
 		}
+	}
+}
+
+// TestReadersOfLaterCollections: a collection that is made after the readers were
+// secured, under a hostile name, and one whose documents were there before.
+func TestReadersOfLaterCollections(t *testing.T) {
+	t.Parallel()
+	db, _, as := secured(t)
+	const name = `O'Neil's "later" {schema} one`
+	_, commit := laneOf(t, db, name)
+	if err := commit(func(c *store.Commit) { c.Writes = threeOfEach() }); err != nil {
+		t.Fatal(err)
+	}
+	pool := poolOf(t, as, 1, pgx.QueryExecModeCacheStatement)
+	var view, of string
+	err := db.pool.QueryRow(t.Context(), `SELECT view, "table" FROM fairlead.collections WHERE collection = $1`, name).Scan(&view, &of)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, relation := range []string{view, of} {
+		from := pgx.Identifier{"fairlead", relation}.Sanitize()
+		for _, tenant := range []string{"a", "O'Neil"} {
+			var got string
+			err := InTenant(t.Context(), pool, tenant, func(tx pgx.Tx) error { return tx.QueryRow(t.Context(), seen+from).Scan(&got) })
+			if err != nil || got != tenant+" 3" {
+				t.Errorf("tenant %q sees %q in %s, %v, want its own 3 documents", tenant, got, from, err)
+			}
+			if got := value[string](t, pool, seen+from); got != "nothing" {
+				t.Errorf("a reader that forgets its tenant sees %q in %s, want nothing", got, from)
+			}
+		}
+		if _, err := pool.Exec(t.Context(), "DELETE FROM "+from); err == nil {
+			t.Errorf("a reader may delete from %s", from)
+		}
+	}
+	if _, err := pool.Exec(t.Context(), "SELECT fairlead.drop_collection('orders')"); serverError(err) == nil || serverError(err).Code != "42501" {
+		t.Errorf("a reader drops a collection: %v, want it refused", err)
+	}
+	if docs, err := db.List(t.Context(), name, "b", "", 10); err != nil || len(docs) != 3 {
+		t.Errorf("the store lists %d documents, %v, want 3", len(docs), err)
 	}
 }
 

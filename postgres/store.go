@@ -16,17 +16,13 @@ import (
 
 // How the store works.
 //
-// All documents are in one table, keyed (build number, tenant, id). A table for
-// each collection and build would make a rebuild, and a new processor, a matter
-// of DDL under load; here a switch to another build changes one number in one
-// row, names need no quoting, and the statements are the same for all. Who wants
-// a table of a collection makes a view on fairlead.read_model: the planner reads
-// that collection only, by the primary key.
+// Documents are in a table for each collection, keyed (build, tenant, id): a
+// switch to another build changes one number in one row. A view with the
+// collection's name shows the live build, and read_model all collections. See
+// 0003_documents.sql for the names, and tables.go for how they are known here.
 //
-// A document is kept as json: PostgreSQL checks that it is JSON, and gives it
-// back to the byte, as the contract wants. jsonb would sort keys, respell
-// numbers and refuse NUL. The view shows it as jsonb, and an index on an
-// expression of doc is the user's to make.
+// A document is kept as jsonb, which comes back equal as JSON. What jsonb cannot
+// hold is kept to the byte beside it; see splitJSON.
 //
 // A commit costs one round trip. Its statements go out together, as a pipeline
 // without BEGIN and with one Sync: PostgreSQL runs them as one transaction, which
@@ -68,11 +64,20 @@ func (db *DB) Commit(ctx context.Context, c *store.Commit) error {
 	}
 	var err error
 	for try := range retries {
-		if err = commit(ctx, c); c.SQL != nil || !raceLost(err) || !pause(ctx, try) {
+		err = db.inTableOf(ctx, c, func(t table) error { return commit(ctx, c, t) })
+		if c.SQL != nil || !raceLost(err) || !pause(ctx, try) {
 			break
 		}
 	}
 	return db.refusal(ctx, c, err)
+}
+
+// inTableOf runs f with the table that the writes of c go into.
+func (db *DB) inTableOf(ctx context.Context, c *store.Commit, f func(table) error) error {
+	if len(c.Writes) == 0 {
+		return f(table{})
+	}
+	return db.inTable(ctx, &db.tables.of, tableOfProcessor, c.Lane.Processor, f)
 }
 
 // refusal makes the contract's error of what a commit failed with.
@@ -93,6 +98,8 @@ func (db *DB) refusal(ctx context.Context, c *store.Commit, err error) error {
 		return fenced
 	case server.Code == stateNoLetter:
 		return fmt.Errorf("postgres: commit lane %v: remove dead letter %s: %w", c.Lane, server.Detail, store.ErrNotFound)
+	case server.Code == stateNoCollection:
+		return fmt.Errorf("postgres: commit lane %v: its processor has no collection, so it can keep no documents", c.Lane)
 	case strings.HasPrefix(server.Code, "22"), server.Code == "54000", server.Code == "54001":
 		for i := range c.Writes {
 			if fault := documentFault(&c.Writes[i], server); fault != nil {
@@ -107,7 +114,7 @@ func (db *DB) refusal(ctx context.Context, c *store.Commit, err error) error {
 	return db.fault(ctx, op, err)
 }
 
-func (db *DB) commitPipelined(ctx context.Context, c *store.Commit) error {
+func (db *DB) commitPipelined(ctx context.Context, c *store.Commit, t table) error {
 	ctx, cancel := db.limit(ctx)
 	defer cancel()
 	conn, err := db.pool.Acquire(ctx)
@@ -116,7 +123,7 @@ func (db *DB) commitPipelined(ctx context.Context, c *store.Commit) error {
 	}
 	defer conn.Release()
 	b := &pgx.Batch{}
-	db.queueCommit(b, c)
+	db.queueCommit(b, c, t)
 	if changesLanes(c) {
 		b.Queue(db.q(raiseRevision)) // last: nobody waits for anything while he holds that row
 	}
@@ -131,7 +138,7 @@ func (db *DB) commitPipelined(ctx context.Context, c *store.Commit) error {
 func changesLanes(c *store.Commit) bool { return len(c.Detach) > 0 || len(c.Forget) > 0 }
 
 // queueCommit queues everything of a commit but its SQL.
-func (db *DB) queueCommit(b *pgx.Batch, c *store.Commit) {
+func (db *DB) queueCommit(b *pgx.Batch, c *store.Commit, t table) {
 	id := c.Lane
 	var forget []string
 	var exclude []byte
@@ -145,7 +152,7 @@ func (db *DB) queueCommit(b *pgx.Batch, c *store.Commit) {
 	b.Queue(db.q("SELECT {schema}.fence($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"),
 		id.Processor, id.Number, id.Partition, id.Tenant, c.Fence.Epoch, int64(c.Fence.Position), c.Fence.Revision,
 		int64(c.Position), c.Done, timeOrNil(c.AppliedAt), forget, exclude)
-	db.queueWrites(b, c)
+	db.queueWrites(b, c, t)
 	db.queueLetters(b, c.Letters)
 	if len(c.Remove) > 0 {
 		b.Queue(db.q("SELECT {schema}.remove_letters($1, $2, $3, $4, $5)"), id.Processor, id.Number, id.Partition, []byte(id.Tenant), c.Remove)
@@ -157,11 +164,15 @@ func (db *DB) queueCommit(b *pgx.Batch, c *store.Commit) {
 }
 
 const (
-	putDocuments = `INSERT INTO {schema}.documents (build_no, tenant, id, version, position, updated_at, doc)
-		SELECT (SELECT build_no FROM {schema}.builds WHERE processor = $1 AND number = $2), k.tenant, k.id, k.version, k.position, now(), k.doc
-		  FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::json[]) AS k (tenant, id, version, position, doc)
-		ON CONFLICT (build_no, tenant, id) DO UPDATE
-		SET version = excluded.version, position = excluded.position, updated_at = excluded.updated_at, doc = excluded.doc`
+	putDocuments = `INSERT INTO {table} (collection_no, build, tenant, id, version, position, updated, document)
+		SELECT $1::integer, $2::bigint, k.tenant, k.id, k.version, k.position, now(), k.document
+		  FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::jsonb[]) AS k (tenant, id, version, position, document)` + onConflict
+	putRawDocuments = `INSERT INTO {table} (collection_no, build, tenant, id, version, position, updated, document, raw)
+		SELECT $1::integer, $2::bigint, k.tenant, k.id, k.version, k.position, now(), k.document, k.raw
+		  FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::jsonb[], $8::bytea[])
+		    AS k (tenant, id, version, position, document, raw)` + onConflict
+	onConflict = ` ON CONFLICT (build, tenant, id) DO UPDATE
+		SET version = excluded.version, position = excluded.position, updated = excluded.updated, document = excluded.document, raw = excluded.raw`
 
 	// statementBytes is about how many bytes of documents go into one statement:
 	// the server holds each several times.
@@ -170,8 +181,12 @@ const (
 
 // queueWrites queues the documents by ascending key, so that two transactions
 // that should ever write the same ones lock them in the same order.
-func (db *DB) queueWrites(b *pgx.Batch, c *store.Commit) {
+func (db *DB) queueWrites(b *pgx.Batch, c *store.Commit, t table) {
 	if len(c.Writes) == 0 {
+		return
+	}
+	if t.name == "" {
+		b.Queue(db.q("SELECT {schema}.no_collection($1)"), c.Lane.Processor)
 		return
 	}
 	order := make([]*store.Write, len(c.Writes))
@@ -193,19 +208,15 @@ func (db *DB) queueWrites(b *pgx.Batch, c *store.Commit) {
 		put.key(w)
 		put.versions = append(put.versions, w.Version)
 		put.positions = append(put.positions, int64(w.Position))
-		data := w.Data
-		if data == nil {
-			data = []byte{} // nil would be NULL
-		}
-		put.docs = append(put.docs, data)
+		put.data(w.Data)
 		if put.bytes += len(w.Data); put.bytes >= statementBytes {
-			db.queuePut(b, c, &put)
+			db.queuePut(b, c, t, &put)
 			put = documents{}
 		}
 	}
-	db.queuePut(b, c, &put)
+	db.queuePut(b, c, t, &put)
 	if len(gone.ids) > 0 {
-		b.Queue(db.q("SELECT {schema}.delete_documents($1, $2, $3, $4)"), c.Lane.Processor, c.Lane.Number, gone.tenants, gone.ids)
+		b.Queue(db.q("SELECT {schema}.delete_documents($1::text::regclass, $2, $3, $4, $5)"), t.name, t.no, c.Lane.Number, gone.tenants, gone.ids)
 	}
 }
 
@@ -213,7 +224,7 @@ func (db *DB) queueWrites(b *pgx.Batch, c *store.Commit) {
 type documents struct {
 	tenants, ids        []string
 	versions, positions []int64
-	docs                [][]byte
+	docs, raws          [][]byte // raws is nil where no document has any
 	bytes               int
 }
 
@@ -222,14 +233,36 @@ func (d *documents) key(w *store.Write) {
 	d.ids = append(d.ids, w.ID)
 }
 
-func (db *DB) queuePut(b *pgx.Batch, c *store.Commit, d *documents) {
-	if len(d.ids) > 0 {
-		b.Queue(db.q(putDocuments), c.Lane.Processor, c.Lane.Number, d.tenants, d.ids, d.versions, d.positions, d.docs)
+func (d *documents) data(data []byte) {
+	doc, whole := splitJSON(data)
+	switch {
+	case whole && doc == nil:
+		doc = []byte{} // nil would be NULL: this is no JSON
+	case !whole && d.raws == nil:
+		d.raws = make([][]byte, len(d.docs), len(d.ids))
+	}
+	d.docs = append(d.docs, doc)
+	switch {
+	case d.raws == nil:
+	case whole:
+		d.raws = append(d.raws, nil)
+	default:
+		d.raws = append(d.raws, data)
+	}
+}
+
+func (db *DB) queuePut(b *pgx.Batch, c *store.Commit, t table, d *documents) {
+	switch {
+	case len(d.ids) == 0:
+	case d.raws == nil:
+		b.Queue(t.q(db, putDocuments), t.no, c.Lane.Number, d.tenants, d.ids, d.versions, d.positions, d.docs)
+	default:
+		b.Queue(t.q(db, putRawDocuments), t.no, c.Lane.Number, d.tenants, d.ids, d.versions, d.positions, d.docs, d.raws)
 	}
 }
 
 // commitWithSQL is a commit whose last part is the user's.
-func (db *DB) commitWithSQL(ctx context.Context, c *store.Commit) (err error) {
+func (db *DB) commitWithSQL(ctx context.Context, c *store.Commit, t table) (err error) {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
 		return err
@@ -238,7 +271,7 @@ func (db *DB) commitWithSQL(ctx context.Context, c *store.Commit) (err error) {
 	b := &pgx.Batch{}
 	b.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
 	b.Queue(limitIdle)
-	db.queueCommit(b, c)
+	db.queueCommit(b, c, t)
 	br := conn.SendBatch(ctx, b)
 	err = br.Close()
 	tx := br.Tx()

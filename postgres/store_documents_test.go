@@ -69,32 +69,55 @@ func TestReadModelView(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := connect(t, db)
-	exec(t, c, "CREATE VIEW orders AS SELECT tenant, id, doc->>'status' AS status, doc->>'note' AS note, doc FROM fairlead.read_model WHERE collection = 'orders'")
-	if got := value[string](t, c, "SELECT string_agg(id, ' ' ORDER BY id) FROM orders WHERE doc @> '{\"status\": \"open\"}'"); got != "2 3 4" {
+	exec(t, c, "CREATE VIEW mine AS SELECT tenant, id, doc->>'status' AS status, doc->>'note' AS note, doc FROM fairlead.read_model WHERE collection = 'orders'")
+	if got := value[string](t, c, "SELECT string_agg(id, ' ' ORDER BY id) FROM mine WHERE doc @> '{\"status\": \"open\"}'"); got != "2 3 4" {
 		t.Errorf("open orders are %s, want 2 3 4", got)
 	}
-	if got := value[string](t, c, "SELECT string_agg(id, ' ' ORDER BY id) FROM orders WHERE doc IS NULL"); got != "5 6" {
-		t.Errorf("documents that jsonb cannot hold are %s, want 5 6", got)
+	if got := value[string](t, c, "SELECT string_agg(id, ' ' ORDER BY id) FROM mine WHERE doc IS NULL"); got != "6" {
+		t.Errorf("documents that jsonb cannot hold are %s, want 6", got)
 	}
-	for id, want := range map[string]string{"7": "😀", "2": "a\ufffdb\ufffd\ufffd", "3": `a\u0000`, "4": "\\\ufffd"} {
-		if got := value[string](t, c, "SELECT note FROM orders WHERE id = $1", id); got != want {
+	for id, want := range map[string]string{"7": "😀", "2": "a\ufffdb\ufffd\ufffd", "3": `a\u0000`, "4": "\\\ufffd", "5": "\ufffd"} {
+		if got := value[string](t, c, "SELECT note FROM mine WHERE id = $1", id); got != want {
 			t.Errorf("note of %s = %q, want %q", id, got, want)
 		}
 		d, err := db.Get(t.Context(), "orders", "a", id)
-		if err != nil || string(d.Data) != docs[id] {
-			t.Errorf("Get(%s) = %s, %v, want what was written", id, d.Data, err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// To the byte where jsonb cannot hold it, else by its value.
+		same := string(d.Data) == docs[id]
+		if !same && strings.Contains("1 3 7", id) {
+			same = value[bool](t, c, "SELECT $1::text::jsonb = $2::text::jsonb", string(d.Data), docs[id])
+		}
+		if !same {
+			t.Errorf("Get(%s) = %s, want what was written", id, d.Data)
 		}
 	}
-	plan := explain(t, c, "SELECT * FROM orders WHERE tenant = 'a' AND id = '1'")
+	plan := explain(t, c, "SELECT * FROM mine WHERE tenant = 'a' AND id = '1'")
 	if !strings.Contains(plan, "documents_pkey") {
 		t.Errorf("a look into the view of one's own does not use the key:\n%s", plan)
 	}
 	// An index of the user's own.
-	exec(t, c, "CREATE INDEX ON fairlead.documents (tenant, (fairlead.as_jsonb(doc)->>'status'))")
+	exec(t, c, "CREATE INDEX ON fairlead.orders_documents (tenant, (document->>'status'))")
 	exec(t, c, "SET enable_seqscan = off")
-	if plan := explain(t, c, "SELECT id FROM orders WHERE tenant = 'a' AND status = 'open'"); !strings.Contains(plan, "as_jsonb") {
-		t.Errorf("a user's index is not used:\n%s", plan)
+	for _, from := range []string{"fairlead.orders", "fairlead.orders_documents"} {
+		plan := explain(t, c, "SELECT id FROM "+from+" WHERE tenant = 'a' AND document->>'status' = 'open'")
+		if !strings.Contains(plan, "orders_documents_tenant_expr_idx") {
+			t.Errorf("a user's index is not used for %s:\n%s", from, plan)
+		}
 	}
+	if plan := explain(t, c, "SELECT id FROM mine WHERE tenant = 'a' AND status = 'open'"); !strings.Contains(plan, "orders_documents_tenant_expr_idx") {
+		t.Errorf("a user's index is not used for a view of read_model:\n%s", plan)
+	}
+}
+
+func tableIn(t testing.TB, db *DB, processor string) table {
+	t.Helper()
+	found, err := db.find(t.Context(), db.pool, tableOfProcessor, processor)
+	if err != nil || found.name == "" {
+		t.Fatalf("processor %q has the table %+v, %v", processor, found, err)
+	}
+	return found
 }
 
 func explain(t testing.TB, c *pgx.Conn, query string, args ...any) string {
@@ -124,8 +147,9 @@ func TestLoadLooksUpEachKey(t *testing.T) {
 	for round := range 3 {
 		for _, generic := range []string{"auto", "force_generic_plan"} {
 			exec(t, c, "SELECT set_config('plan_cache_mode', $1, false)", generic)
-			plan := explain(t, c, db.q(loadDocuments), "p", int64(1), tenants, ids)
-			if strings.Contains(plan, "Seq Scan on documents") || !strings.Contains(plan, "documents_pkey") {
+			in := tableIn(t, db, "p")
+			plan := explain(t, c, in.q(db, loadDocuments), in.no, "p", int64(1), tenants, ids)
+			if strings.Contains(plan, "Seq Scan on p_documents") || !strings.Contains(plan, "documents_pkey") {
 				t.Errorf("round %d, %s: plan of Load:\n%s", round, generic, plan)
 			}
 		}

@@ -15,10 +15,11 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// States of errors that Fairlead's own functions raise; see 0002_store.sql.
+// States of errors that Fairlead's own functions raise; see the migrations.
 const (
-	stateFenced   = "FL001"
-	stateNoLetter = "FL002"
+	stateFenced       = "FL001"
+	stateNoLetter     = "FL002"
+	stateNoCollection = "FL003"
 )
 
 // A DocumentError is a document that PostgreSQL cannot hold: nothing of its

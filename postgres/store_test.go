@@ -50,7 +50,7 @@ func TestStore(t *testing.T) {
 		return openAt(t, base+"&search_path="+url.PathEscape(pgx.Identifier{schema}.Sanitize()), Options{Schema: schema})
 	}
 	storetest.Run(t, open, storetest.Features{
-		SQL: userTable, JSONOnly: true, TimePrecision: time.Microsecond,
+		SQL: userTable, JSONOnly: true, JSONByValue: true, TimePrecision: time.Microsecond,
 		Reopen: func(t *testing.T, s store.Store) store.Store {
 			old := s.(*DB)
 			url := old.pool.Config().ConnString()
@@ -70,7 +70,7 @@ func TestStoreThroughPooler(t *testing.T) {
 	open := func(t *testing.T) store.Store {
 		return openAt(t, through(t, bouncer, migrated(t)), Options{Pooler: true})
 	}
-	storetest.Run(t, open, storetest.Features{SQL: userTable, JSONOnly: true, TimePrecision: time.Microsecond})
+	storetest.Run(t, open, storetest.Features{SQL: userTable, JSONOnly: true, JSONByValue: true, TimePrecision: time.Microsecond})
 }
 
 // through is the URL of a database by way of a pooler.

@@ -82,6 +82,7 @@ type DB struct {
 	path       string // absolute
 	opts       Options
 	migrations []migration
+	found      int   // the version of the schema before it was brought up to date
 	immutable  bool  // opened from a medium that cannot be written
 	walBytes   int64 // how long the WAL should be; see shortenWAL
 
@@ -239,6 +240,7 @@ func (db *DB) openReadOnly(ctx context.Context) error {
 	if err == nil {
 		err = db.retryBusy(ctx, func() (err error) {
 			version, err = db.identify(c)
+			db.found = version
 			return err
 		})
 		_ = c.Close()

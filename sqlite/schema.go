@@ -265,12 +265,17 @@ func (db *DB) identify(c *zs.Conn) (version int, err error) {
 	return version, nil
 }
 
+// SchemaVersion returns the version of the schema that Open found, 0 where the file
+// was new, and the one that it has now: what this program needs.
+func (db *DB) SchemaVersion() (found, now int) { return db.found, len(db.migrations) }
+
 // migrate brings the schema to the newest version. Only one process does it:
 // the others wait for the lock and then find it done.
 func (db *DB) migrate(ctx context.Context, c *zs.Conn) error {
 	version := 0
 	err := db.retryBusy(ctx, func() (err error) {
 		version, err = db.identify(c)
+		db.found = version
 		return err
 	})
 	if err != nil || version == len(db.migrations) {

@@ -84,8 +84,13 @@ type Document struct {
 	Version int64
 	// Position is that of the last event applied to it.
 	Position event.Position
-	Data     []byte
-	Updated  time.Time // when it was committed; set by the store
+	// Data comes back to the byte, unless the store says that it keeps JSON by
+	// its value. Then what is JSON comes back equal as JSON: white space, the
+	// order of keys, escapes in strings and the spelling of numbers (1e2 for 100)
+	// may be another, and of equal keys in one object the last one stays. It may
+	// refuse what is not JSON.
+	Data    []byte
+	Updated time.Time // when it was committed; set by the store
 }
 
 // A Write replaces or deletes one document.

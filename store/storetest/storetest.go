@@ -25,6 +25,7 @@ import (
 type Features struct {
 	SQL           *SQL          // nil: [store.Commit.SQL] is not supported
 	JSONOnly      bool          // documents that are not JSON are refused
+	JSONByValue   bool          // documents come back equal as JSON, not to the byte
 	TimePrecision time.Duration // of times; default 1 ns, at most 1 µs
 
 	// Reopen closes a store and opens what it has stored again; nil: it forgets.
