@@ -26,6 +26,8 @@ const (
 	colData
 	colRaw
 	colWithheld
+	colTwice   // of a Mapping: the next event has the same position
+	colHeaders // of a Mapping: metadata from other columns
 )
 
 // A memory holds what the events of one page share: names and metadata that are
@@ -36,6 +38,8 @@ type memory struct {
 	id    []byte
 	data  []byte // the rest of the current buffer
 	share int    // and its size
+
+	mapped bool // the rows are of a Mapping
 }
 
 // decode decodes a row in PostgreSQL's binary format. V is valid for this call
@@ -56,7 +60,9 @@ func (m *memory) decode(e *event.Event, v [][]byte) (err error) {
 		m.id = appendDerivedID(m.id[:0], e)
 		e.ID = string(m.id)
 	}
-	if e.Metadata, err = m.metadata(v[colMetadata]); err != nil {
+	if m.mapped {
+		e.Metadata = m.mappedMetadata(v[colMetadata], v[colHeaders])
+	} else if e.Metadata, err = m.metadata(v[colMetadata]); err != nil {
 		return err
 	}
 	switch {

@@ -40,12 +40,14 @@ type safeHead struct {
 	listed   time.Time       // when that was
 	dirty    bool            // safe has passed a gap that safe_head does not know of
 	stored   time.Time
+
+	late time.Duration // see Mapping.LateInserts
 }
 
 // A round ends when nobody is in wait. Then everything up to seen is settled.
 type round struct {
 	seen  int64
-	wait  map[string]bool // holders, by their key
+	wait  map[string]bool // holders, by their key; nil: the list is not made yet
 	since time.Time
 }
 
@@ -98,7 +100,8 @@ const (
 		FROM (SELECT pg_is_in_recovery() AS standby) s LEFT JOIN pg_locks l
 		ON l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
 		AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-		AND l.relation IN (SELECT to_regclass($1)::oid UNION ALL SELECT p.relid FROM pg_partition_tree(to_regclass($1)) p)`
+		AND l.relation IN (SELECT to_regclass(n)::oid FROM unnest($1::text[]) n
+			UNION ALL SELECT p.relid FROM unnest($1::text[]) n CROSS JOIN LATERAL pg_partition_tree(to_regclass(n)) p)`
 )
 
 // known returns the safe head that this process knows, and of which start of the
@@ -111,7 +114,7 @@ func (db *DB) known(ctx context.Context) (safe, server int64, err error) {
 	if loaded {
 		return safe, server, nil
 	}
-	if err := db.pool.QueryRow(ctx, db.q(readSafeHead)).Scan(&safe, &server); err != nil {
+	if err := db.pool.QueryRow(ctx, db.q(db.sql.readSafeHead)).Scan(&safe, &server); err != nil {
 		return 0, 0, damaged(err)
 	}
 	h.mu.Lock()
@@ -193,7 +196,7 @@ func (db *DB) settle(ctx context.Context, f *frontier, patient bool) (moved bool
 	if rest > 0 && !sleep(ctx, rest) {
 		return false, ctx.Err()
 	}
-	rows, err := db.pool.Query(ctx, listHolders, db.q("{schema}.events"))
+	rows, err := db.pool.Query(ctx, listHolders, db.locked())
 	if err != nil {
 		return false, err
 	}
@@ -219,7 +222,7 @@ func (db *DB) settle(ctx context.Context, f *frontier, patient bool) (moved bool
 	}
 	h.note(list, f.seen, time.Now())
 	moved = h.safe > f.safe
-	safe, store := h.safe, h.dirty && time.Since(h.stored) > storeEvery
+	safe, store := h.safe, h.dirty && db.mapped == nil && time.Since(h.stored) > storeEvery
 	if store {
 		h.stored, h.dirty = time.Now(), false
 	}
@@ -245,15 +248,18 @@ func (h *safeHead) note(list map[string]bool, seen int64, now time.Time) {
 		// Where PREPARE TRANSACTION gives a holder another key (in older versions,
 		// and after a restart), one that is new may be any that has just gone.
 		for key, prepared := range list {
-			if prepared && !h.prepared[key] {
+			if prepared && !h.prepared[key] && r.wait != nil {
 				r.wait[key] = true
 			}
 		}
-		if len(r.wait) == 0 {
+		if r.wait == nil && now.Sub(r.since) >= h.late {
+			r.wait = keys(list)
+		}
+		if r.wait != nil && len(r.wait) == 0 {
 			settled = max(settled, r.seen)
 		}
 	}
-	if len(list) == 0 {
+	if len(list) == 0 && h.late == 0 {
 		settled = max(settled, seen)
 	}
 	clear(h.prepared)
@@ -267,13 +273,22 @@ func (h *safeHead) note(list map[string]bool, seen int64, now time.Time) {
 		h.advance(settled)
 	}
 	h.listed = now
-	if last := len(h.rounds) - 1; seen > h.safe && len(h.rounds) < maxRounds && (last < 0 || seen > h.rounds[last].seen) {
-		wait := make(map[string]bool, len(list))
-		for key := range list {
-			wait[key] = true
+	if last := len(h.rounds) - 1; seen > h.safe && len(h.rounds) < maxRounds &&
+		(last < 0 || seen > h.rounds[last].seen && now.Sub(h.rounds[last].since) >= h.late/maxRounds) {
+		r := round{seen: seen, since: now}
+		if h.late == 0 {
+			r.wait = keys(list)
 		}
-		h.rounds = append(h.rounds, round{seen, wait, now})
+		h.rounds = append(h.rounds, r)
 	}
+}
+
+func keys(list map[string]bool) map[string]bool {
+	out := make(map[string]bool, len(list))
+	for key := range list {
+		out[key] = true
+	}
+	return out
 }
 
 // pending returns since when the oldest gap is waited for, zero where none is.
@@ -293,13 +308,21 @@ func (db *DB) advance(ctx context.Context) (event.Position, error) {
 		if err != nil {
 			return 0, err
 		}
+		last, idle, err := db.mapped.idle(ctx, db, safe, server)
+		if err != nil {
+			return 0, err
+		}
+		if idle {
+			return event.Position(safe), nil
+		}
 		var f frontier
-		if err := db.pool.QueryRow(ctx, db.planned(readFrontier, safe), safe).Scan(&f.safe, &f.seen, &f.gone, &f.server); err != nil {
+		if err := db.pool.QueryRow(ctx, db.planned(db.sql.readFrontier, safe), safe).Scan(&f.safe, &f.seen, &f.gone, &f.server); err != nil {
 			return 0, damaged(err)
 		}
 		if !db.head.learn(&f, server) {
 			continue
 		}
+		f.seen = max(f.seen, last)
 		if f.safe < f.seen {
 			if _, err := db.settle(ctx, &f, true); err != nil {
 				return 0, err

@@ -72,7 +72,9 @@ type DB struct {
 	migrations []migration
 	found      int // the version of the schema before it was brought up to date
 	names      *strings.Replacer
-	texts      sync.Map // statements with the schema's name in them
+	texts      sync.Map    // statements with the schema's name in them
+	sql        *statements // that read the log
+	mapped     *mapped     // a log that another program writes; nil: our own
 	head       safeHead
 	watch      watch
 
@@ -104,6 +106,31 @@ func Open(ctx context.Context, url string, opts ...Options) (*DB, error) {
 }
 
 func open(ctx context.Context, url string, migrations []migration, opts ...Options) (*DB, error) {
+	db, err := prepare(ctx, url, opts...)
+	if err != nil {
+		return nil, err
+	}
+	db.migrations = migrations
+	err = db.checkServer(ctx)
+	if err == nil {
+		err = db.migrate(ctx)
+	}
+	if err == nil {
+		err = db.checkSequence(ctx)
+	}
+	if err == nil {
+		err = db.checkWriter(ctx)
+	}
+	if err != nil {
+		err = db.fault(ctx, "open", err)
+		_ = db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+// prepare returns a DB that has not connected yet.
+func prepare(ctx context.Context, url string, opts ...Options) (*DB, error) {
 	if len(opts) > 1 {
 		return nil, errors.New("postgres: open: more than one Options")
 	}
@@ -121,10 +148,10 @@ func open(ctx context.Context, url string, migrations []migration, opts ...Optio
 	o = o.withDefaults()
 	c := config.ConnConfig
 	db := &DB{
-		opts:       o,
-		where:      fmt.Sprintf("%s:%d/%s", c.Host, c.Port, c.Database),
-		migrations: migrations,
-		names:      names(o.Schema),
+		opts:  o,
+		where: fmt.Sprintf("%s:%d/%s", c.Host, c.Port, c.Database),
+		names: names(o.Schema),
+		sql:   &ownStatements,
 	}
 	db.head.init()
 	db.watch.init()
@@ -132,21 +159,6 @@ func open(ctx context.Context, url string, migrations []migration, opts ...Optio
 	// The pool connects when it is first used.
 	if db.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return nil, fmt.Errorf("postgres: open: %w", err)
-	}
-	err = db.checkServer(ctx)
-	if err == nil {
-		err = db.migrate(ctx)
-	}
-	if err == nil {
-		err = db.checkSequence(ctx)
-	}
-	if err == nil {
-		err = db.checkWriter(ctx)
-	}
-	if err != nil {
-		err = db.fault(ctx, "open", err)
-		_ = db.Close()
-		return nil, err
 	}
 	return db, nil
 }

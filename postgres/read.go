@@ -48,7 +48,8 @@ func (db *DB) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 			return eventlog.Page{}, db.fault(ctx, "read", err)
 		}
 		p := newPageReader(&req)
-		if err := p.read(ctx, db, safe); err != nil {
+		p.mapped = db.mapped != nil
+		if err := db.readPage(ctx, p, safe); err != nil {
 			return eventlog.Page{}, db.fault(ctx, fmt.Sprintf("read after position %v", req.After), err)
 		}
 		if !db.head.learn(&p.frontier, server) {
@@ -221,9 +222,9 @@ func (p *pageReader) read(ctx context.Context, db *DB, safe int64) error {
 	}
 	args := []any{pgx.QueryResultFormats{pgx.BinaryFormatCode},
 		safe, int64(p.req.After), int64(p.req.Until), p.req.MaxEvents, int64(p.req.MaxBytes), maxData}
-	sql := readAll
+	sql := db.sql.readAll
 	if f := normal(&p.req.Filter); !f.all() {
-		sql = readFound
+		sql = db.sql.readFound
 		args = append(args, f.few, f.tenants, f.exclude, f.types)
 	}
 	rows, err := db.pool.Query(ctx, db.planned(sql, safe), args...)
@@ -243,6 +244,9 @@ func (p *pageReader) read(ctx context.Context, db *DB, safe int64) error {
 		}
 		if v[1] == nil || p.full {
 			continue
+		}
+		if err := p.checkMapped(v); err != nil {
+			return err
 		}
 		p.out = append(p.out, event.Event{})
 		e := &p.out[len(p.out)-1]

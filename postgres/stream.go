@@ -40,13 +40,13 @@ func (db *DB) ReadStream(ctx context.Context, stream eventlog.StreamRef, after i
 }
 
 func (db *DB) readStream(ctx context.Context, stream eventlog.StreamRef, after int64, limit int) ([]event.Event, error) {
-	rows, err := db.pool.Query(ctx, db.q(readStream), pgx.QueryResultFormats{pgx.BinaryFormatCode}, stream.Tenant, stream.Stream, after, limit)
+	rows, err := db.pool.Query(ctx, db.q(db.sql.readStream), pgx.QueryResultFormats{pgx.BinaryFormatCode}, stream.Tenant, stream.Stream, after, limit)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	var out []event.Event
-	var m memory
+	m := memory{mapped: db.mapped != nil}
 	for rows.Next() {
 		v := rows.RawValues()
 		if v[0] != nil {
@@ -95,9 +95,9 @@ func (db *DB) Count(ctx context.Context, partition int, in eventlog.Filter, afte
 	var at *time.Time
 	err = db.behindFrontier(ctx, func(safe int64) row {
 		if f.all() {
-			return db.pool.QueryRow(ctx, db.planned(countAll, safe), safe, int64(after), int64(until), limit)
+			return db.pool.QueryRow(ctx, db.planned(db.sql.countAll, safe), safe, int64(after), int64(until), limit)
 		}
-		return db.pool.QueryRow(ctx, db.planned(countFound, safe), safe, int64(after), int64(until), limit, f.few, f.tenants, f.exclude, f.types)
+		return db.pool.QueryRow(ctx, db.planned(db.sql.countFound, safe), safe, int64(after), int64(until), limit, f.few, f.tenants, f.exclude, f.types)
 	}, &n, &at)
 	if err != nil {
 		return 0, time.Time{}, db.fault(ctx, "count", err)
@@ -120,7 +120,7 @@ func (db *DB) PositionAt(ctx context.Context, partition int, t time.Time) (event
 	var first *int64
 	var gone int64
 	err := db.behindFrontier(ctx, func(safe int64) row {
-		return db.pool.QueryRow(ctx, db.q(selectFrontier+" SELECT "+frontierColumns+", {schema}.position_at($2), f.gone FROM f"), safe, clampTime(t))
+		return db.pool.QueryRow(ctx, db.q(db.sql.positionAt), safe, clampTime(t))
 	}, &first, &gone)
 	if err != nil {
 		return 0, db.fault(ctx, "find position", err)

@@ -227,7 +227,7 @@ const (
 
 // run listens until ctx ends, on one connection after another.
 func (l *listener) run(ctx context.Context) {
-	if l.db.opts.Pooler {
+	if l.db.opts.Pooler || l.db.mapped != nil && l.db.mapped.m.Channel == "" {
 		return // what listens there is a server's session that others use
 	}
 	wait := 100 * time.Millisecond
@@ -268,6 +268,9 @@ func (l *listener) listen(ctx context.Context) (heard bool) {
 		defer cancel()
 		_ = c.Close(ctx)
 	}()
+	if m := l.db.mapped; m != nil {
+		return m.listen(ctx, c, &l.db.watch)
+	}
 	if _, err := c.Exec(ctx, "LISTEN "+channel); err != nil {
 		return false
 	}

@@ -1,0 +1,34 @@
+package postgres
+
+// The statements that read a log: of Fairlead's own tables, or of those that a
+// [Mapping] describes. Both take the same parameters and return the same columns,
+// a mapped one colTwice and colHeaders besides.
+type statements struct {
+	readFrontier string
+	readSafeHead string
+	readAll      string
+	readFound    string
+	readStream   string
+	countAll     string
+	countFound   string
+	positionAt   string
+}
+
+var ownStatements = statements{
+	readFrontier: readFrontier,
+	readSafeHead: readSafeHead,
+	readAll:      readAll,
+	readFound:    readFound,
+	readStream:   readStream,
+	countAll:     countAll,
+	countFound:   countFound,
+	positionAt:   selectFrontier + " SELECT " + frontierColumns + ", {schema}.position_at($2), f.gone FROM f",
+}
+
+// locked are the relations whose RowExclusive locks say who may still fill a gap.
+func (db *DB) locked() []string {
+	if db.mapped != nil {
+		return db.mapped.locked
+	}
+	return []string{db.q("{schema}.events")}
+}
