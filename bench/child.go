@@ -214,6 +214,11 @@ func (s *countedStore) View(ctx context.Context, f func(store.Tx) error) error {
 	return s.Store.View(ctx, f)
 }
 
+func (s *countedStore) Extend(ctx context.Context, id, notes string, ttl time.Duration) (bool, error) {
+	s.calls.Add(1)
+	return s.Store.Extend(ctx, id, notes, ttl)
+}
+
 func (s *countedStore) Revision(ctx context.Context) (int64, error) {
 	s.calls.Add(1)
 	return s.Store.Revision(ctx)

@@ -37,7 +37,7 @@
 //
 // Nothing depends on the state of a session, so PgBouncer in transaction mode may
 // be between: set [Options].Pooler. Notifications do not come through it, so
-// events of other processes are then found by looking, up to 200 ms late after a
+// events of other processes are then found by looking, up to 250 ms late after a
 // silence.
 //
 // # Looking inside

@@ -103,6 +103,9 @@ func (db *DB) fault(ctx context.Context, op string, err error) error {
 			}
 			return fmt.Errorf("%w (%s at %s: %w)", kind, op, db.where, err)
 		}
+		if _, ok := errors.AsType[*pgconn.ConnectError](err); ok { // the server lets nobody in
+			return fmt.Errorf("%w (%s at %s: %w)", ErrUnreachable, op, db.where, err)
+		}
 		return fmt.Errorf("postgres: %s at %s: %w", op, db.where, err)
 	case ctx.Err() != nil:
 		return db.ended(ctx, op)

@@ -90,6 +90,7 @@ const selectFrontier = `WITH x AS MATERIALIZED (
 const (
 	frontierColumns = "f.safe, f.seen, f.gone, f.server"
 	readFrontier    = selectFrontier + " SELECT " + frontierColumns + " FROM f"
+	readBoth        = selectFrontier + " SELECT " + frontierColumns + ", c.revision FROM f CROSS JOIN {schema}.store_control c"
 	readSafeHead    = "SELECT safe, (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint FROM {schema}.safe_head"
 	// Whoever else stores it at this moment need not be waited for.
 	storeSafeHead = `UPDATE {schema}.safe_head SET safe = $1
@@ -316,9 +317,15 @@ func (db *DB) advance(ctx context.Context) (event.Position, error) {
 			return event.Position(safe), nil
 		}
 		var f frontier
-		if err := db.pool.QueryRow(ctx, db.planned(db.sql.readFrontier, safe), safe).Scan(&f.safe, &f.seen, &f.gone, &f.server); err != nil {
+		sql, dest := db.sql.readFrontier, []any{&f.safe, &f.seen, &f.gone, &f.server}
+		revision := int64(unasked)
+		if db.mapped == nil && db.rows.waited() { // one statement for both, where all has to be asked for
+			sql, dest = readBoth, append(dest, &revision)
+		}
+		if err := db.pool.QueryRow(ctx, db.planned(sql, safe), safe).Scan(dest...); err != nil {
 			return 0, damaged(err)
 		}
+		db.rows.raise(revision)
 		if !db.head.learn(&f, server) {
 			continue
 		}

@@ -77,6 +77,7 @@ type DB struct {
 	mapped     *mapped     // a log that another program writes; nil: our own
 	head       safeHead
 	watch      watch
+	rows       rowWatch
 
 	// closing ends when Close begins. Whoever runs in the background counts in
 	// uses, so that Close waits for it.
@@ -155,6 +156,7 @@ func prepare(ctx context.Context, url string, opts ...Options) (*DB, error) {
 	}
 	db.head.init()
 	db.watch.init()
+	db.rows.init()
 	db.closing, db.close = context.WithCancel(context.Background())
 	// The pool connects when it is first used.
 	if db.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
@@ -162,6 +164,10 @@ func prepare(ctx context.Context, url string, opts ...Options) (*DB, error) {
 	}
 	return db, nil
 }
+
+// pingAfter is for how long a connection lies idle before it is tried when it is
+// next used. Those that a server's end has cut are given up as the listener's is.
+const pingAfter = 10 * time.Second
 
 // poolConfig is the configuration of url with what o says.
 func poolConfig(url string, o Options) (*pgxpool.Config, error) {
@@ -174,6 +180,9 @@ func poolConfig(url string, o Options) (*pgxpool.Config, error) {
 	} else if !strings.Contains(url, "pool_max_conns") {
 		config.MaxConns = 16
 	}
+	// A connection that was used a moment ago is not asked first whether it is
+	// there: on an idle process every statement would have another one before it.
+	config.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > pingAfter }
 	c := config.ConnConfig
 	// Results are read in the binary format, which these modes of the URL have not.
 	simple := c.DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol || c.DefaultQueryExecMode == pgx.QueryExecModeExec

@@ -17,7 +17,11 @@ var (
 )
 
 const (
-	raiseRevision = "UPDATE {schema}.store_control SET revision = revision + 1"
+	// Who waits in Changed hears of it as the transaction commits. Transactions
+	// that notify commit one after the other; those that raise the revision do so
+	// anyway, for they change its one row.
+	raiseRevision = "UPDATE {schema}.store_control SET revision = revision + 1" +
+		" RETURNING pg_notify('" + rowsChannel + "', revision || ' ' || {schema_text})::text"
 
 	// limitIdle ends a transaction whose client is gone without a word, so that
 	// it does not keep its locks until TCP gives up.

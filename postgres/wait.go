@@ -19,7 +19,7 @@ const (
 	notifyEvery = 50 * time.Millisecond
 	lookBusy    = 5 * time.Millisecond
 	lookIdle    = 5 * time.Second        // where notifications come
-	lookBlind   = 200 * time.Millisecond // where they do not
+	lookBlind   = 250 * time.Millisecond // where they do not
 	lookBack    = 8
 )
 
@@ -36,7 +36,8 @@ type watch struct {
 	look  chan struct{} // holds a value where there may be something new
 	needy chan struct{} // holds a value where somebody has begun to wait
 
-	hears atomic.Bool // notifications come
+	hears     atomic.Bool // notifications come
+	listening sync.Once   // the listener is started
 
 	telling bool          // there is a goroutine that notifies; guarded by mu
 	told    chan struct{} // holds a value where this process has appended
@@ -87,7 +88,7 @@ func (w *watch) fail(err error) {
 // Wait implements [eventlog.Log]. An append by this DB is seen at once, one by
 // another process as soon as its notification comes; where none can come (a
 // pooler is between), within a moment while events come often, and at the latest
-// after 200 ms.
+// after 250 ms.
 func (db *DB) Wait(ctx context.Context, partition int, after event.Position) error {
 	if err := checkCall(ctx, partition); err != nil {
 		return err
@@ -149,10 +150,7 @@ func (db *DB) watchLog() {
 	defer db.uses.Done()
 	w := &db.watch
 	ctx := db.closing
-	l := listener{db}
-	done := make(chan struct{})
-	go func() { defer close(done); l.run(ctx) }()
-	defer func() { <-done }()
+	db.listen()
 
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -225,6 +223,19 @@ const (
 	listenBackOff = 10 * time.Second // at most, where the connection is lost
 )
 
+// listen starts the listener, which ends with the DB: one for all who wait, of
+// the log and of the store. The caller counts in DB.uses.
+func (db *DB) listen() {
+	db.watch.listening.Do(func() {
+		db.uses.Add(1)
+		go func() {
+			defer db.uses.Done()
+			l := listener{db}
+			l.run(db.closing)
+		}()
+	})
+}
+
 // run listens until ctx ends, on one connection after another.
 func (l *listener) run(ctx context.Context) {
 	if l.db.opts.Pooler || l.db.mapped != nil && l.db.mapped.m.Channel == "" {
@@ -235,8 +246,12 @@ func (l *listener) run(ctx context.Context) {
 		heard := l.listen(ctx)
 		l.db.watch.hears.Store(false)
 		l.db.watch.hint() // something may have come meanwhile
+		l.db.rows.hint()
 		if heard {
 			wait = 100 * time.Millisecond
+			if ctx.Err() == nil {
+				l.db.pool.Reset() // what has cut this connection has perhaps cut all
+			}
 		}
 		if !sleep(ctx, wait) {
 			return
@@ -271,10 +286,13 @@ func (l *listener) listen(ctx context.Context) (heard bool) {
 	if m := l.db.mapped; m != nil {
 		return m.listen(ctx, c, &l.db.watch)
 	}
-	if _, err := c.Exec(ctx, "LISTEN "+channel); err != nil {
-		return false
+	for _, name := range []string{rowsChannel, channel} {
+		if _, err := c.Exec(ctx, "LISTEN "+name); err != nil {
+			return false
+		}
 	}
 	l.db.watch.hint() // what came before LISTEN
+	l.db.rows.hint()
 	// A pooler that nobody told us of may be between. Then nothing ever comes, not
 	// even this.
 	trial, cancel := context.WithTimeout(ctx, listenTrial)
@@ -294,7 +312,10 @@ func (l *listener) listen(ctx context.Context) (heard bool) {
 		if err != nil {
 			return true
 		}
-		if n.Payload == l.db.opts.Schema {
+		switch {
+		case n.Channel == rowsChannel:
+			l.db.rows.told(n.Payload, l.db.opts.Schema)
+		case n.Payload == l.db.opts.Schema:
 			l.db.watch.hint()
 		}
 	}

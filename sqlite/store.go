@@ -251,6 +251,46 @@ func (db *DB) Revision(ctx context.Context) (int64, error) {
 	return n, err
 }
 
+// changedEvery is how often a DB looks for changes of rows while somebody waits
+// for one. A look reads one page, which is in memory.
+const changedEvery = 50 * time.Millisecond
+
+// Changed implements [store.Store]. It looks every 50 ms.
+func (db *DB) Changed(ctx context.Context, known int64) (int64, error) {
+	var tick *time.Ticker
+	for {
+		n, err := db.Revision(ctx)
+		if err != nil || n != known {
+			return n, err
+		}
+		if tick == nil {
+			tick = time.NewTicker(changedEvery)
+			defer tick.Stop()
+		}
+		select {
+		case <-tick.C:
+		case <-db.closing.Done():
+			return 0, ErrClosed
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// Extend implements [store.Store]. SQLite has one writer at a time, so it waits
+// for one that is writing.
+func (db *DB) Extend(ctx context.Context, id, notes string, ttl time.Duration) (ok bool, err error) {
+	err = db.write(ctx, "extend a lease", func(w *writer) error {
+		now := time.Now().UTC().Round(0)
+		if err := w.exec("UPDATE fairlead_members SET until = ? WHERE id = ? AND notes = ? AND until > ?", now.Add(ttl), id, notes, now); err != nil {
+			return err
+		}
+		ok = w.Changes() == 1
+		return nil
+	})
+	return ok && err == nil, err
+}
+
 // Update implements [store.Store]. F must not call Append, Commit or Update of
 // the same file: they would wait for it.
 func (db *DB) Update(ctx context.Context, f func(store.Tx) error) error {

@@ -49,8 +49,23 @@ type Store interface {
 
 	// Revision returns a number that each writing Update raises: a process that
 	// sees it unchanged need not look at its lanes again. It costs next to
-	// nothing, because every process asks for it several times a second.
+	// nothing, because a process to which lanes are about to be given asks for it
+	// many times a second.
 	Revision(ctx context.Context) (int64, error)
+
+	// Changed waits until Revision is another number than known, and returns it.
+	// It knows of an Update of this process or of another one within about 50 ms
+	// where the store can tell, and else as soon as it may ask for it. Where ctx
+	// ends first it returns ctx's error. It costs next to nothing, however long it
+	// takes: every process waits here all the time.
+	Changed(ctx context.Context, known int64) (int64, error)
+
+	// Extend lets the lease of a member end ttl after the store's time, if there
+	// is a member with that ID and those notes and its lease has not ended;
+	// otherwise it changes nothing and returns false. It does not raise Revision:
+	// the lease's end is all that it changes, and who has seen the old one looks
+	// again when that has come.
+	Extend(ctx context.Context, id, notes string, ttl time.Duration) (bool, error)
 
 	Reader
 }

@@ -82,7 +82,7 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 		}
 	}
 	calm := f.see(v.members, now, me.calm) && alive[me.id] || mutant.Is(mutant.MovesAnyTime)
-	if len(v.members) > 1 && !calm {
+	if len(v.members) > 1 && !calm && alive[me.id] { // else: when it is alive again, which is a change
 		d.again(f.since.Add(me.calm))
 	}
 	f.moving = false
@@ -149,6 +149,7 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			}
 			continue
 		case now.Sub(me.failed[l.LaneID]) < retryFailed:
+			d.again(me.failed[l.LaneID].Add(retryFailed))
 			if owner == "" || owner == me.id {
 				d.unowned[l.LaneID] = nil
 			}

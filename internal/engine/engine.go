@@ -25,6 +25,10 @@ var (
 	ErrRunning          = errors.New("engine: the consumer is running already")
 )
 
+// joinEvery is how often a member does more than extend its lease, although there
+// is nothing new to tell of it.
+const joinEvery = 20 * time.Minute
+
 // Config says what an engine works on. Log and Store are needed; everything
 // else has a default.
 type Config struct {
@@ -293,6 +297,7 @@ func (e *Engine) beat(ctx context.Context) error {
 func (e *Engine) heartbeats(ctx context.Context) {
 	tick := time.NewTicker(e.cfg.Lease / 3)
 	defer tick.Stop()
+	joined := time.Now()
 	for {
 		select {
 		case <-tick.C:
@@ -300,7 +305,12 @@ func (e *Engine) heartbeats(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if err := e.beat(ctx); err != nil && ctx.Err() == nil {
+		beat := e.beat
+		if time.Since(joined) > joinEvery { // somebody must forget those who died long ago
+			joined = time.Now()
+			beat = func(ctx context.Context) error { return lane.Join(ctx, e.store, e.member(), e.cfg.Lease) }
+		}
+		if err := beat(ctx); err != nil && ctx.Err() == nil {
 			e.logger.Error("heartbeat failed: another process may take over", "error", err)
 		}
 	}

@@ -68,6 +68,11 @@ func (f *flakyStore) Update(ctx context.Context, fn func(store.Tx) error) error 
 	return f.around(func() error { return f.Store.Update(ctx, fn) })
 }
 
+func (f *flakyStore) Extend(ctx context.Context, id, notes string, ttl time.Duration) (ok bool, err error) {
+	err = f.around(func() (err error) { ok, err = f.Store.Extend(ctx, id, notes, ttl); return err })
+	return ok, err
+}
+
 func (f *flakyStore) Load(ctx context.Context, b store.Build, keys []store.Key) (docs []store.Document, err error) {
 	err = f.around(func() (err error) { docs, err = f.Store.Load(ctx, b, keys); return err })
 	return docs, err

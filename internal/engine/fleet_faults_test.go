@@ -291,6 +291,13 @@ func (s *refusingStore) Update(ctx context.Context, f func(store.Tx) error) erro
 	return s.Store.Update(ctx, f)
 }
 
+func (s *refusingStore) Extend(ctx context.Context, id, notes string, ttl time.Duration) (bool, error) {
+	if s.refuse.Load() {
+		return false, errors.New("database is locked")
+	}
+	return s.Store.Extend(ctx, id, notes, ttl)
+}
+
 // TestFleetRemoveWhileTheStoreFails: a processor is removed while the store is
 // locked for a moment, so its lane cannot be released. The process lives on. Then
 // another process that has the processor must get the lane.

@@ -50,6 +50,13 @@ func (s *fleetStore) Update(ctx context.Context, f func(store.Tx) error) error {
 	return s.Store.Update(ctx, f)
 }
 
+func (s *fleetStore) Extend(ctx context.Context, id, notes string, ttl time.Duration) (bool, error) {
+	if err := s.call(); err != nil {
+		return false, err
+	}
+	return s.Store.Extend(ctx, id, notes, ttl)
+}
+
 func (s *fleetStore) Commit(ctx context.Context, c *store.Commit) error {
 	if err := s.call(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/eventlog/memlog"
@@ -77,6 +78,11 @@ func (f *simStore) View(ctx context.Context, fn func(store.Tx) error) error {
 
 func (f *simStore) Update(ctx context.Context, fn func(store.Tx) error) error {
 	return f.around(func() error { return f.Store.Update(ctx, fn) })
+}
+
+func (f *simStore) Extend(ctx context.Context, id, notes string, ttl time.Duration) (ok bool, err error) {
+	err = f.around(func() (err error) { ok, err = f.Store.Extend(ctx, id, notes, ttl); return err })
+	return ok, err
 }
 
 func (f *simStore) Load(ctx context.Context, b store.Build, keys []store.Key) (docs []store.Document, err error) {

@@ -72,6 +72,16 @@ func (s *faultyStore) Update(ctx context.Context, f func(store.Tx) error) error 
 	return s.Store.Update(ctx, f)
 }
 
+func (s *faultyStore) Extend(ctx context.Context, id, notes string, ttl time.Duration) (bool, error) {
+	s.mu.Lock()
+	cut := s.cut
+	s.mu.Unlock()
+	if cut {
+		return false, errFault
+	}
+	return s.Store.Extend(ctx, id, notes, ttl)
+}
+
 // TestStreamChaos does everything at once: operators who detach, merge, pause
 // and retry, a store that fails or does not answer, poison that is mended,
 // restarts, processes that die. In the end everything was handled, in order, and

@@ -17,7 +17,9 @@ import (
 const (
 	lost = -1 // no revision: a lane that is told of it reads its row in any case
 
-	lookEvery    = 50 * time.Millisecond // at whether other hands have changed rows
+	lookEvery    = 50 * time.Millisecond // the most often that rows are looked at because another hand has changed them
+	lookAtLeast  = time.Minute           // in case that all else fails
+	startAgain   = time.Second           // where the store could not do it
 	switchEvery  = 20 * time.Millisecond // while a rebuild is near its switch
 	retryFailed  = 30 * time.Second      // before a lane that ended with an error is tried again
 	purgeAtOnce  = 2000                  // documents of a retired build deleted in one transaction
@@ -35,31 +37,65 @@ type view struct {
 	now     time.Time         // the store's
 
 	notes map[string]memberNotes // see told
+
+	until time.Time // by this process's clock: when the first lease of another member ends; zero: there is none
 }
 
-// supervise starts and stops lanes as the rows say, until ctx ends.
+// supervise starts and stops lanes as the rows say, until ctx ends. It looks at
+// the rows when another hand has changed them; when a lease ends, for whoever has
+// it may have extended it, and nothing says so; and when a lane of its own says
+// that there is something to do. A process that is idle does not look at all.
 func (e *Engine) supervise(ctx context.Context, logParts int) {
-	var seen int64 = -1
-	var full, due time.Time // of the last look, and when the next one is due whatever the revision
+	var seen, latest int64 = lost, lost // the revision of the last look, at least, and the one that is known
+	var full, due time.Time             // of the last look, and when the next one is due whatever the revision
+	var v view                          // of the last look
 	var fl fleet
 	held := map[string]time.Time{} // when a processor's lanes were held last
 	recuts := map[store.LaneID]*attempt{}
-	for ctx.Err() == nil {
-		wait := lookEvery
-		rev, err := e.store.Revision(ctx)
-		if err == nil && (rev != seen || time.Since(full) > e.cfg.Lease/2 || !due.IsZero() && !time.Now().Before(due)) {
-			var v view
-			if v, err = e.look(ctx); err == nil {
-				seen, full = rev, time.Now()
+	news := make(chan changed)
+	e.wg.Go(func() { e.listen(ctx, news) })
+	must, wait := true, time.Duration(0)
+	for {
+		var err error
+		select {
+		case <-e.wakes:
+			must = true
+		case c := <-news:
+			if err = c.err; err == nil {
+				latest = c.revision
+			}
+		case <-time.After(wait):
+			if fl.moving { // it is worth a question
+				latest, err = e.store.Revision(ctx)
+			}
+		case <-ctx.Done():
+			return
+		}
+		now, often := time.Now(), lookEvery
+		if fl.moving {
+			often = switchEvery
+		}
+		must = must || latest != seen && now.Sub(full) >= often || !due.IsZero() && !now.Before(due) || now.Sub(full) >= lookAtLeast
+		if err == nil && (must || !v.until.IsZero() && !now.Before(v.until)) {
+			var same bool
+			at := latest
+			if v, same, err = e.look(ctx, v, must); err == nil && !same {
+				must, seen, full = false, at, time.Now()
 				due = e.assign(ctx, v, logParts, &fl)
 				if soon := e.rebuilds(ctx, v, held); soon > 0 {
-					wait, seen = soon, -1
+					due = earlier(due, time.Now().Add(soon))
 				}
 				if soon := e.recuts(ctx, &v, recuts); soon > 0 {
-					wait, seen = min(wait, soon), -1
+					due = earlier(due, time.Now().Add(soon))
 				}
 			}
 		}
+		e.complainOfAll()
+		next := earlier(earlier(time.Now().Add(e.calmAfter()), due), v.until)
+		if latest != seen {
+			next = earlier(next, full.Add(often))
+		}
+		wait = time.Until(next)
 		if fl.moving {
 			wait = min(wait, switchEvery)
 		}
@@ -67,17 +103,63 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 			e.logger.Error("the store does not answer", "error", err)
 			wait = time.Second
 		}
+	}
+}
+
+// earlier returns the earlier of two times, of which zero is none.
+func earlier(x, y time.Time) time.Time {
+	if x.IsZero() || !y.IsZero() && y.Before(x) {
+		return y
+	}
+	return x
+}
+
+// A changed is what the store says of its revision.
+type changed struct {
+	revision int64
+	err      error
+}
+
+// listen tells of changes of the store's rows until ctx ends.
+func (e *Engine) listen(ctx context.Context, news chan<- changed) {
+	known := int64(lost)
+	for ctx.Err() == nil {
+		revision, err := e.store.Changed(ctx, known)
 		select {
-		case <-e.wakes:
-			seen = -1
-		case <-time.After(wait):
+		case news <- changed{revision, err}:
 		case <-ctx.Done():
+			return
+		}
+		if err == nil {
+			known = revision
+		} else if !pause(ctx, time.Second) {
+			return
 		}
 	}
 }
 
-func (e *Engine) look(ctx context.Context) (v view, err error) {
+// look reads the rows. Where they need not be read, because only a lease may have
+// ended, it reads the members first, and the rest if these are not the same as in
+// the view before.
+func (e *Engine) look(ctx context.Context, before view, must bool) (v view, same bool, err error) {
 	err = e.store.View(ctx, func(tx store.Tx) (err error) {
+		v = before
+		v.until, v.notes = time.Time{}, nil
+		if v.members, err = tx.Members(); err != nil {
+			return err
+		}
+		here := time.Now()
+		v.now = tx.Now()
+		v.members = slices.DeleteFunc(v.members, func(m store.Member) bool { return !m.Until.After(v.now) })
+		for i := range v.members {
+			if v.members[i].ID != e.id {
+				v.until = earlier(v.until, here.Add(v.members[i].Until.Sub(v.now)+time.Millisecond))
+			}
+		}
+		same = !must && slices.EqualFunc(v.members, before.members, func(x, y store.Member) bool { return x.ID == y.ID })
+		if same {
+			return nil
+		}
 		if v.procs, err = tx.Processors(); err != nil {
 			return err
 		}
@@ -87,17 +169,13 @@ func (e *Engine) look(ctx context.Context) (v view, err error) {
 		if v.weights, err = tx.Weights(); err != nil {
 			return err
 		}
-		if v.pools, err = tx.Pools(); err != nil {
-			return err
-		}
-		if v.members, err = tx.Members(); err != nil {
-			return err
-		}
-		v.now = tx.Now()
-		v.members = slices.DeleteFunc(v.members, func(m store.Member) bool { return !m.Until.After(v.now) })
-		return nil
+		v.pools, err = tx.Pools()
+		return err
 	})
-	return v, err
+	if err != nil {
+		return before, false, err
+	}
+	return v, same, nil
 }
 
 // assign starts the lanes that nobody works and that are this process's to work,
@@ -112,11 +190,13 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 	e.mu.Unlock()
 	for _, l := range d.back {
 		if err := lane.Release(ctx, e.store, l.LaneID, e.id, l.Epoch); err != nil && ctx.Err() == nil {
+			d.again(time.Now().Add(startAgain))
 			e.logger.Error("lane was not given back", "lane", l.String(), "error", err)
 		}
 	}
 	for ids := range slices.Chunk(d.start, acquireAtOnce) {
 		if err := e.start(ctx, ids, logParts, share, d.costs); err != nil && ctx.Err() == nil {
+			d.again(time.Now().Add(startAgain))
 			e.logger.Error("lanes were not acquired", "lanes", len(ids), "first", ids[0].String(), "error", err)
 		}
 	}
@@ -153,7 +233,6 @@ func (e *Engine) apply(d *decision, v *view, now time.Time) (share int) {
 		} else {
 			o.runner.reread(l.Revision)
 		}
-		e.complain(l.LaneID, o)
 	}
 	for _, h := range d.leave {
 		o := e.procs[h.id.Processor].lanes[h.id]
@@ -192,6 +271,17 @@ func (e *Engine) apply(d *decision, v *view, now time.Time) (share int) {
 
 // calmAfter is for how long members must stay the same before lanes are moved.
 func (e *Engine) calmAfter() time.Duration { return e.cfg.Lease / 2 }
+
+// complainOfAll reports lanes whose handlers do not return.
+func (e *Engine) complainOfAll() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, a := range e.procs {
+		for id, o := range a.lanes {
+			e.complain(id, o)
+		}
+	}
+}
 
 // complain reports a lane whose handlers do not return, once.
 func (e *Engine) complain(id store.LaneID, o *owned) {

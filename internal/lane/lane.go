@@ -137,9 +137,19 @@ func Drop(ctx context.Context, s store.Store, processor string) error {
 // forgotten is how long a member that died is listed.
 const forgotten = time.Hour
 
-// Heartbeat extends the lease of a member, and so of all its lanes at once. It
-// forgets members that died long ago.
+// Heartbeat extends the lease of a member, and so of all its lanes at once. Only
+// where there is more to tell, of a member that is new or has other notes, or
+// whose lease has ended, does it [Join].
 func Heartbeat(ctx context.Context, s store.Store, m store.Member, ttl time.Duration) error {
+	if ok, err := s.Extend(ctx, m.ID, m.Notes, ttl); ok || err != nil {
+		return err
+	}
+	return Join(ctx, s, m, ttl)
+}
+
+// Join makes a member, or says of one that is there what is new, and begins its
+// lease anew. It forgets members that died long ago.
+func Join(ctx context.Context, s store.Store, m store.Member, ttl time.Duration) error {
 	return s.Update(ctx, func(tx store.Tx) error {
 		members, err := tx.Members()
 		if err != nil {

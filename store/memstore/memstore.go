@@ -26,6 +26,7 @@ import (
 type Store struct {
 	now  func() time.Time
 	lock chan struct{} // holds one element while a transaction runs
+	news chan struct{} // closed as the revision is raised; guarded by lock
 	state
 }
 
@@ -77,6 +78,7 @@ func New(opts ...Option) *Store {
 	s := &Store{
 		now:  time.Now,
 		lock: make(chan struct{}, 1),
+		news: make(chan struct{}),
 		state: state{
 			processors: make(map[string]store.Processor),
 			lanes:      make(map[store.LaneID]store.Lane),
@@ -147,6 +149,8 @@ func (s *Store) run(ctx context.Context, write bool, f func(store.Tx) error) err
 	}
 	if t.wrote() {
 		s.revision++
+		close(s.news)
+		s.news = make(chan struct{})
 	}
 	t.keep()
 	return nil
@@ -160,6 +164,43 @@ func (s *Store) Revision(ctx context.Context) (int64, error) {
 	}
 	defer release()
 	return s.revision, nil
+}
+
+// Changed implements [store.Store].
+func (s *Store) Changed(ctx context.Context, known int64) (int64, error) {
+	for {
+		release, err := s.acquire(ctx)
+		if err != nil {
+			return 0, err
+		}
+		revision, news := s.revision, s.news
+		release()
+		if revision != known {
+			return revision, nil
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// Extend implements [store.Store].
+func (s *Store) Extend(ctx context.Context, id, notes string, ttl time.Duration) (bool, error) {
+	release, err := s.acquire(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	m, ok := s.members[id]
+	now := s.time()
+	if !ok || m.Notes != notes || !m.Until.After(now) {
+		return false, nil
+	}
+	m.Until = now.Add(ttl)
+	s.members[id] = m
+	return true, nil
 }
 
 // Load implements [store.Store].

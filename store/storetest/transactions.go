@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"testing"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/store"
@@ -18,6 +20,8 @@ func runTransactions(sub func(string, func(*fixture))) {
 	sub("ViewRejectsWrites", testViewRejects)
 	sub("Now", testNow)
 	sub("Revision", testRevision)
+	sub("Changed", testChanged)
+	sub("Extend", testExtend)
 }
 
 var errTest = errors.New("error of the test")
@@ -236,5 +240,110 @@ func testRevision(t *fixture) {
 	t.commit(base("p"), func(*store.Commit) {}) // may raise it, may not
 	if got := t.revision(); got < last {
 		t.Errorf("Revision after a Commit = %d, want at least %d", got, last)
+	}
+}
+
+// testChanged: who waits is told of another revision, and of nothing else.
+func testChanged(t *fixture) {
+	changes := t.populate()
+	last := t.revision()
+	for _, known := range []int64{-1, last - 1, last + 1} { // the last: of a store that was restored from a copy
+		if got, err := t.s.Changed(t.Context(), known); got != last || err != nil {
+			t.Errorf("Changed(%d) = %d, %v, want %d at once", known, got, err, last)
+		}
+	}
+	type answer struct {
+		revision int64
+		err      error
+	}
+	waiting := func(ctx context.Context) <-chan answer {
+		out := make(chan answer, 1)
+		go func() {
+			n, err := t.s.Changed(ctx, last)
+			out <- answer{n, err}
+		}()
+		return out
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	quiet := waiting(ctx)
+	if ok, err := t.s.Extend(t.Context(), "m", "", time.Minute); ok || err != nil { // its lease ended long ago
+		t.Errorf("Extend = %v, %v, want false", ok, err)
+	}
+	t.view(func(tx store.Tx) error { _, err := tx.Lanes(""); return err })
+	if got := <-quiet; !errors.Is(got.err, context.DeadlineExceeded) {
+		t.Errorf("Changed while nothing changes = %d, %v, want %v", got.revision, got.err, context.DeadlineExceeded)
+	}
+	for range 3 {
+		two := []<-chan answer{waiting(t.Context()), waiting(t.Context())}
+		t.update(changes[0].do)
+		now := t.revision()
+		for _, c := range two {
+			select {
+			case got := <-c:
+				if got.revision != now || got.err != nil {
+					t.Errorf("Changed = %d, %v, want %d", got.revision, got.err, now)
+				}
+			case <-time.After(5 * time.Second):
+				t.Fatal("Changed has not returned 5 s after an Update")
+			}
+		}
+		last = now
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	if _, err := t.s.Changed(ctx, -1); !errors.Is(err, context.Canceled) {
+		t.Errorf("Changed with an ended context = %v, want %v", err, context.Canceled)
+	}
+}
+
+// testExtend: only a lease that has not ended is extended, of the member that is
+// meant, and nobody is told.
+func testExtend(t *fixture) {
+	var now time.Time
+	m := store.Member{ID: "m", Host: "h", Since: moment(1), Notes: `{"processors":["p"]}`}
+	t.update(func(tx store.Tx) error {
+		now = tx.Now()
+		m.Until = now.Add(time.Minute)
+		other, ended := m, m
+		other.ID, ended.ID, ended.Until = "other", "ended", now.Add(-time.Microsecond)
+		return errors.Join(tx.PutMember(m), tx.PutMember(other), tx.PutMember(ended))
+	})
+	members := func() (out []store.Member) {
+		t.view(func(tx store.Tx) (err error) { now = tx.Now(); out, err = tx.Members(); return err })
+		return out
+	}
+	before, revision := members(), t.revision()
+	for _, tt := range []struct{ name, id, notes string }{
+		{"other notes", "m", `{}`},
+		{"no such member", "n", m.Notes},
+		{"ended", "ended", m.Notes},
+	} {
+		if ok, err := t.s.Extend(t.Context(), tt.id, tt.notes, time.Hour); ok || err != nil {
+			t.Errorf("%s: Extend = %v, %v, want false", tt.name, ok, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if ok, err := t.s.Extend(ctx, "m", m.Notes, time.Hour); ok || !errors.Is(err, context.Canceled) {
+		t.Errorf("Extend with an ended context = %v, %v, want %v", ok, err, context.Canceled)
+	}
+	if got := members(); !reflect.DeepEqual(got, before) {
+		t.Errorf("members after Extend that must do nothing: %+v, want %+v", got, before)
+	}
+	begun := now
+	if ok, err := t.s.Extend(t.Context(), "m", m.Notes, time.Hour); !ok || err != nil {
+		t.Fatalf("Extend = %v, %v, want true", ok, err)
+	}
+	got := members() // by id: ended, m, other
+	if end := got[1].Until; end.Before(begun.Add(time.Hour-time.Millisecond)) || end.After(now.Add(time.Hour+time.Millisecond)) {
+		t.Errorf("the lease was extended by an hour at %v to %v and ends at %v", begun, now, end)
+	}
+	got[1].Until = before[1].Until
+	if !reflect.DeepEqual(got, before) {
+		t.Errorf("Extend has changed more than the end of the lease: %+v, want %+v", got, before)
+	}
+	if got := t.revision(); got != revision {
+		t.Errorf("Revision after Extend = %d, want %d: everybody would look at all rows", got, revision)
 	}
 }
