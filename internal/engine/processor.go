@@ -76,13 +76,25 @@ func (p *Processor) bucket(e *event.Event, i int) bool {
 	switch {
 	case p.PartitionBy != nil:
 		key = p.PartitionBy(e)
-	case p.Projection != nil && !p.Projection.ByStream():
+	case !p.byStream():
 		key = e.Tenant // documents belong to one tenant, so this is always safe
 	default:
 		key = e.Tenant + "\x00" + e.Stream
 	}
 	return partition.Bucket(key, p.Partitions) == i
 }
+
+// logBucket returns the bucket of the log that has all events of partition i, so
+// that the log may leave out others; nil where only the whole log has them.
+func (p *Processor) logBucket(i int) *eventlog.Bucket {
+	if p.Partitions <= 1 || p.follows || p.PartitionBy != nil {
+		return nil
+	}
+	return &eventlog.Bucket{ByStream: p.byStream(), Modulus: p.Partitions, Residue: i}
+}
+
+// byStream reports whether a stream, and not a whole tenant, is in one partition.
+func (p *Processor) byStream() bool { return p.Projection == nil || p.Projection.ByStream() }
 
 // inBucket is bucket where a panic of PartitionBy is an error, and the event is
 // partition 0's.

@@ -88,6 +88,7 @@ type simHost struct {
 	jobs      []streamJob // reactors' handlers in progress
 	dead      bool
 	acquiring bool
+	turns     int
 }
 
 var (

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -283,6 +284,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 	}
 	f.unserved = unserved
 	e.pages.share(owned + len(start))
+	e.pages.want(e.buckets(start))
 	share := e.cfg.Memory / 2 / max(1, owned+len(start))
 	for _, a := range e.procs {
 		if a.pool != nil {
@@ -306,6 +308,33 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 		}
 	}
 	return due
+}
+
+// buckets returns those of the log that hold all events of the lanes that this
+// process works, and of those that it is about to start; nil where only the whole
+// log does. The caller holds mu.
+func (e *Engine) buckets(start []store.LaneID) []eventlog.Bucket {
+	all := map[eventlog.Bucket]bool{}
+	add := func(p *Processor, id store.LaneID) bool {
+		b := p.logBucket(id.Partition)
+		if b != nil {
+			all[*b] = true
+		}
+		return b != nil
+	}
+	for _, a := range e.procs {
+		for id := range a.lanes {
+			if !add(a.p, id) {
+				return nil
+			}
+		}
+	}
+	for _, id := range start {
+		if !add(e.procs[id.Processor].p, id) {
+			return nil
+		}
+	}
+	return slices.Collect(maps.Keys(all))
 }
 
 // calmAfter is for how long members must stay the same before lanes are moved.
@@ -410,7 +439,7 @@ func (e *Engine) runner(p *Processor, row store.Lane, logParts int) runner {
 
 func (e *Engine) batchRunner(p *Processor, row store.Lane, logPart int) *batchRunner {
 	l := &batchLane{
-		p: p, id: row.LaneID, st: e.store, pages: e.pages, logPart: logPart,
+		p: p, id: row.LaneID, st: e.store, pages: e.pages, logPart: logPart, bucket: p.logBucket(row.Partition),
 		begun: time.Now(), workers: e.workers(p), cache: newDocCache(e.cfg.Memory / 2), logger: e.logger, row: row,
 	}
 	l.streams, _ = e.log.(eventlog.StreamReader)
