@@ -43,6 +43,14 @@ type StreamReader interface {
 	ReadStream(ctx context.Context, stream StreamRef, after int64, limit int) ([]event.Event, error)
 }
 
+// A BucketFilter is a log that leaves out, before it sends them, most of what
+// [Filter].Buckets does not select. Of another one nobody asks for buckets: each
+// process reads a page once for all its lanes then, and its lanes choose.
+type BucketFilter interface {
+	// FiltersBuckets reports whether it does so.
+	FiltersBuckets() bool
+}
+
 // A Counter is a log that can count cheaply what a lane has still to read.
 type Counter interface {
 	// Count returns how many events f selects with after < position <= until,

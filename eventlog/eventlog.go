@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/partition"
 )
 
 // A Log is an ordered source of events, made of one or more log partitions,
@@ -64,11 +65,37 @@ type Filter struct {
 	Tenants []string // only these tenants; nil: all
 	Exclude []string // not these tenants
 	Types   []string // only these types; nil: all
+
+	// Buckets: only events of one of these at least; nil: all. A log may hand out
+	// others too (see [BucketFilter]), so whoever needs them gone looks again.
+	Buckets []Bucket
 }
 
 // All reports whether f selects every event.
 func (f *Filter) All() bool {
-	return f.Tenants == nil && f.Exclude == nil && f.Types == nil
+	return f.Tenants == nil && f.Exclude == nil && f.Types == nil && f.Buckets == nil
+}
+
+// A Bucket is the events whose key falls into a bucket of many: those with
+// [partition.Bucket](key, Modulus) = Residue. The key is the tenant, or the tenant,
+// a zero byte and the stream.
+type Bucket struct {
+	ByStream         bool
+	Modulus, Residue int
+}
+
+// Has reports whether the events of a tenant's stream are b's.
+func (b *Bucket) Has(tenant, stream string) bool {
+	key := tenant
+	if b.ByStream {
+		key += "\x00" + stream
+	}
+	return partition.Bucket(key, b.Modulus) == b.Residue
+}
+
+// Covers reports whether each event that c has is b's too.
+func (b *Bucket) Covers(c *Bucket) bool {
+	return b.ByStream == c.ByStream && c.Modulus%b.Modulus == 0 && c.Residue%b.Modulus == b.Residue
 }
 
 // A Page is a run of a log partition.

@@ -25,20 +25,23 @@ const (
 const appendColumns = "status, coalesce(o_part, 0), coalesce(o_version, 0), coalesce(o_id, ''), coalesce(o_position, 0)"
 
 const (
-	callAppend = "SELECT " + appendColumns + " FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+	callAppend = "SELECT " + appendColumns + " FROM {schema}.append($1, $2, $14, $15, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
 	// For drivers that know no arrays.
 	callAppendText = "SELECT " + appendColumns + ` FROM {schema}.append($1::text::text[], $2::text::text[],
+		$14::text::bigint[], $15::text::bigint[],
 		$3::text::integer[], $4::text::bigint[], $5::text::integer[], $6::text::boolean[],
 		$7::text::text[], $8::text::timestamptz[], $9::text::text[], $10::text::bigint[],
 		$11::text::text[], $12::text::text[], $13::text::bytea[])`
 )
 
-// An appendCall is a call of the function append; see migrations/0001_log.sql.
+// An appendCall is a call of the function append; see migrations/0003_buckets.sql.
 type appendCall struct {
 	appends []eventlog.StreamAppend
 
 	tenants, streams []string // the streams, each once, in byte order
-	refs             []int32  // of each append, its stream: from 1
+	tenantHashes     []int64  // of each; see bucketGroup
+	streamHashes     []int64
+	refs             []int32 // of each append, its stream: from 1
 	expected         []*int64
 	counts           []int32
 	withIDs          []bool
@@ -118,6 +121,8 @@ func (c *appendCall) addStreams() {
 	for _, r := range sorted {
 		c.tenants = append(c.tenants, r.Tenant)
 		c.streams = append(c.streams, r.Stream)
+		c.tenantHashes = append(c.tenantHashes, tenantHash(r.Tenant))
+		c.streamHashes = append(c.streamHashes, streamHash(r.Tenant, r.Stream))
 	}
 	for i := range c.appends {
 		at, _ := slices.BinarySearchFunc(sorted, refs[i], compareRefs)
@@ -208,7 +213,8 @@ func (c *appendCall) distinctTenants() []string { return slices.Compact(slices.C
 
 // args are the arguments of callAppend.
 func (c *appendCall) args() []any {
-	return []any{c.tenants, c.streams, c.refs, c.expected, c.counts, c.withIDs, c.types, c.occurred, c.ids, c.own, c.metadata, c.data, c.raw}
+	return []any{c.tenants, c.streams, c.refs, c.expected, c.counts, c.withIDs, c.types, c.occurred, c.ids, c.own, c.metadata, c.data, c.raw,
+		c.tenantHashes, c.streamHashes}
 }
 
 // textArgs are the arguments of callAppendText.
@@ -216,6 +222,7 @@ func (c *appendCall) textArgs() []any {
 	text := func(s string) *string { return &s }
 	pointer := func(s *string) *string { return s }
 	number := func(n int32) *string { return text(strconv.Itoa(int(n))) }
+	hash := func(n int64) *string { return text(strconv.FormatInt(n, 10)) }
 	version := func(v *int64) *string {
 		if v == nil {
 			return nil
@@ -240,6 +247,7 @@ func (c *appendCall) textArgs() []any {
 			}
 			return text(`\x` + hex.EncodeToString(b))
 		}),
+		textArray(c.tenantHashes, hash), textArray(c.streamHashes, hash),
 	}
 }
 

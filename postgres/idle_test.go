@@ -130,7 +130,19 @@ func idle(t *testing.T, processes int, pooler bool, lasts time.Duration, most fl
 	if n, err := db.Tenants(ctx, "p9", "", 2*idleTenants); err != nil || len(n) != idleTenants {
 		t.Fatalf("%d tenants have documents, %v; want %d", len(n), err, idleTenants)
 	}
-	wait(t, 12*time.Second) // for lanes to be moved, and for what looks more and more rarely
+	// Lanes are moved yet, and what they cost falls to nothing in a minute or so,
+	// which the processes tell each other.
+	revision, since := int64(-1), time.Now()
+	until(t, 3*time.Minute, "nothing has changed for 8 s", func() bool {
+		now, err := db.Revision(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now != revision {
+			revision, since = now, time.Now()
+		}
+		return time.Since(since) > 8*time.Second
+	})
 	transactions := commits(t, url)
 	before := make([]int64, processes)
 	for i, m := range meters {

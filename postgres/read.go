@@ -226,6 +226,10 @@ func (p *pageReader) read(ctx context.Context, db *DB, safe int64) error {
 	if f := normal(&p.req.Filter); !f.all() {
 		sql = db.sql.readFound
 		args = append(args, f.few, f.tenants, f.exclude, f.types)
+	} else if groups := groupBuckets(p.req.Filter.Buckets); groups != nil {
+		var more []any
+		sql, more = readBuckets(groups, p.req.MaxEvents)
+		args = append(args, more...)
 	}
 	rows, err := db.pool.Query(ctx, db.planned(sql, safe), args...)
 	if err != nil {

@@ -25,6 +25,7 @@ func runReading(sub func(string, func(*fixture))) {
 	sub("ReadMaxEventBytes", testReadMaxEventBytes)
 	sub("ReadUntil", testReadUntil)
 	sub("ReadFilter", testReadFilter)
+	sub("ReadBuckets", testReadBuckets)
 	sub("ReadSkipsWhatIsOfNoInterest", testReadSkips)
 	sub("ReadAfterTheHead", testReadAfterHead)
 	sub("PagesStayAsTheyWere", testPagesStay)
@@ -307,6 +308,60 @@ func testReadFilter(t *fixture) {
 					if !slices.Equal(brief(got), brief(want)) {
 						t.Errorf("partition %d, MaxEvents %d: %q, want %q", p, n, brief(got), brief(want))
 					}
+				}
+			}
+		})
+	}
+}
+
+// testReadBuckets: whatever a log makes of buckets, it hands out all events that
+// they have, in order; and if it says that it filters, hardly any others.
+func testReadBuckets(t *fixture) {
+	for i := range 40 {
+		t.fill(one(fmt.Sprint("tenant-", i%13), fmt.Sprint("s", i), "T", 3), one("a", fmt.Sprint("s", i), "T", 2))
+	}
+	log, ok := t.log.(eventlog.BucketFilter)
+	filters := ok && log.FiltersBuckets()
+	for _, tt := range []struct {
+		name    string
+		buckets []eventlog.Bucket
+	}{
+		{"all of one", []eventlog.Bucket{{Modulus: 1}}},
+		{"a half by tenant", []eventlog.Bucket{{Modulus: 2, Residue: 1}}},
+		{"a third by stream", []eventlog.Bucket{{ByStream: true, Modulus: 3, Residue: 2}}},
+		{"two of seven by stream", []eventlog.Bucket{{ByStream: true, Modulus: 7}, {ByStream: true, Modulus: 7, Residue: 6}}},
+		{"of several moduli", []eventlog.Bucket{{ByStream: true, Modulus: 8, Residue: 3}, {ByStream: true, Modulus: 16, Residue: 1}, {Modulus: 5, Residue: 4}}},
+		{"of many", []eventlog.Bucket{{ByStream: true, Modulus: 1024, Residue: 1000}, {ByStream: true, Modulus: 1024, Residue: 17}}},
+		{"of many moduli", []eventlog.Bucket{{Modulus: 31}, {Modulus: 32}, {Modulus: 33}, {Modulus: 34}, {Modulus: 35}, {Modulus: 36}}},
+	} {
+		t.Run(tt.name, func(sub *testing.T) {
+			t := &fixture{T: sub, log: t.log, f: t.f}
+			mine := func(e event.Event) bool {
+				return slices.ContainsFunc(tt.buckets, func(b eventlog.Bucket) bool { return b.Has(e.Tenant, e.Stream) })
+			}
+			others := func(e event.Event) bool { return !mine(e) }
+			for p := range t.partitions() {
+				all := t.events(eventlog.ReadRequest{Partition: p})
+				want := slices.DeleteFunc(slices.Clone(all), others)
+				for _, n := range []int{0, 1, 7} {
+					got := t.events(eventlog.ReadRequest{Partition: p, Filter: eventlog.Filter{Buckets: tt.buckets}, MaxEvents: n})
+					sent := len(got)
+					if got = slices.DeleteFunc(got, others); !slices.Equal(brief(got), brief(want)) {
+						t.Errorf("partition %d, MaxEvents %d: %q, want %q", p, n, brief(got), brief(want))
+					}
+					if few := len(tt.buckets) <= 4; filters && few && sent > len(want)+len(all)/20 {
+						t.Errorf("partition %d, MaxEvents %d: it has handed out %d events, %d of them of the buckets, and says that it filters", p, n, sent, len(want))
+					}
+				}
+				got := t.events(eventlog.ReadRequest{Partition: p, Filter: eventlog.Filter{Buckets: tt.buckets, Tenants: []string{"a"}}})
+				for _, e := range got {
+					if e.Tenant != "a" {
+						t.Errorf("an event of tenant %q, which another filter excludes", e.Tenant)
+					}
+				}
+				notA := func(e event.Event) bool { return e.Tenant != "a" }
+				if got, want := slices.DeleteFunc(got, others), slices.DeleteFunc(want, notA); !slices.Equal(brief(got), brief(want)) {
+					t.Errorf("partition %d of one tenant: %q, want %q", p, brief(got), brief(want))
 				}
 			}
 		})

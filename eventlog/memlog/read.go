@@ -124,10 +124,14 @@ func (l *Log) Count(ctx context.Context, partition int, f eventlog.Filter, after
 // A selector is a filter in which names are quick to find.
 type selector struct {
 	tenants, exclude, types func(string) bool // nil: not filtered
+	buckets                 []eventlog.Bucket // nil: not filtered
 }
 
+// FiltersBuckets implements [eventlog.BucketFilter].
+func (l *Log) FiltersBuckets() bool { return true }
+
 func newSelector(f eventlog.Filter) selector {
-	var s selector
+	s := selector{buckets: f.Buckets}
 	if f.Tenants != nil {
 		s.tenants = finder(f.Tenants)
 	}
@@ -143,7 +147,8 @@ func newSelector(f eventlog.Filter) selector {
 func (s *selector) selects(e *event.Event) bool {
 	return (s.tenants == nil || s.tenants(e.Tenant)) &&
 		(s.exclude == nil || !s.exclude(e.Tenant)) &&
-		(s.types == nil || s.types(e.Type))
+		(s.types == nil || s.types(e.Type)) &&
+		(s.buckets == nil || slices.ContainsFunc(s.buckets, func(b eventlog.Bucket) bool { return b.Has(e.Tenant, e.Stream) }))
 }
 
 // finder returns a function that tells whether a name is in names.

@@ -34,6 +34,7 @@ import (
 type batchLane struct {
 	p       *Processor
 	id      store.LaneID
+	bucket  *eventlog.Bucket // of the log that has all of the lane's events; nil: it has no less than all
 	st      store.Store
 	pages   *pages
 	streams eventlog.StreamReader // to tell gaps from what was passed over; nil: no such check

@@ -45,7 +45,7 @@ func TestCacheOfATenantThatCameBackAsBefore(t *testing.T) {
 	}
 	work := func(l *batchLane) {
 		for again := true; again; {
-			page, err := r.e.pages.read(ctx, eventlog.ReadRequest{After: l.at})
+			page, err := r.e.pages.read(ctx, eventlog.ReadRequest{After: l.at}, l.bucket)
 			must(err)
 			b := l.prepare(page, 10)
 			err = l.fold(ctx, b)

@@ -89,7 +89,7 @@ func (l *batchLane) queue(ctx context.Context, k store.ParkedKey) (letters []sto
 
 // readAgain gets the payload of an event that was too large as it was parked.
 func (l *batchLane) readAgain(ctx context.Context, e *event.Event) error {
-	page, err := l.pages.read(ctx, eventlog.ReadRequest{Partition: l.logPart, After: e.Position - 1, Until: e.Position})
+	page, err := l.pages.read(ctx, eventlog.ReadRequest{Partition: l.logPart, After: e.Position - 1, Until: e.Position}, nil)
 	if err != nil {
 		return fmt.Errorf("lane %v: read dead letter at %v again: %w", l.id, e.Position, err)
 	}

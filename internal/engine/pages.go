@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,11 @@ import (
 // pages is a process's view of a log: pages that several lanes want are read
 // once and kept, to a limit in bytes, and one watcher per log partition tells
 // all lanes of new events.
+//
+// Where a log can leave out buckets, pages have those that the process's lanes
+// want. Which these are may change at any time, and a lane that found a page
+// without its events would skip them: so each page says what it has, and a lane
+// takes none that does not have its bucket.
 type pages struct {
 	log        eventlog.Log
 	limit      int
@@ -24,7 +30,10 @@ type pages struct {
 	solo       atomic.Bool  // there is one lane: nothing is kept for others
 	crowd      atomic.Bool  // there are several processors' lanes: what one reads, others want
 
+	filters bool // the log can leave out buckets
+
 	mu      sync.Mutex
+	wanted  []eventlog.Bucket // of all lanes; nil: the whole log
 	size    int
 	kept    []*keptPage // least recently used first
 	tails   map[int]*tail
@@ -39,8 +48,45 @@ type pageKey struct {
 
 type keptPage struct {
 	pageKey
-	page eventlog.Page
-	size int
+	page    eventlog.Page
+	buckets []eventlog.Bucket // that it has; nil: all
+	size    int
+}
+
+// mostOfIt is the share of the log from which on it is read whole: a log that is
+// asked for buckets looks at each event all the same.
+const mostOfIt = 0.75
+
+// want says which buckets the process's lanes have; nil: they need the whole log.
+func (p *pages) want(buckets []eventlog.Bucket) {
+	if !p.filters || shareOfLog(buckets) > mostOfIt {
+		buckets = nil
+	}
+	p.mu.Lock()
+	p.wanted = buckets
+	p.mu.Unlock()
+}
+
+// shareOfLog returns about how much of a log some buckets have; of all (nil), 1.
+func shareOfLog(buckets []eventlog.Bucket) float64 {
+	if buckets == nil {
+		return 1
+	}
+	// Buckets of one modulus do not overlap. Others fall as if by chance.
+	out := map[eventlog.Bucket]float64{}
+	for _, b := range buckets {
+		out[eventlog.Bucket{ByStream: b.ByStream, Modulus: b.Modulus}] += 1 / float64(b.Modulus)
+	}
+	none := 1.0
+	for _, x := range out {
+		none *= 1 - min(x, 1)
+	}
+	return 1 - none
+}
+
+// have reports whether a page of these buckets (nil: all) has all of b (nil: all).
+func have(buckets []eventlog.Bucket, b *eventlog.Bucket) bool {
+	return buckets == nil || b != nil && slices.ContainsFunc(buckets, func(x eventlog.Bucket) bool { return x.Covers(b) })
 }
 
 // A tail is what is known of the end of a log partition.
@@ -57,7 +103,8 @@ const (
 )
 
 func newPages(log eventlog.Log, limit int) *pages {
-	p := &pages{log: log, limit: limit, eventLimit: max(limit/2, 1<<20), tails: map[int]*tail{}, loading: map[pageKey]chan struct{}{}}
+	filters, ok := log.(eventlog.BucketFilter)
+	p := &pages{filters: ok && filters.FiltersBuckets(), log: log, limit: limit, eventLimit: max(limit/2, 1<<20), tails: map[int]*tail{}, loading: map[pageKey]chan struct{}{}}
 	p.share(1)
 	return p
 }
@@ -72,17 +119,21 @@ func (p *pages) share(lanes int) {
 }
 
 // read returns a page. One without a filter may be shared, and then begins with
-// the event after `after`, whatever the kept page begins with.
-func (p *pages) read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
+// the event after `after`, whatever the kept page begins with. It has all events
+// of the lane's bucket (nil: all events), and others.
+func (p *pages) read(ctx context.Context, req eventlog.ReadRequest, own *eventlog.Bucket) (eventlog.Page, error) {
 	req.MaxEvents, req.MaxBytes, req.MaxEventBytes = cmp.Or(req.MaxEvents, pageEvents), int(p.pageBytes.Load()), p.eventLimit
 	if !req.Filter.All() || req.Until != 0 || p.solo.Load() {
+		if own != nil && p.filters && req.Filter.All() {
+			req.Filter.Buckets = []eventlog.Bucket{*own}
+		}
 		p.reads.Add(1)
 		return p.log.Read(ctx, req)
 	}
 	key := pageKey{req.Partition, req.After}
 	for {
 		p.mu.Lock()
-		if page, ok := p.find(key); ok {
+		if page, ok := p.find(key, own); ok {
 			p.mu.Unlock()
 			return page, nil
 		}
@@ -90,6 +141,9 @@ func (p *pages) read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Pa
 		if !busy {
 			wait = make(chan struct{})
 			p.loading[key] = wait
+		}
+		if req.Filter.Buckets = nil; have(p.wanted, own) {
+			req.Filter.Buckets = p.wanted
 		}
 		p.mu.Unlock()
 		if !busy {
@@ -113,9 +167,9 @@ func (p *pages) load(ctx context.Context, req eventlog.ReadRequest, key pageKey,
 	if err != nil {
 		return page, err
 	}
-	if len(page.Events) > 0 {
+	if page.Next > req.After { // even one without events: another lane need not find that out again
 		event.Share(page.Events)
-		k := &keptPage{pageKey: key, page: page}
+		k := &keptPage{pageKey: key, page: page, buckets: req.Filter.Buckets}
 		for i := range page.Events {
 			k.size += page.Events[i].Size()
 		}
@@ -130,11 +184,11 @@ func (p *pages) load(ctx context.Context, req eventlog.ReadRequest, key pageKey,
 	return page, nil
 }
 
-// find looks for a kept page that has what follows key.after.
-func (p *pages) find(key pageKey) (eventlog.Page, bool) {
+// find looks for a kept page that has what follows key.after of a bucket.
+func (p *pages) find(key pageKey, own *eventlog.Bucket) (eventlog.Page, bool) {
 	for i := len(p.kept) - 1; i >= 0; i-- {
 		k := p.kept[i]
-		if k.partition != key.partition || key.after < k.after || key.after >= k.page.Next {
+		if k.partition != key.partition || key.after < k.after || key.after >= k.page.Next || !have(k.buckets, own) {
 			continue
 		}
 		page := k.page

@@ -6,6 +6,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"github.com/fairlead-dev/fairlead/partition"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/slo"
+	"github.com/fairlead-dev/fairlead/store"
 )
 
 // Kinds of processors, as they stand in store.Processor.Kind.
@@ -82,13 +84,27 @@ func (p *Processor) share(e *event.Event, of int) int {
 	switch {
 	case p.PartitionBy != nil:
 		key = p.PartitionBy(e)
-	case p.Projection != nil && !p.Projection.ByStream():
+	case !p.byStream():
 		key = e.Tenant // documents belong to one tenant, so this is always safe
 	default:
 		key = e.Tenant + "\x00" + e.Stream
 	}
 	return partition.Bucket(key, of)
 }
+
+// logBucket returns the bucket of the log that has all events of a lane's
+// partition, so that the log may leave out others; nil where only the whole log
+// has them. It is the same for as long as the lane has one owner.
+func (p *Processor) logBucket(l *store.Lane) *eventlog.Bucket {
+	of := cmp.Or(l.Of, p.Partitions)
+	if of <= 1 || p.follows || p.PartitionBy != nil {
+		return nil
+	}
+	return &eventlog.Bucket{ByStream: p.byStream(), Modulus: of, Residue: l.Partition}
+}
+
+// byStream reports whether a stream, and not a whole tenant, is in one partition.
+func (p *Processor) byStream() bool { return p.Projection == nil || p.Projection.ByStream() }
 
 // inBucket is bucket where a panic of PartitionBy is an error, and the event is
 // partition 0's.

@@ -234,7 +234,7 @@ func (r *batchRunner) fetch(ctx context.Context) (eventlog.Page, error) {
 	if l.stands() || r.e.pages.more(l.logPart, l.at) != nil {
 		return eventlog.Page{Next: l.at, Head: l.at}, nil // nothing new: do not ask the log
 	}
-	page, err := r.e.pages.read(ctx, l.request())
+	page, err := r.e.pages.read(ctx, l.request(), l.bucket)
 	if err != nil {
 		return page, fmt.Errorf("lane %v: read after %v: %w", l.id, l.at, err)
 	}
@@ -255,7 +255,7 @@ func (r *batchRunner) readAhead(ctx context.Context, after event.Position) {
 	ahead := make(chan fetched, 1)
 	r.ahead = ahead
 	go func() {
-		page, err := r.e.pages.read(ctx, req)
+		page, err := r.e.pages.read(ctx, req, r.l.bucket)
 		ahead <- fetched{page, after, err}
 	}()
 }

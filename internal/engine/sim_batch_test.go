@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/internal/lane"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -28,7 +29,7 @@ type simLane struct {
 func (h *simHost) startLane(p *Processor, row store.Lane) {
 	s := h.s
 	l := &batchLane{
-		p: p, id: row.LaneID, st: h.st, pages: h.e.pages, streams: s.log, logPart: h.e.logPartition(p, row.Partition, s.logParts),
+		p: p, id: row.LaneID, st: h.st, pages: h.e.pages, streams: s.log, logPart: h.e.logPartition(p, row.Partition, s.logParts), bucket: p.logBucket(&row),
 		workers: func(time.Duration) int { return 1 }, cache: newDocCache([]int{1000, 1 << 20}[s.rng.IntN(2)]), logger: slog.New(slog.DiscardHandler),
 	}
 	l.row.Epoch = row.Epoch
@@ -154,7 +155,8 @@ func (x *simLane) work(ctx context.Context) error {
 		}
 		return x.checkpoint(ctx)
 	}
-	page, err := x.h.e.pages.read(ctx, l.request())
+	x.h.want()
+	page, err := x.h.e.pages.read(ctx, l.request(), l.bucket)
 	if err != nil {
 		return err
 	}
@@ -191,7 +193,7 @@ func (x *simLane) work(ctx context.Context) error {
 	b := l.prepare(page, 1+s.rng.IntN(8))
 	err = l.fold(ctx, b)
 	for err == nil && l.extends(b) && s.rng.IntN(2) == 0 {
-		if page, err = x.h.e.pages.read(ctx, l.request()); err == nil && page.Next > l.at {
+		if page, err = x.h.e.pages.read(ctx, l.request(), l.bucket); err == nil && page.Next > l.at {
 			l.extend(b, page, 1+s.rng.IntN(8))
 			err = l.fold(ctx, b)
 		}
@@ -238,4 +240,26 @@ func (x *simLane) checkpoint(ctx context.Context) error {
 	}
 	l.committed(b)
 	return nil
+}
+
+// want says now and then which buckets the host's lanes have, as its supervisor
+// would; which may be a moment old, so that one or more are left out, and pages
+// are shared then.
+func (h *simHost) want() {
+	h.turns++
+	if h.turns%7 != 0 || len(h.lanes) == 0 {
+		return
+	}
+	var buckets []eventlog.Bucket
+	for i, x := range h.lanes {
+		switch b := x.l.bucket; {
+		case b == nil:
+			h.e.pages.want(nil)
+			return
+		case i != h.turns/7%(len(h.lanes)+1):
+			buckets = append(buckets, *b)
+		}
+	}
+	h.e.pages.share(1 + h.turns/7%3)
+	h.e.pages.want(buckets)
 }

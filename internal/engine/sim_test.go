@@ -91,6 +91,7 @@ type simHost struct {
 	dead      bool
 	acquiring bool
 	recuts    map[store.LaneID]*attempt
+	turns     int
 }
 
 var (

@@ -293,8 +293,9 @@ func (r *streamRunner) fetch(ctx context.Context) {
 	}
 	p := streamPage{after: req.After, tenant: tenant, refill: refill, shared: req.Filter.All() && req.Until == 0 && !refill}
 	r.reading = true
+	bucket := l.p.logBucket(&l.row)
 	r.async(func() {
-		p.page, p.err = r.e.pages.read(ctx, req)
+		p.page, p.err = r.e.pages.read(ctx, req, bucket)
 		r.pages <- p
 	})
 }
@@ -429,7 +430,7 @@ func (r *streamRunner) drain(ctx context.Context, d *drain) {
 
 // readAgain gets the payload of an event that was too large as it was parked.
 func (r *streamRunner) readAgain(ctx context.Context, e *event.Event) error {
-	page, err := r.e.pages.read(ctx, eventlog.ReadRequest{Partition: r.logPart, After: e.Position - 1, Until: e.Position})
+	page, err := r.e.pages.read(ctx, eventlog.ReadRequest{Partition: r.logPart, After: e.Position - 1, Until: e.Position}, nil)
 	for i := range page.Events {
 		if found := &page.Events[i]; found.ID == e.ID {
 			*e = *found

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -257,6 +258,7 @@ func (e *Engine) apply(d *decision, v *view, now time.Time) (share int) {
 	}
 	lanes := max(1, len(d.held)+len(d.start))
 	e.pages.share(len(d.held) + len(d.start))
+	e.pages.want(e.buckets(d, v))
 	share = e.cfg.Memory / 2 / lanes
 	for _, a := range e.procs {
 		if a.pool != nil {
@@ -267,6 +269,29 @@ func (e *Engine) apply(d *decision, v *view, now time.Time) (share int) {
 		}
 	}
 	return share
+}
+
+// buckets returns those of the log that hold all events of the lanes that this
+// process works, and of those that it is about to start; nil where only the whole
+// log does. The caller holds mu.
+func (e *Engine) buckets(d *decision, v *view) []eventlog.Bucket {
+	all, start := map[eventlog.Bucket]bool{}, map[store.LaneID]bool{}
+	for _, id := range d.start {
+		start[id] = true
+	}
+	for i := range v.lanes {
+		l := &v.lanes[i]
+		a := e.procs[l.Processor]
+		if a == nil || a.lanes[l.LaneID] == nil && !start[l.LaneID] {
+			continue
+		}
+		b := a.p.logBucket(l)
+		if b == nil {
+			return nil
+		}
+		all[*b] = true
+	}
+	return slices.Collect(maps.Keys(all))
 }
 
 // calmAfter is for how long members must stay the same before lanes are moved.
@@ -371,7 +396,7 @@ func (e *Engine) runner(p *Processor, row store.Lane, logParts int) runner {
 
 func (e *Engine) batchRunner(p *Processor, row store.Lane, logPart int) *batchRunner {
 	l := &batchLane{
-		p: p, id: row.LaneID, st: e.store, pages: e.pages, logPart: logPart,
+		p: p, id: row.LaneID, st: e.store, pages: e.pages, logPart: logPart, bucket: p.logBucket(&row),
 		begun: time.Now(), workers: e.workers(p), cache: newDocCache(e.cfg.Memory / 2), logger: e.logger, row: row,
 	}
 	l.streams, _ = e.log.(eventlog.StreamReader)
