@@ -119,7 +119,7 @@ func (e *Engine) recuts(ctx context.Context, v *view, attempts map[store.LaneID]
 		wanted[l.LaneID] = true
 		if err := e.cannot(a.p); err != nil {
 			e.logger.Error("partition is not split", "lane", l.String(), "error", err)
-			if err := lane.RefuseRecut(ctx, e.store, l.LaneID, err.Error()); err != nil && ctx.Err() == nil {
+			if err := lane.RefuseRecut(ctx, e.store, l.LaneID, "not split or merged: "+err.Error()); err != nil && ctx.Err() == nil {
 				e.logger.Error("the request to split a partition was not refused", "lane", l.String(), "error", err)
 			}
 			continue
