@@ -389,9 +389,12 @@ func (r *recut) merge(low *store.Lane) (bool, error) {
 				at = max(at, until)
 			}
 		}
-		ready = ready && (len(l.Done) == 0 || mutant.Is(mutant.MergeDone))
+		ready = ready && len(l.Done) == 0
 	}
-	if ready = ready && (low.Position == at && high.Position == at || mutant.Is(mutant.MergeHigher)); !ready {
+	if mutant.Is(mutant.MergeLower) {
+		at = min(low.Position, high.Position)
+	}
+	if ready = ready && (low.Position == at && high.Position == at || mutant.Is(mutant.MergeHigher) || mutant.Is(mutant.MergeLower)); !ready {
 		return false, r.meet(both, at)
 	}
 	rest := true

@@ -141,6 +141,7 @@ func TestSplit(t *testing.T) {
 	if err := r.s.Commit(t.Context(), commit); !errors.Is(err, store.ErrFenced) {
 		t.Fatalf("commit as the lane is about to be split: %v, want ErrFenced", err)
 	}
+	r.must(lane.Resume(t.Context(), r.s, "p", "out")) // of what is not paused
 	for x, l := range r.lanes() {
 		if l.State != store.Recut {
 			t.Errorf("lane %v is %s, want %s", x, l.State, store.Recut)
