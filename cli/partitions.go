@@ -53,7 +53,7 @@ N is I. TO BE says what was asked for and is not done yet, and for what it waits
 			if r.Waits != "" {
 				want += ": " + r.Waits
 			}
-			t.row(fmt.Sprintf("%d of %d", r.Partition, r.Of), string(r.State), r.Position, r.Behind, r.Tenants, want, short(r.Reason, 80))
+			t.row(fmt.Sprintf("%d of %d", r.Partition, r.Of), string(r.State), r.Position, r.Behind, r.Tenants, want, short(r.Reason, 200))
 		}
 		return t.flush()
 	})

@@ -3,6 +3,7 @@ package engine
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -118,25 +119,33 @@ func (e *Engine) recuts(ctx context.Context, v *view, attempts map[store.LaneID]
 		wanted[l.LaneID] = true
 		if err := e.cannot(a.p); err != nil {
 			e.logger.Error("partition is not split", "lane", l.String(), "error", err)
-			if err := lane.RefuseRecut(ctx, e.store, l.LaneID, err.Error()); err != nil && ctx.Err() == nil {
+			if err := lane.RefuseRecut(ctx, e.store, l.LaneID, "not split or merged: "+err.Error()); err != nil && ctx.Err() == nil {
 				e.logger.Error("the request to split a partition was not refused", "lane", l.String(), "error", err)
 			}
 			continue
 		}
 		t := attempts[l.LaneID]
+		first := foremost(v.members, l.Processor, e.id)
 		if t == nil {
 			t = &attempt{}
+			if !first {
+				t.next = time.Now().Add(unservedAtMost)
+			}
 			attempts[l.LaneID] = t
 		}
-		now := time.Now()
-		if now.Before(t.next) {
-			continue // what is seen in any case every now and then will do
-		}
+		// While nothing stands still for it, it is tried whenever rows have
+		// changed, and at every look.
 		stand := l.Until != 0 || l.State == store.Recut
 		if stand {
 			soon = recutEvery
 		}
-		soon = cmp.Or(soon, lookEvery)
+		now := time.Now()
+		if now.Before(t.next) {
+			continue
+		}
+		if !first {
+			t.next = now.Add(unservedAtMost)
+		}
 		done, err := lane.TryRecut(ctx, e.store, l.LaneID, shareOf(a.p), nearlyCaught)
 		switch {
 		case done:
@@ -176,6 +185,20 @@ func (e *Engine) recuts(ctx context.Context, v *view, attempts map[store.LaneID]
 		}
 	}
 	return soon
+}
+
+// foremost reports whether the process is the first of those that have a processor:
+// it does what one of them is to do. The others do it now and then, in case that
+// it does not.
+func foremost(members []store.Member, processor, id string) bool {
+	for i := range members {
+		var n memberNotes
+		_ = json.Unmarshal([]byte(members[i].Notes), &n) // of another version: it has nothing
+		if slices.Contains(n.Processors, processor) {
+			return members[i].ID == id
+		}
+	}
+	return true
 }
 
 // cannot returns why the processor's partitions cannot be split or merged.

@@ -184,7 +184,7 @@ func (x *simLane) work(ctx context.Context) error {
 			return err
 		}
 	}
-	if l.id.Tenant == "" && s.chance(8) && len(page.Events) > 0 {
+	if l.id.Tenant == "" && l.row.Want == 0 && s.chance(8) && len(page.Events) > 0 {
 		t := page.Events[s.rng.IntN(len(page.Events))].Tenant
 		if !l.row.Excluded(t, event.Unbounded-1) {
 			l.leave[t] = departure{after: l.at, state: store.Running}

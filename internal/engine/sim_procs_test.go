@@ -140,6 +140,9 @@ func (s *sim) operate() {
 	if s.reactors[p] != nil && (n >= 6 && n <= 9 || n > 15) { // there is nothing to rebuild
 		n = []int{1, 15}[n%2]
 	}
+	if s.cuts == 2 && (n < 2 || n == 4) && s.rng.IntN(4) > 0 { // partitions are merged when tenants are at home
+		n = 2
+	}
 	switch n {
 	case 0:
 		do("detach", lane.Detach(ctx, s.mem, p, t))

@@ -13,6 +13,9 @@ func (h *simHost) recut() {
 	if h.dead {
 		return
 	}
+	if h.s.rng.IntN(4) == 0 {
+		clear(h.recuts) // as a process that knows nothing of it
+	}
 	var v view
 	_ = h.s.mem.View(context.Background(), func(tx store.Tx) (err error) {
 		if v.procs, err = tx.Processors(); err == nil {
@@ -62,6 +65,11 @@ func (s *sim) operateParts(p string) {
 	case n < 5 && len(parts) < 6 && s.logParts == 1:
 		what, err = "split", lane.RequestSplit(ctx, s.mem, p, l.Partition)
 	case s.logParts == 1:
+		if s.cuts == 2 { // who wants it calls the tenants home
+			for _, t := range tenants {
+				_, _ = s.free(p, t, lane.Resume), s.free(p, t, lane.Unpin)
+			}
+		}
 		what, err = "merge partition", lane.RequestMerge(ctx, s.mem, p, l.Partition)
 	}
 	s.logf("%s %s/%d of %d: %v", what, p, l.Partition, l.Of, err)

@@ -118,7 +118,7 @@ func (x *simStream) depart() {
 	x.r.pool.mu.Lock()
 	defer x.r.pool.unlock()
 	here := slices.Sorted(maps.Keys(l.tenants))
-	if l.id.Tenant != "" || l.halted || len(here) == 0 {
+	if l.id.Tenant != "" || l.row.Want != 0 || l.halted || len(here) == 0 {
 		return
 	}
 	t := here[x.h.s.rng.IntN(len(here))]

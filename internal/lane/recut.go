@@ -158,19 +158,20 @@ func CancelRecut(ctx context.Context, s store.Store, processor string) (n int, e
 
 // RefuseRecut takes back the request for a partition, with the reason for people.
 func RefuseRecut(ctx context.Context, s store.Store, id store.LaneID, reason string) error {
-	return s.Update(ctx, func(tx store.Tx) error {
-		l, err := tx.Lane(id)
-		if err != nil || l.Want == 0 {
-			return err
+	return letGroupGo(ctx, s, id, func(l *store.Lane) {
+		if l.Tenant == "" {
+			l.Want, l.Reason = 0, reason
 		}
-		l.Want, l.Reason = 0, reason
-		return tx.PutLane(l)
 	})
 }
 
 // LetGo lets the lanes run again that stand still for the split or merge of a
 // partition. What was asked for stays so.
 func LetGo(ctx context.Context, s store.Store, id store.LaneID) error {
+	return letGroupGo(ctx, s, id, func(*store.Lane) {})
+}
+
+func letGroupGo(ctx context.Context, s store.Store, id store.LaneID, also func(*store.Lane)) error {
 	return s.Update(ctx, func(tx store.Tx) error {
 		all, err := tx.Lanes(id.Processor)
 		if err != nil {
@@ -182,6 +183,10 @@ func LetGo(ctx context.Context, s store.Store, id store.LaneID) error {
 		}
 		for _, l := range all {
 			if l.Build == id.Build && (l.Partition == id.Partition || all[i].Want > 0 && l.Partition == id.Partition+all[i].Want) {
+				if l.State == store.Recut {
+					l.State, l.Reason = store.Running, ""
+				}
+				also(&l)
 				if err := letGo(tx, l); err != nil {
 					return err
 				}
@@ -318,7 +323,8 @@ func (r *recut) split(base *store.Lane) (bool, error) {
 		}
 		// The new rows begin above every epoch that lanes of these names ever
 		// had: whoever deleted them has raised the revision of base above it.
-		other.Epoch, other.Revision, other.Owner = base.Revision, base.Revision, ""
+		// And above the one that its keys have been worked under.
+		other.Epoch, other.Revision, other.Owner = max(base.Revision, l.Epoch), base.Revision, ""
 		if mutant.Is(mutant.SplitEpoch) {
 			other.Epoch = 0
 		}
@@ -383,9 +389,12 @@ func (r *recut) merge(low *store.Lane) (bool, error) {
 				at = max(at, until)
 			}
 		}
-		ready = ready && (len(l.Done) == 0 || mutant.Is(mutant.MergeDone))
+		ready = ready && len(l.Done) == 0
 	}
-	if ready = ready && (low.Position == at && high.Position == at || mutant.Is(mutant.MergeHigher)); !ready {
+	if mutant.Is(mutant.MergeLower) {
+		at = min(low.Position, high.Position)
+	}
+	if ready = ready && (low.Position == at && high.Position == at || mutant.Is(mutant.MergeHigher) || mutant.Is(mutant.MergeLower)); !ready {
 		return false, r.meet(both, at)
 	}
 	rest := true
@@ -400,6 +409,7 @@ func (r *recut) merge(low *store.Lane) (bool, error) {
 		return false, nil
 	}
 	of := low.Want
+	low.Epoch = max(low.Epoch, high.Epoch)
 	begin(low, of)
 	low.Position, low.Exclusions = at, nil // those that there are have ended
 	if high.AppliedAt.After(low.AppliedAt) {

@@ -141,6 +141,7 @@ func TestSplit(t *testing.T) {
 	if err := r.s.Commit(t.Context(), commit); !errors.Is(err, store.ErrFenced) {
 		t.Fatalf("commit as the lane is about to be split: %v, want ErrFenced", err)
 	}
+	r.must(lane.Resume(t.Context(), r.s, "p", "out")) // of what is not paused
 	for x, l := range r.lanes() {
 		if l.State != store.Recut {
 			t.Errorf("lane %v is %s, want %s", x, l.State, store.Recut)
@@ -383,5 +384,91 @@ func TestCancelRecut(t *testing.T) {
 	}
 	if _, err := lane.TryRecut(t.Context(), r.s, id(0, ""), byTenant, 1000); !errors.Is(err, lane.ErrUnknown) {
 		t.Errorf("TryRecut after that: %v, want ErrUnknown", err)
+	}
+}
+
+// TestRecutOldRows: rows from before partitions could be split do not say of how
+// many theirs is one.
+func TestRecutOldRows(t *testing.T) {
+	r := newRig(t, 2)
+	for i := range 2 {
+		r.change(id(i, ""), func(l *store.Lane) { l.Of = 0 })
+	}
+	want := func(of map[int]int) {
+		t.Helper()
+		all := r.lanes()
+		if len(all) != len(of) {
+			t.Errorf("there are %d lanes, want %v", len(all), of)
+		}
+		for i, n := range of {
+			if l, ok := all[id(i, "")]; !ok || lane.Modulus(store.Processor{Partitions: 2}, &l) != n {
+				t.Errorf("partition %d: %+v (%v), want one of %d", i, l, ok, n)
+			}
+		}
+	}
+	r.must(lane.RequestSplit(t.Context(), r.s, "p", 1))
+	for !r.try(id(1, "")) {
+	}
+	want(map[int]int{0: 2, 1: 4, 3: 4})
+	r.must(lane.RequestMerge(t.Context(), r.s, "p", 3))
+	for !r.try(id(1, "")) {
+	}
+	want(map[int]int{0: 2, 1: 2})
+	r.must(lane.RequestMerge(t.Context(), r.s, "p", 1))
+	for !r.try(id(0, "")) {
+	}
+	want(map[int]int{0: 1})
+}
+
+// TestRebuildBesideRecut: a rebuild has the partitions that there are, lets go what
+// stands still for a merge, and hands on what was asked for.
+func TestRebuildBesideRecut(t *testing.T) {
+	r := &rig{t, memstore.New()}
+	ctx := t.Context()
+	_, err := lane.Setup(ctx, r.s, store.Processor{Name: "p", Kind: "projection", Collection: "p", Partitions: 2}, func(int) event.Position { return 0 })
+	r.must(err)
+	r.must(lane.RequestSplit(ctx, r.s, "p", 0))
+	for !r.try(id(0, "")) {
+	}
+	r.change(id(2, ""), func(l *store.Lane) { l.Position = 7 })
+	r.must(lane.RequestMerge(ctx, r.s, "p", 2))
+	r.must(lane.RequestSplit(ctx, r.s, "p", 1))
+	r.own("me", id(0, ""), id(1, ""), id(2, ""))
+	if r.try(id(0, "")) || r.try(id(1, "")) {
+		t.Fatal("cut under the owner")
+	}
+	r.must(lane.StartRebuild(ctx, r.s, "p", ""))
+	if err := lane.RequestSplit(ctx, r.s, "p", 0); !errors.Is(err, lane.ErrState) {
+		t.Errorf("request beside a rebuild: %v, want ErrState", err)
+	}
+	if r.try(id(0, "")) || r.try(id(1, "")) {
+		t.Fatal("cut beside a rebuild")
+	}
+	all := r.lanes()
+	for i, of := range []int{4, 2, 4} {
+		made := id(i, "")
+		made.Number = 2
+		if l := all[made]; l.Of != of || l.State != store.Running || l.Want != 0 || l.Until != 0 {
+			t.Errorf("the rebuild's lane %+v, want one of %d", l, of)
+		}
+		if l := all[id(i, "")]; l.State != store.Running || l.Until != 0 || l.Want == 0 {
+			t.Errorf("the live lane %+v, want it to run, and the request to stay", l)
+		}
+		r.change(made, func(l *store.Lane) { l.Position = 7 })
+	}
+	r.must(lane.TrySwitch(ctx, r.s, "p"))
+	for i, want := range []int{2, 4, 2} {
+		made := id(i, "")
+		made.Number = 2
+		if l := r.lanes()[made]; l.Want != want {
+			t.Errorf("after the switch lane %v wants to be of %d, want %d", made, l.Want, want)
+		}
+	}
+	made := id(0, "")
+	made.Number = 2
+	for !r.try(made) {
+	}
+	if n := len(r.lanes()); n != 2 {
+		t.Errorf("%d lanes after the merge, want 2", n)
 	}
 }

@@ -42,7 +42,7 @@ func Unpin(ctx context.Context, s store.Store, processor, tenant string) error {
 		if l.Pinned = false; l.Number == p.Rebuild && p.RebuildTenant != "" {
 			l.Pinned = true // it has no base lane to go back to
 		}
-		return setState(tx, l, store.Running, "")
+		return resume(tx, l)
 	})
 }
 
@@ -57,8 +57,16 @@ func Pause(ctx context.Context, s store.Store, processor, tenant, reason string)
 // unless they are pinned.
 func Resume(ctx context.Context, s store.Store, processor, tenant string) error {
 	return eachTenantLane(ctx, s, processor, tenant, false, func(tx store.Tx, _ store.Processor, l store.Lane) error {
-		return setState(tx, l, store.Running, "")
+		return resume(tx, l)
 	})
+}
+
+// resume lets a lane run, but one that is about to be split: it runs after that.
+func resume(tx store.Tx, l store.Lane) error {
+	if l.State == store.Recut {
+		return setState(tx, l, l.State, l.Reason)
+	}
+	return setState(tx, l, store.Running, "")
 }
 
 // eachTenantLane runs f on the tenant's lane of every partition of the live

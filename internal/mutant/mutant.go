@@ -33,6 +33,7 @@ const (
 	SplitEpoch      = "epoch of a merged partition's lane used again after another split"
 	RecutRunning    = "partitions split and merged under their owners, who keep what they have cached"
 	MergeHigher     = "merged partition at the higher of two positions"
+	MergeLower      = "merged partition at the lower of two positions"
 	MergeLetters    = "dead letters left behind in a merge of partitions"
 	MergeOutside    = "partitions merged while a tenant has a lane of its own"
 )
@@ -52,7 +53,6 @@ const (
 	DoneExcluded     = "reactor: what is excluded for now counted as done"
 	OrphanAssumed    = "reactor: an event in progress of a tenant that left taken for handled"
 	LettersKept      = "reactor: dead letters that were given up meanwhile handed out"
-	MergeDone        = "reactor: partitions merged while events beyond their position are done"
 	RetryAnyOrder    = "reactor: a key goes on while its failed event waits"
 )
 
@@ -82,7 +82,7 @@ var All = []string{
 	DirtyKept, ForgetEarly, SwitchBehind, AnswerAssumed, DrainUnfenced,
 	MergeBehind, StateUnrevised, EvictedEarly, DrainOutside,
 	DrainSkipped, SwitchForgets, KeptUnfenced, KeptWorked, KeptLetters, KeptPosition, ReviewIgnored,
-	SplitLetters, SplitPosition, SplitEpoch, RecutRunning, MergeHigher, MergeLetters, MergeOutside, MergeDone,
+	SplitLetters, SplitPosition, SplitEpoch, RecutRunning, MergeHigher, MergeLetters, MergeOutside, MergeLower,
 	DoneForgotten, WatermarkHigh, OrphanIgnored, ClaimIgnored, RefillForgotten, UnsureApplied, KeysForgotten,
 	LettersReordered, LeaveBusy, LeaveUndone, DoneExcluded, OrphanAssumed, LettersKept, RetryAnyOrder,
 }
