@@ -27,6 +27,7 @@ const (
 	KeptWorked      = "lanes of a build that is kept are acquired"
 	KeptLetters     = "the dead letters of a build that is kept are dropped"
 	KeptPosition    = "what is kept of a tenant begins at the base lane's position"
+	OldBegins       = "an old version begins a rebuild back"
 	ReviewIgnored   = "a switch that no operator has approved"
 )
 
@@ -53,7 +54,7 @@ var All = []string{
 	MergePosition, CacheKept, GroupsReordered, ResumeEarly, ParkedForgotten, DetachPosition,
 	DirtyKept, ForgetEarly, SwitchBehind, AnswerAssumed, DrainUnfenced,
 	MergeBehind, StateUnrevised, EvictedEarly, DrainOutside,
-	DrainSkipped, SwitchForgets, KeptUnfenced, KeptWorked, KeptLetters, KeptPosition, ReviewIgnored,
+	DrainSkipped, SwitchForgets, KeptUnfenced, KeptWorked, KeptLetters, KeptPosition, OldBegins, ReviewIgnored,
 	DoneForgotten, WatermarkHigh, OrphanIgnored, ClaimIgnored, RefillForgotten, UnsureApplied, KeysForgotten,
 	LettersReordered, LeaveBusy, LeaveUndone, DoneExcluded, OrphanAssumed, LettersKept, RetryAnyOrder,
 }
