@@ -33,6 +33,7 @@ const (
 	gentleMost   = 1000                   // at most
 	gentleCommit = 2 * time.Millisecond   // that a commit may take, if live ones take less
 	gainWithin   = 10 * time.Second       // a lane that goes gently is to come nearer to the end
+	purgeGently  = 200                    // documents of a retired build deleted in one transaction
 	restAtMost   = 500 * time.Millisecond // so it makes progress however slow the database is
 	paceOver     = 10                     // a lane with a limit has batches of a tenth of a second
 )
