@@ -31,6 +31,7 @@ type Admin struct {
 type Lane struct {
 	store.Lane
 	Live  bool // of the build that readers see, not of one in the making
+	Kept  bool // of the build before the last switch, which nobody works: see [Admin.GoBack]
 	Alive bool // its owner's lease has not ended
 	// Behind is how many events it has still to look at, counted to at most
 	// [BehindLimit]; Lag is the age of the oldest of them.
@@ -73,8 +74,8 @@ func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
 			return err
 		}
 		for _, l := range rows {
-			live := procs[l.Processor].Live == l.Number
-			lanes = append(lanes, Lane{Lane: l, Live: live, Alive: alive[l.Owner]})
+			p := procs[l.Processor]
+			lanes = append(lanes, Lane{Lane: l, Live: p.Live == l.Number, Kept: p.Builds.Kept.Number == l.Number, Alive: alive[l.Owner]})
 		}
 		return countParked(tx, lanes)
 	})
@@ -86,6 +87,9 @@ func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
 		return nil, err
 	}
 	for i := range lanes {
+		if lanes[i].Kept {
+			continue
+		}
 		if err := a.behind(ctx, &lanes[i], parts); err != nil {
 			return nil, fmt.Errorf("lane %v: %w", lanes[i].LaneID, err)
 		}

@@ -220,7 +220,8 @@ func summary(proc store.Processor, lanes []fairlead.Lane) processorJSON {
 type laneJSON struct {
 	Processor  string          `json:"processor"`
 	Build      int64           `json:"build"`
-	Live       bool            `json:"live"` // false: of a rebuild
+	Live       bool            `json:"live"`           // false: of a rebuild
+	Kept       bool            `json:"kept,omitempty"` // of the build before the last switch
 	Partition  int             `json:"partition"`
 	Tenant     string          `json:"tenant,omitempty"` // none: the base lane
 	State      store.State     `json:"state"`
@@ -249,7 +250,8 @@ func (p *program) lanesCommand() *cobra.Command {
 		Short: "Show the lanes: position, lag, owner, state",
 		Long: `Show the lanes of a processor, or of all. A lane without a tenant is the base
 lane of its partition; EXCLUDES says how many tenants are, or were just now, in
-lanes of their own. A build beside the live one is a rebuild in the making.`,
+lanes of their own. A build beside the live one is a rebuild in the
+making, or kept for rebuild back.`,
 		Example: `  $NAME lanes orders --db shop.db`,
 		Args:    between(0, 1),
 	}
@@ -277,7 +279,10 @@ lanes of their own. A build beside the live one is a rebuild in the making.`,
 		for i := range lanes {
 			l := &lanes[i]
 			name := fmt.Sprintf("%s/%d", l.Processor, l.Partition)
-			if !l.Live {
+			switch {
+			case l.Kept:
+				name += fmt.Sprintf(" (build %d, kept)", l.Number)
+			case !l.Live:
 				name += fmt.Sprintf(" (build %d)", l.Number)
 			}
 			state := string(l.State)
@@ -296,7 +301,7 @@ lanes of their own. A build beside the live one is a rebuild in the making.`,
 
 func laneOf(l *fairlead.Lane) laneJSON {
 	j := laneJSON{
-		Processor: l.Processor, Build: l.Number, Live: l.Live, Partition: l.Partition, Tenant: l.Tenant,
+		Processor: l.Processor, Build: l.Number, Live: l.Live, Kept: l.Kept, Partition: l.Partition, Tenant: l.Tenant,
 		State: l.State, Reason: l.Reason, Pinned: l.Pinned, Position: int64(l.Position), Behind: l.Behind,
 		Lag: l.Lag.Seconds(), Parked: l.Parked, Owner: l.Owner, Alive: l.Alive, Epoch: l.Epoch,
 		AppliedAt: stamp(l.AppliedAt), UpdatedAt: stamp(l.UpdatedAt),
