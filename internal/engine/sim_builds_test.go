@@ -41,7 +41,7 @@ func (s *sim) operateBuilds(p string, n int) (what string, err error) {
 		return "rebuild what has changed", s.changed(p)
 	case 4:
 		row := s.row(p)
-		version := simVersions[s.rng.IntN(len(simVersions))]
+		version := s.version()
 		err := lane.Claim(ctx, s.mem, p, row.Rebuild, version)
 		if row.Rebuild != 0 && s.row(p).Builds.Making.Claimed && !row.Builds.Making.Claimed {
 			s.made[p+"/"+version] = true
@@ -57,10 +57,19 @@ func (s *sim) operateBuilds(p string, n int) (what string, err error) {
 // documents are first made by the one without.
 var simVersions = []string{"", "v1", "v2", "v3"}
 
+// version returns that of some program. Where real engines are at work all have
+// the same.
+func (s *sim) version() string {
+	if s.engines {
+		return ""
+	}
+	return simVersions[s.rng.IntN(len(simVersions))]
+}
+
 // changed is what a program of some version does that finds the documents to be
 // of another one. A version that was live, or being made, begins no rebuild.
 func (s *sim) changed(p string) error {
-	version := simVersions[s.rng.IntN(len(simVersions))]
+	version := s.version()
 	before := s.row(p)
 	s.checkGiven(p)
 	began, err := lane.RebuildChanged(context.Background(), s.mem, p, version, s.how())
