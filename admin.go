@@ -31,6 +31,7 @@ type Admin struct {
 type Lane struct {
 	store.Lane
 	Live  bool // of the build that readers see, not of one in the making
+	Kept  bool // of the build before the last switch, which nobody works: see [Admin.GoBack]
 	Alive bool // its owner's lease has not ended
 	// Behind is how many events it has still to look at, counted to at most
 	// [BehindLimit]; Lag is the age of the oldest of them.
@@ -96,8 +97,9 @@ func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
 			return err
 		}
 		for _, l := range rows {
-			l.Of = lane.Modulus(procs[l.Processor], &l) // also where the row does not say so
-			x := Lane{Lane: l, Live: procs[l.Processor].Live == l.Number, Alive: alive[l.Owner]}
+			p := procs[l.Processor]
+			l.Of = lane.Modulus(p, &l) // also where the row does not say so
+			x := Lane{Lane: l, Live: p.Live == l.Number, Kept: p.Builds.Kept.Number == l.Number, Alive: alive[l.Owner]}
 			if l.Tenant != "" {
 				x.Pool = given[l.Tenant]
 			}
@@ -116,6 +118,9 @@ func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
 		return nil, err
 	}
 	for i := range lanes {
+		if lanes[i].Kept {
+			continue
+		}
 		if err := a.behind(ctx, &lanes[i], parts); err != nil {
 			return nil, fmt.Errorf("lane %v: %w", lanes[i].LaneID, err)
 		}

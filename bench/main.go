@@ -33,6 +33,7 @@ var benchmarks = []benchmark{
 	{"reactor", "handlers that wait, against the ideal list schedule", runReactor},
 	{"latency-sqlite", "append to visible, at a trickle and through spikes", runLatency},
 	{"noisy-sqlite", "NN-k: what quiet tenants feel of a noisy one, against first in, first out", runNoisy},
+	{"rebuild", "what live traffic on PostgreSQL feels of a rebuild beside it", runRebuild},
 	{"memory", "peak memory of a large catch-up; what an idle tenant costs", runMemory},
 }
 
@@ -42,6 +43,8 @@ type bench struct {
 	quick bool
 	data  string // the folder of the data sets, "" where there is none
 	dir   string // scratch space
+
+	postgres string // the URL of a server
 }
 
 func main() {
@@ -60,6 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	quick := flags.Bool("quick", false, "smaller runs, under 50 s for each benchmark; not for figures to quote")
 	data := flags.String("data", "", "the `folder` of the data sets (default $FAIRLEAD_DATA, or ../shared/data beside the module)")
 	dir := flags.String("dir", "", "the `folder` for scratch files (default: the system's)")
+	server := flags.String("postgres", servicesURL, "the `URL` of a PostgreSQL server on which databases may be made")
 	cpu := flags.String("cpuprofile", "", "write a CPU profile to this `file`")
 	flags.Usage = func() {
 		fmt.Fprint(stderr, "usage: go run ./bench NAME [flags]\n\n")
@@ -106,7 +110,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	r := &report{out: stdout, log: stderr, json: *asJSON, base: machine(*quick)}
 	status := 0
 	for i, bm := range todo {
-		b := &bench{report: r, quick: *quick, data: dataDir(*data), dir: filepath.Join(scratch, bm.name)}
+		b := &bench{report: r, quick: *quick, data: dataDir(*data), dir: filepath.Join(scratch, bm.name), postgres: *server}
 		r.start(bm.name, i > 0)
 		err := os.Mkdir(b.dir, 0o700)
 		if err == nil {

@@ -289,7 +289,8 @@ func summary(proc store.Processor, lanes []fairlead.Lane) processorJSON {
 type laneJSON struct {
 	Processor  string          `json:"processor"`
 	Build      int64           `json:"build"`
-	Live       bool            `json:"live"` // false: of a rebuild
+	Live       bool            `json:"live"`           // false: of a rebuild
+	Kept       bool            `json:"kept,omitempty"` // of the build before the last switch
 	Partition  int             `json:"partition"`
 	Of         int             `json:"of"`               // the lane has the keys whose hash modulo this is partition
 	Want       int             `json:"want,omitempty"`   // what that is to become
@@ -323,7 +324,7 @@ func (p *program) lanesCommand() *cobra.Command {
 		Long: `Show the lanes of a processor, or of all. A lane without a tenant is the base
 lane of its partition: of the keys whose hash modulo so many is its number.
 EXCLUDES says how many tenants are, or were just now, in lanes of their own. A
-build beside the live one is a rebuild in the making.`,
+build beside the live one is a rebuild in the making, or kept for rebuild back.`,
 		Example: `  $NAME lanes orders --db shop.db`,
 		Args:    between(0, 1),
 	}
@@ -354,7 +355,10 @@ build beside the live one is a rebuild in the making.`,
 			if l.Of > 1 {
 				name += fmt.Sprintf(" of %d", l.Of)
 			}
-			if !l.Live {
+			switch {
+			case l.Kept:
+				name += fmt.Sprintf(" (build %d, kept)", l.Number)
+			case !l.Live:
 				name += fmt.Sprintf(" (build %d)", l.Number)
 			}
 			state := string(l.State)
@@ -376,7 +380,7 @@ build beside the live one is a rebuild in the making.`,
 
 func laneOf(l *fairlead.Lane) laneJSON {
 	j := laneJSON{
-		Processor: l.Processor, Build: l.Number, Live: l.Live, Partition: l.Partition, Of: l.Of, Want: l.Want, Tenant: l.Tenant,
+		Processor: l.Processor, Build: l.Number, Live: l.Live, Kept: l.Kept, Partition: l.Partition, Of: l.Of, Want: l.Want, Tenant: l.Tenant,
 		State: l.State, Reason: l.Reason, Pinned: l.Pinned, Position: int64(l.Position), Behind: l.Behind,
 		Lag: l.Lag.Seconds(), Parked: l.Parked, Owner: l.Owner, Alive: l.Alive, Pool: l.Pool, Unserved: l.Unserved, Epoch: l.Epoch,
 		AppliedAt: stamp(l.AppliedAt), UpdatedAt: stamp(l.UpdatedAt),

@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -81,8 +82,11 @@ func TestRebuildBesideAppends(t *testing.T) {
 	}
 	defer func() {
 		stop()
-		<-ended
-		<-ended
+		for range 2 {
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("a consumer ended: %v", err)
+			}
+		}
 	}()
 	admin := fairlead.Admin{Log: db, Store: db}
 	must := func(err error) {

@@ -86,7 +86,9 @@ func (f *fixture) put(build int64, to event.Position, docs ...string) {
 		key, data, _ := strings.Cut(d, "=")
 		key, at, _ := strings.Cut(key, "@")
 		w.Tenant, w.ID, _ = strings.Cut(key, "/")
-		fmt.Sscan(at, &w.Position)
+		if _, err := fmt.Sscan(at, &w.Position); err != nil {
+			f.Fatal(err)
+		}
 		w.Data, w.Delete = []byte(data), data == ""
 		c.Writes = append(c.Writes, w)
 	}

@@ -174,7 +174,7 @@ func disturb(ctx context.Context, db cli.Database, seed string) error {
 	for ctx.Err() == nil {
 		p, t := processors[rng.IntN(len(processors))], fmt.Sprintf("tenant-%d", rng.IntN(tenants))
 		var err error
-		switch rng.IntN(6) {
+		switch rng.IntN(7) {
 		case 0:
 			err = admin.Detach(ctx, p, t)
 		case 1, 2:
@@ -188,6 +188,8 @@ func disturb(ctx context.Context, db cli.Database, seed string) error {
 				t = ""
 			}
 			err = admin.Rebuild(ctx, p, t)
+		case 6:
+			err = admin.GoBack(ctx, p)
 		}
 		if err != nil && !errors.Is(err, fairlead.ErrUnknown) && !errors.Is(err, fairlead.ErrState) && !errors.Is(err, postgres.ErrUnreachable) && ctx.Err() == nil {
 			fmt.Fprintln(os.Stderr, "operate:", err)
@@ -226,7 +228,7 @@ func finish(ctx context.Context, db cli.Database) error {
 		}
 		busy := ""
 		for _, l := range lanes {
-			if l.Position < head || l.Tenant != "" || !l.Live {
+			if !l.Kept && (l.Position < head || l.Tenant != "" || !l.Live) {
 				busy = fmt.Sprintf("lane %v at %v of %v", l.LaneID, l.Position, head)
 			}
 		}

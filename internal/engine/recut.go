@@ -17,6 +17,7 @@ import (
 const (
 	recutEvery  = 20 * time.Millisecond // while lanes stand still for a split or merge
 	standAtMost = 2 * time.Minute       // that they do, after some attempts
+	recutNear   = 2 * pageEvents        // positions, within which lanes that are to be merged are told where to meet
 )
 
 // of returns the modulus of the lane's partition.
@@ -146,7 +147,7 @@ func (e *Engine) recuts(ctx context.Context, v *view, attempts map[store.LaneID]
 		if !first {
 			t.next = now.Add(unservedAtMost)
 		}
-		done, err := lane.TryRecut(ctx, e.store, l.LaneID, shareOf(a.p), nearlyCaught)
+		done, err := lane.TryRecut(ctx, e.store, l.LaneID, shareOf(a.p), recutNear)
 		switch {
 		case done:
 			e.logger.Info("partition was cut", "lane", l.String(), "of", lane.Modulus(*p, l), "now", l.Want)

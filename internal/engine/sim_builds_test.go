@@ -30,17 +30,64 @@ func (s *sim) operateBuilds(p string, n int) (what string, err error) {
 	case 17, 18:
 		return "back", s.back(p)
 	}
-	switch s.rng.IntN(6) {
+	switch s.rng.IntN(9) {
 	case 0:
 		s.checkGiven(p)
 		s.checkKept(p)
 		return "forget", lane.Forget(ctx, s.mem, p)
 	case 1:
 		return "limit", lane.Limit(ctx, s.mem, p, int64(s.rng.IntN(1000)))
+	case 2, 3:
+		return "rebuild what has changed", s.changed(p)
+	case 4:
+		row := s.row(p)
+		version := s.version()
+		err := lane.Claim(ctx, s.mem, p, row.Rebuild, version)
+		if row.Rebuild != 0 && s.row(p).Builds.Making.Claimed && !row.Builds.Making.Claimed {
+			s.made[p+"/"+version] = true
+		}
+		return "claim", err
 	}
 	s.checkGiven(p)
 	s.checkKept(p)
 	return "forget what is old", lane.ForgetOld(ctx, s.mem, p)
+}
+
+// simVersions are those of programs, old and new, that run beside each other. The
+// documents are first made by the one without.
+var simVersions = []string{"", "v1", "v2", "v3"}
+
+// version returns that of some program. Where real engines are at work all have
+// the same.
+func (s *sim) version() string {
+	if s.engines {
+		return ""
+	}
+	return simVersions[s.rng.IntN(len(simVersions))]
+}
+
+// changed is what a program of some version does that finds the documents to be
+// of another one. A version that was live, or being made, begins no rebuild.
+func (s *sim) changed(p string) error {
+	version := s.version()
+	before := s.row(p)
+	s.checkGiven(p)
+	began, err := lane.RebuildChanged(context.Background(), s.mem, p, version, s.how())
+	if !began {
+		return err
+	}
+	after := s.row(p)
+	switch {
+	case version == before.Version || version == "" || s.made[p+"/"+version]:
+		s.fail("%s: a program of version %q began a rebuild, and its version was there before", p, version)
+	case before.Rebuild != 0 && !before.Builds.Making.Auto:
+		s.fail("%s: a rebuild began by itself in the place of one of an operator", p)
+	case after.Live != before.Live || after.Rebuild == before.Rebuild || after.Builds.Making.Version != version:
+		s.fail("%s: a rebuild of version %q began, and the row is %+v", p, version, after)
+	}
+	s.made[p+"/"+version] = true
+	s.keep(p)
+	return err
 }
 
 func (s *sim) back(p string) error {

@@ -54,6 +54,7 @@ type sim struct {
 	served   map[string]event.Position // by processor, partition and tenant: what readers have seen
 	stopped  map[simShare]simStop      // tenants that must not run, or not merge, before an operator says so
 	given    map[int64]givenLetter     // dead letters that were given up
+	made     map[string]bool           // by processor and version: what began a rebuild by itself, or made one
 	kept     map[string]simKept        // by processor: the build that is kept, as it was when it was left
 }
 
@@ -107,7 +108,7 @@ func newSimOf(seed uint64, choose func(*sim)) *sim {
 	s := &sim{
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), logParts: 1, reactors: map[string]*simReactor{},
 		commits: map[fenced]string{}, at: map[fenced]event.Position{}, served: map[string]event.Position{},
-		index: map[string]int{}, latest: map[string]int{}, stopped: map[simShare]simStop{}, given: map[int64]givenLetter{}, kept: map[string]simKept{},
+		index: map[string]int{}, latest: map[string]int{}, stopped: map[simShare]simStop{}, given: map[int64]givenLetter{}, kept: map[string]simKept{}, made: map[string]bool{},
 	}
 	var opts []memlog.Option
 	if s.rng.IntN(2) == 0 {

@@ -152,9 +152,9 @@ func (r *batchRunner) send(ctx context.Context, b *batch) {
 		// A commit that has begun may end after ctx: it was paid for.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitAtMost)
 		defer cancel()
-		began := time.Now()
+		began, alone := time.Now(), len(r.e.gently.turn) == 0
 		if f.err = r.l.commit(ctx, b); f.err == nil {
-			r.e.gently.learn(b, live, gentle, time.Since(began))
+			r.e.gently.learn(b, alone, live, gentle, time.Since(began))
 		}
 	}()
 }

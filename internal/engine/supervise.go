@@ -469,10 +469,14 @@ func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time
 		}
 	}
 	if purge {
-		if _, err := lane.Purge(ctx, e.store, purgeAtOnce); err != nil && ctx.Err() == nil {
+		n, again := purgeAtOnce, switchEvery
+		if e.traffic(time.Now()) {
+			n, again = purgeGently, lookEvery
+		}
+		if _, err := lane.Purge(ctx, e.store, n); err != nil && ctx.Err() == nil {
 			e.logger.Warn("documents of a retired build were not deleted", "error", err)
 		}
-		return switchEvery
+		return again
 	}
 	return soon
 }

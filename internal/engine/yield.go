@@ -18,21 +18,22 @@ import (
 // the log grows, whoever works its lanes, or live lanes of this process have had
 // turns, a lane of a build that is far behind also goes gently, because it shares
 // the database and its disk with them: batches of little work, small pages, as few
-// documents that their commit takes no longer than a live one, and of all such
-// lanes of the process one batch at a time, from its turn to the end of its
+// documents that their commit takes half as long again as a live one, and of all
+// such lanes of the process one batch at a time, from its turn to the end of its
 // commit; then they rest for as long as that took. So the busier the database is
 // the more it is spared, a rebuild has about a half of one connection's time, and
-// a live commit that must wait for one of its waits for no more than its own
+// a live commit that must wait for one of its waits for little more than its own
 // time. Without traffic nothing of this applies.
 const (
 	trafficLasts = time.Second            // after the last sign of it
 	gentleWork   = quantum / 10           // the most estimated work of one batch
 	gentleEvents = 500                    // of a page
 	gentleDocs   = 100                    // documents of a commit, to begin with
-	gentleLeast  = 20                     // at least
+	gentleLeast  = 50                     // at least
 	gentleMost   = 1000                   // at most
 	gentleCommit = 2 * time.Millisecond   // that a commit may take, if live ones take less
 	gainWithin   = 10 * time.Second       // a lane that goes gently is to come nearer to the end
+	purgeGently  = 200                    // documents of a retired build deleted in one transaction
 	restAtMost   = 500 * time.Millisecond // so it makes progress however slow the database is
 	paceOver     = 10                     // a lane with a limit has batches of a tenth of a second
 )
@@ -55,15 +56,17 @@ func (g *gently) most() int { return int(cmp.Or(g.docs.Load(), gentleDocs)) }
 
 // learn notes what a commit took. Several lanes may do so at once, and lose what
 // one of them has seen.
-func (g *gently) learn(b *batch, live, gentle bool, took time.Duration) {
+// Of live commits only those count that no rebuild of this process was in the way
+// of (alone, as they began): else the one would make the other longer and longer.
+func (g *gently) learn(b *batch, alone, live, gentle bool, took time.Duration) {
 	switch {
-	case live && len(b.commit.Writes) > 0:
+	case live && len(b.commit.Writes) > 0 && alone && len(g.turn) == 0:
 		was := g.commit.Load()
 		g.commit.Store(was + (int64(took)-was)/16)
 	case gentle:
 		// The fixed part of a commit may be most of it, so this goes by small steps
 		// up, and by large ones down.
-		most, target := g.most(), max(gentleCommit, time.Duration(g.commit.Load()))
+		most, target := g.most(), max(gentleCommit, time.Duration(g.commit.Load())*3/2)
 		if took > target {
 			g.docs.Store(int64(max(gentleLeast, most*3/4)))
 		} else if len(b.commit.Writes) >= most {

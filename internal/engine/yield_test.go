@@ -48,7 +48,8 @@ func p99(late []time.Duration) time.Duration {
 	return late[len(late)*99/100]
 }
 
-// A rebuild beside live traffic at most doubles the live P99, and makes progress.
+// Beside a rebuild a live commit waits for a small one of its at the most, on a
+// store with one writer: half as long again as its own. And it makes progress.
 func TestRebuildMakesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
@@ -93,7 +94,7 @@ func TestRebuildMakesWay(t *testing.T) {
 		most := slices.Max(st.docs)
 		st.mu.Unlock()
 		t.Logf("live P99 %v alone, %v beside the rebuild, which is at %v after 6 s; its commits had up to %d documents", alone, beside, at.Position, most)
-		if beside > 2*alone+time.Millisecond {
+		if beside > 5*alone/2+time.Millisecond/2 {
 			t.Errorf("live P99 is %v beside a rebuild, and %v without", beside, alone)
 		}
 		if at.Position < 15_000 {

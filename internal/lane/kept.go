@@ -47,7 +47,7 @@ func see(p *store.Processor, versions ...string) {
 // beside the new ones in a deployment does not begin one back, and a rebuild
 // that was given up does not begin again.
 func Changed(p store.Processor, version string) bool {
-	return p.Collection != "" && p.Version != version && !slices.Contains(p.Builds.Seen, version) &&
+	return p.Collection != "" && p.Version != version && (!slices.Contains(p.Builds.Seen, version) || mutant.Is(mutant.OldBegins)) &&
 		(p.Rebuild == 0 || p.Builds.Making.Auto && p.Builds.Making.Version != version)
 }
 

@@ -27,6 +27,7 @@ const (
 	KeptWorked      = "lanes of a build that is kept are acquired"
 	KeptLetters     = "the dead letters of a build that is kept are dropped"
 	KeptPosition    = "what is kept of a tenant begins at the base lane's position"
+	OldBegins       = "an old version begins a rebuild back"
 	ReviewIgnored   = "a switch that no operator has approved"
 	SplitLetters    = "dead letters left behind in a split"
 	SplitPosition   = "the new lane of a split one position too far"
@@ -81,7 +82,7 @@ var All = []string{
 	MergePosition, CacheKept, GroupsReordered, ResumeEarly, ParkedForgotten, DetachPosition,
 	DirtyKept, ForgetEarly, SwitchBehind, AnswerAssumed, DrainUnfenced,
 	MergeBehind, StateUnrevised, EvictedEarly, DrainOutside,
-	DrainSkipped, SwitchForgets, KeptUnfenced, KeptWorked, KeptLetters, KeptPosition, ReviewIgnored,
+	DrainSkipped, SwitchForgets, KeptUnfenced, KeptWorked, KeptLetters, KeptPosition, OldBegins, ReviewIgnored,
 	SplitLetters, SplitPosition, SplitEpoch, RecutRunning, MergeHigher, MergeLetters, MergeOutside, MergeLower,
 	DoneForgotten, WatermarkHigh, OrphanIgnored, ClaimIgnored, RefillForgotten, UnsureApplied, KeysForgotten,
 	LettersReordered, LeaveBusy, LeaveUndone, DoneExcluded, OrphanAssumed, LettersKept, RetryAnyOrder,
