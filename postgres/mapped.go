@@ -19,8 +19,7 @@ type mapped struct {
 	oid      uint32 // of the table
 	sequence uint32
 	seqName  string
-	locked   []string // table and sequence
-	peek     bool     // the role may read the sequence
+	peek     bool // the role may read the sequence
 	types    map[string]uint32
 	advice   []string
 }
@@ -35,7 +34,6 @@ func (db *DB) checkMapping(ctx context.Context, m Mapping) error {
 			return err
 		}
 	}
-	x.locked = []string{x.table, x.seqName}
 	db.mapped, db.sql, db.head.late = x, x.statements(), m.LateInserts
 	return nil
 }

@@ -128,9 +128,12 @@ ORDER BY w.position`
 			" NULL::integer, false, e.headers FROM (SELECT " + columns + from + " WHERE (" + x.m.Stream + ") = $2::text::" + x.castOf("Stream") +
 			" AND " + text(x.m.Tenant) + " = $1::text AND " + version + " > $3::bigint" + where + " ORDER BY " + version + ", " + p +
 			" LIMIT $4::bigint) e ORDER BY e.version, e.position",
-		countAll:   count(""),
-		countFound: count(filter(5)),
-		positionAt: frontier + " SELECT " + frontierColumns + ", (SELECT min(" + p + ")::bigint" + from + " WHERE " + recorded + " >= $2" + where + "), f.gone FROM f",
+		countAll: count(""),
+		// Whoever draws a position locks the sequence first, until its transaction
+		// ends; whoever inserts locks the table.
+		listHolders: holdersOf + fmt.Sprintf(" UNION ALL SELECT %d::oid)", x.sequence),
+		countFound:  count(filter(5)),
+		positionAt:  frontier + " SELECT " + frontierColumns + ", (SELECT min(" + p + ")::bigint" + from + " WHERE " + recorded + " >= $2" + where + "), f.gone FROM f",
 	}
 }
 
