@@ -262,8 +262,9 @@ func (x *mapped) idle(ctx context.Context, db *DB, safe, server int64) (last int
 		return 0, false, nil
 	}
 	var started int64
-	err = db.pool.QueryRow(ctx, "SELECT coalesce(pg_sequence_last_value($1::oid::regclass), 0), (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint",
-		x.sequence).Scan(&last, &started)
+	// Not by pg_sequence_last_value, which takes the lock that says who draws.
+	err = db.pool.QueryRow(ctx, "SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END, (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint FROM "+
+		x.seqName+" s").Scan(&last, &started)
 	if err != nil || started != server || last > safe {
 		return last, false, err
 	}
