@@ -40,6 +40,11 @@
 // events of other processes are then found by looking, up to 250 ms late after a
 // silence.
 //
+// # The event store of another program
+//
+// [OpenLog] reads the events of another program's table, by a [Mapping], with the
+// same care, and changes nothing there: see [Log].
+//
 // # Looking inside
 //
 // The table events is made for people, too. A payload that is text, JSON above

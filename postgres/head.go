@@ -97,12 +97,12 @@ const (
 		WHERE one IN (SELECT one FROM {schema}.safe_head WHERE safe < $1 FOR UPDATE SKIP LOCKED)`
 	// The partitions of the table count, if somebody has partitioned it. There is
 	// a row at least.
-	listHolders = `SELECT DISTINCT l.virtualtransaction, l.pid IS NULL, s.standby
+	listHolders = holdersOf + `)`
+	holdersOf   = `SELECT DISTINCT l.virtualtransaction, l.pid IS NULL, s.standby
 		FROM (SELECT pg_is_in_recovery() AS standby) s LEFT JOIN pg_locks l
 		ON l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
 		AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-		AND l.relation IN (SELECT to_regclass(n)::oid FROM unnest($1::text[]) n
-			UNION ALL SELECT p.relid FROM unnest($1::text[]) n CROSS JOIN LATERAL pg_partition_tree(to_regclass(n)) p)`
+		AND l.relation IN (SELECT to_regclass($1)::oid UNION ALL SELECT p.relid FROM pg_partition_tree(to_regclass($1)) p`
 )
 
 // known returns the safe head that this process knows, and of which start of the
@@ -197,7 +197,7 @@ func (db *DB) settle(ctx context.Context, f *frontier, patient bool) (moved bool
 	if rest > 0 && !sleep(ctx, rest) {
 		return false, ctx.Err()
 	}
-	rows, err := db.pool.Query(ctx, listHolders, db.locked())
+	rows, err := db.pool.Query(ctx, db.sql.listHolders, db.events())
 	if err != nil {
 		return false, err
 	}

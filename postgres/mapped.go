@@ -19,8 +19,7 @@ type mapped struct {
 	oid      uint32 // of the table
 	sequence uint32
 	seqName  string
-	locked   []string // table and sequence
-	peek     bool     // the role may read the sequence
+	peek     bool // the role may read the sequence
 	types    map[string]uint32
 	advice   []string
 }
@@ -35,7 +34,6 @@ func (db *DB) checkMapping(ctx context.Context, m Mapping) error {
 			return err
 		}
 	}
-	x.locked = []string{x.table, x.seqName}
 	db.mapped, db.sql, db.head.late = x, x.statements(), m.LateInserts
 	return nil
 }
@@ -229,8 +227,8 @@ func (x *mapped) checkSequence(ctx context.Context, db *DB) error {
 	var cycle bool
 	var last, highest int64
 	var perTenant *string
-	err := db.pool.QueryRow(ctx, `SELECT s.seqcache, s.seqincrement, s.seqcycle, has_sequence_privilege(s.seqrelid, 'USAGE, SELECT'),
-			CASE WHEN has_sequence_privilege(s.seqrelid, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(s.seqrelid), 0) ELSE 0 END,
+	err := db.pool.QueryRow(ctx, `SELECT s.seqcache, s.seqincrement, s.seqcycle, has_sequence_privilege(s.seqrelid, 'SELECT'),
+			CASE WHEN has_sequence_privilege(s.seqrelid, 'SELECT') THEN coalesce(pg_sequence_last_value(s.seqrelid), 0) ELSE 0 END,
 			coalesce((SELECT max(t.`+x.position+`) FROM `+x.table+` t), 0),
 			(SELECT min(c.relname)::text FROM pg_class c JOIN pg_class o ON o.oid = s.seqrelid
 				WHERE c.relkind = 'S' AND c.relnamespace = o.relnamespace AND c.relname LIKE $2)

@@ -116,4 +116,13 @@ func TestEmmettArchived(t *testing.T) {
 	if want := []string{"s1@1 true", "s1@2 true", "s2@1 "}; fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%q, want %q", got, want)
 	}
+	if len(log.Advice()) == 0 {
+		t.Error("no advice about a table without an index")
+	}
+	for _, part := range []string{"emt_messages_emt_default_active", "emt_messages_emt_default_archived"} {
+		exec(t, c, "CREATE INDEX CONCURRENTLY ON "+part+" (global_position)")
+	}
+	if advice := openLog(t, log.db.pool.Config().ConnString(), f.mapping).Advice(); len(advice) != 0 {
+		t.Errorf("advice %q about a table with an index on each partition", advice)
+	}
 }

@@ -128,9 +128,12 @@ ORDER BY w.position`
 			" NULL::integer, false, e.headers FROM (SELECT " + columns + from + " WHERE (" + x.m.Stream + ") = $2::text::" + x.castOf("Stream") +
 			" AND " + text(x.m.Tenant) + " = $1::text AND " + version + " > $3::bigint" + where + " ORDER BY " + version + ", " + p +
 			" LIMIT $4::bigint) e ORDER BY e.version, e.position",
-		countAll:   count(""),
-		countFound: count(filter(5)),
-		positionAt: frontier + " SELECT " + frontierColumns + ", (SELECT min(" + p + ")::bigint" + from + " WHERE " + recorded + " >= $2" + where + "), f.gone FROM f",
+		countAll: count(""),
+		// Whoever draws a position locks the sequence first, until its transaction
+		// ends; whoever inserts locks the table.
+		listHolders: holdersOf + fmt.Sprintf(" UNION ALL SELECT %d::oid)", x.sequence),
+		countFound:  count(filter(5)),
+		positionAt:  frontier + " SELECT " + frontierColumns + ", (SELECT min(" + p + ")::bigint" + from + " WHERE " + recorded + " >= $2" + where + "), f.gone FROM f",
 	}
 }
 
@@ -259,8 +262,9 @@ func (x *mapped) idle(ctx context.Context, db *DB, safe, server int64) (last int
 		return 0, false, nil
 	}
 	var started int64
-	err = db.pool.QueryRow(ctx, "SELECT coalesce(pg_sequence_last_value($1::oid::regclass), 0), (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint",
-		x.sequence).Scan(&last, &started)
+	// Not by pg_sequence_last_value, which takes the lock that says who draws.
+	err = db.pool.QueryRow(ctx, "SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END, (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint FROM "+
+		x.seqName+" s").Scan(&last, &started)
 	if err != nil || started != server || last > safe {
 		return last, false, err
 	}

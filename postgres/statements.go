@@ -12,6 +12,7 @@ type statements struct {
 	countAll     string
 	countFound   string
 	positionAt   string
+	listHolders  string // $1 is the table
 }
 
 var ownStatements = statements{
@@ -22,13 +23,14 @@ var ownStatements = statements{
 	readStream:   readStream,
 	countAll:     countAll,
 	countFound:   countFound,
+	listHolders:  listHolders,
 	positionAt:   selectFrontier + " SELECT " + frontierColumns + ", {schema}.position_at($2), f.gone FROM f",
 }
 
-// locked are the relations whose RowExclusive locks say who may still fill a gap.
-func (db *DB) locked() []string {
+// events is the name of the table of events.
+func (db *DB) events() string {
 	if db.mapped != nil {
-		return db.mapped.locked
+		return db.mapped.table
 	}
-	return []string{db.q("{schema}.events")}
+	return db.q("{schema}.events")
 }
