@@ -236,7 +236,7 @@ func (f *fleet) endPrepared(ctx context.Context, age time.Duration) error {
 		if len(gid)%2 == 0 {
 			end = "ROLLBACK"
 		}
-		if _, err := c.Exec(ctx, end+" PREPARED '"+gid+"'"); err != nil && pgCode(err) != "42704" {
+		if _, err := c.Exec(ctx, end+" PREPARED '"+gid+"'"); err != nil && pgCode(err) != "42704" && pgCode(err) != "55000" { // its client has ended it, or does
 			return err
 		}
 	}

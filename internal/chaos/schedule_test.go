@@ -25,7 +25,7 @@ func schedule(seed uint64, length time.Duration, workers int) (all []fault) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	ms := func(from, to int) time.Duration { return time.Duration(from+rng.IntN(to-from)) * time.Millisecond }
 	poison, at := 0, ms(500, 1500)
-	for ; at < length; at += ms(300, 1800) {
+	for ; at < length; at += ms(400, 2000) {
 		w := rng.IntN(workers)
 		add := func(format string, args ...any) *fault {
 			all = append(all, fault{at: at, say: fmt.Sprintf(format, args...)})
@@ -74,13 +74,13 @@ func schedule(seed uint64, length time.Duration, workers int) (all []fault) {
 		case k < 76:
 			clients, d := rng.IntN(2) == 0, ms(1000, 8000)
 			add("half-open connections of w%d, its own side gone: %t, for %v", w, clients, d).do = func(ctx context.Context, f *fleet) { f.workers[w].proxy.halve(ctx, clients, d) }
-		case k < 80:
+		case k < 77:
 			add("server: fast restart").do = func(_ context.Context, f *fleet) { f.restart(f.server.Fast) }
-		case k < 84:
+		case k < 78:
 			add("server: immediate restart").do = func(_ context.Context, f *fleet) { f.restart(f.server.Restart) }
-		case k < 87:
+		case k < 79:
 			add("server: killed").do = func(_ context.Context, f *fleet) { f.restart(f.server.Kill) }
-		case k < 91:
+		case k < 84:
 			a := rng.IntN(2)
 			add("kill a%d", a).do = func(_ context.Context, f *fleet) {
 				p := f.loaders[a]
@@ -91,7 +91,7 @@ func schedule(seed uint64, length time.Duration, workers int) (all []fault) {
 				}
 			}
 		default:
-			if poison++; poison > 10 {
+			if poison++; poison > 12 {
 				continue
 			}
 			// Of tenants with few events, so that not most of the run waits behind it.
@@ -118,9 +118,11 @@ func variant(rng *rand.Rand) []string {
 func (f *fleet) restart(do func() error) {
 	f.serverBusy.Lock()
 	defer f.serverBusy.Unlock()
+	began := time.Now()
 	if err := do(); err != nil {
 		f.t.Error(err)
 	}
+	f.note("server: back after %v", time.Since(began).Round(time.Millisecond))
 }
 
 func (f *fleet) plant(ctx context.Context, p planted, n uint64) {
