@@ -49,6 +49,14 @@ sim: ## the deterministic simulation on SIM_SEEDS seeds, and its checker on plan
 	FAIRLEAD_SIM_SEEDS="$(SIM_SEEDS)" $(GO) test -count=1 -timeout 10m -run '^TestSimulation$$' ./internal/engine
 	$(GO) test -count=1 -timeout 10m -tags mutants -run '^TestSimulation(Finds|Replays)' -v ./internal/engine
 
+# Processes killed and stopped, a server restarted, a network that fails. A test of
+# its package, which here runs for longer; the seed is printed.
+.PHONY: chaos
+CHAOS_TIME ?= 10m
+CHAOS_SEED ?=
+chaos: ## a fleet of real processes under all kinds of faults: make chaos CHAOS_TIME=10m CHAOS_SEED=1
+	FAIRLEAD_CHAOS_TIME="$(CHAOS_TIME)" FAIRLEAD_CHAOS_SEED="$(CHAOS_SEED)" $(GO) test -count=1 -timeout 0 -run '^TestChaos$$' -v ./internal/chaos
+
 .PHONY: examples
 examples: ## the examples against their known answers
 	$(GO) test -count=1 -timeout 15m -v ./examples/...

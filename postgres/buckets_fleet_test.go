@@ -83,7 +83,7 @@ func TestPartitionsAreReadOnce(t *testing.T) {
 					}
 					return len(owners) == processes && owners[""] == 0
 				})
-				wait(t, time.Second) // for the new owners to have acquired them
+				waitOut(t, time.Second) // for the new owners to have acquired them
 			}
 			rows := func() (n, bytes int64) {
 				for _, m := range meters {
@@ -148,7 +148,7 @@ func TestPartitionsAreReadOnce(t *testing.T) {
 					if _, err := db.Append(ctx, stream(i)); err != nil {
 						t.Fatal(err)
 					}
-					wait(t, 5*time.Millisecond)
+					waitOut(t, 5*time.Millisecond)
 				}
 			})
 			for i := range 2000 {

@@ -149,7 +149,7 @@ func idle(t *testing.T, processes int, pooler bool, lasts time.Duration, most fl
 		before[i] = m.Statements.Load()
 	}
 	began := time.Now()
-	wait(t, lasts)
+	waitOut(t, lasts)
 	took := time.Since(began).Seconds()
 	for i, m := range meters {
 		rate := float64(m.Statements.Load()-before[i]) / took
@@ -209,7 +209,7 @@ func openDB(t *testing.T, url string, o postgres.Options) *postgres.DB {
 	return db
 }
 
-func wait(t *testing.T, d time.Duration) {
+func waitOut(t *testing.T, d time.Duration) {
 	t.Helper()
 	select {
 	case <-time.After(d):
@@ -219,7 +219,7 @@ func wait(t *testing.T, d time.Duration) {
 
 func until(t *testing.T, most time.Duration, what string, ok func() bool) {
 	t.Helper()
-	for began := time.Now(); !ok(); wait(t, 5*time.Millisecond) {
+	for began := time.Now(); !ok(); waitOut(t, 5*time.Millisecond) {
 		if time.Since(began) > most {
 			t.Fatalf("after %v it is not so that %s", most, what)
 		}

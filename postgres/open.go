@@ -25,7 +25,8 @@ type Options struct {
 	Schema string
 
 	// MaxConns is the most connections at once; more calls wait. Default 16, or
-	// pool_max_conns of the URL.
+	// pool_max_conns of the URL. While somebody waits for appends there is one more,
+	// which listens for them.
 	MaxConns int
 
 	// Timeout is the longest that one statement may take before it is given up

@@ -55,6 +55,12 @@ func (db *DB) Commit(ctx context.Context, c *store.Commit) error {
 	if c.Position < c.Fence.Position {
 		return fmt.Errorf("postgres: commit lane %v: position %v is before %v, where the lane is", c.Lane, c.Position, c.Fence.Position)
 	}
+	for i := range c.Writes {
+		if w := &c.Writes[i]; len(w.Data) > maxDocumentBytes {
+			fault := fmt.Errorf("it has %d bytes, and PostgreSQL takes no message of 1 GiB: at most %d", len(w.Data), maxDocumentBytes)
+			return fmt.Errorf("postgres: commit lane %v: %w", c.Lane, &DocumentError{w.Tenant, w.ID, fault})
+		}
+	}
 	if err := db.settleLane(ctx, c.Lane); err != nil {
 		return err
 	}
@@ -177,6 +183,9 @@ const (
 	// statementBytes is about how many bytes of documents go into one statement:
 	// the server holds each several times.
 	statementBytes = 32 << 20
+	// The largest document. With what one statement has beside it, a message stays
+	// below 1 GiB, where the server ends the connection.
+	maxDocumentBytes = 960 << 20
 )
 
 // queueWrites queues the documents by ascending key, so that two transactions

@@ -46,6 +46,23 @@ func TestDocumentThatCannotBeStored(t *testing.T) {
 	}
 }
 
+// TestDocumentThatIsTooLarge: the server would end the connection on it, and the
+// commit would be of unknown outcome for ever.
+func TestDocumentThatIsTooLarge(t *testing.T) {
+	t.Parallel()
+	db := openTemp(t)
+	_, commit := laneOf(t, db, "p")
+	doc := store.Document{Key: store.Key{Tenant: "a", ID: "x"}, Data: make([]byte, 1<<30)} // never touched, so it takes no memory
+	err := commit(func(c *store.Commit) { c.Writes = append(someWrites(3, 0), store.Write{Document: doc}) })
+	fault, ok := errors.AsType[*DocumentError](err)
+	if !ok || fault.ID != "x" || errors.Is(err, ErrOutcomeUnknown) || !strings.Contains(err.Error(), "1073741824 bytes") {
+		t.Errorf("Commit = %.500v, want a DocumentError of x with its size", err)
+	}
+	if err := commit(func(c *store.Commit) { c.Writes = someWrites(3, 0) }); err != nil {
+		t.Errorf("the commit without it = %v", err)
+	}
+}
+
 // TestReadModelView: what SQL sees is the live build, as jsonb, whatever is in it.
 func TestReadModelView(t *testing.T) {
 	t.Parallel()

@@ -5,6 +5,8 @@
 #   scripts/services.sh up        install what is missing, make it, start it; idempotent
 #   scripts/services.sh down      stop it; its files stay
 #   scripts/services.sh restart   stop it as a crash would, and start it again
+#   scripts/services.sh fast      stop it as an operator would, and start it again
+#   scripts/services.sh kill      kill its first process with SIGKILL, and start it again
 #   scripts/services.sh standby   stop it, and start it as a standby without a primary
 #   scripts/services.sh remove    stop it and delete its files
 #
@@ -136,6 +138,21 @@ down)
 	;;
 restart)
 	ctl -w -t 60 -m immediate -l "$data/log" restart
+	;;
+fast)
+	ctl -w -t 60 -m fast -l "$data/log" restart
+	;;
+kill)
+	kill -KILL "$(head -n 1 "$data/postmaster.pid")"
+	# The processes of its sessions see that it is gone, and end by and by. Until
+	# then the memory that they share keeps a new one from starting.
+	for _ in $(seq 100); do
+		ctl -w -t 60 -l "$data/log" start 2>/dev/null && exit
+		sleep 0.1
+	done
+	echo "services: PostgreSQL did not start after it was killed; the end of $data/log:" >&2
+	tail -n 20 "$data/log" >&2
+	exit 1
 	;;
 standby)
 	ctl -w -m fast stop

@@ -205,6 +205,13 @@ func freePort(t testing.TB) int {
 // Restart stops the server as a crash would, and starts it again.
 func (s *Server) Restart() error { return s.run("restart") }
 
+// Fast stops the server as an operator would, which ends all sessions, and starts
+// it again.
+func (s *Server) Fast() error { return s.run("fast") }
+
+// Kill ends the server's first process with SIGKILL, and starts it again.
+func (s *Server) Kill() error { return s.run("kill") }
+
 // Standby starts the server again, as a standby.
 func (s *Server) Standby() error { return s.run("standby") }
 

@@ -1,0 +1,299 @@
+package chaos
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/fairlead-dev/fairlead"
+	"github.com/fairlead-dev/fairlead/store"
+	"github.com/jackc/pgx/v5"
+)
+
+// A history is the log, folded without Fairlead.
+type history struct {
+	events  []fact
+	streams map[key][]fact
+	tenants map[string][]fact
+	numbers map[uint64]bool
+}
+
+type key struct{ tenant, id string }
+
+type fact struct {
+	tenant, stream    string
+	version, position int64
+	added
+}
+
+// findings collects what is wrong, and not too much of one kind.
+type findings struct {
+	errs  []error
+	kinds map[string]int
+}
+
+func (f *findings) add(kind, format string, args ...any) {
+	if f.kinds == nil {
+		f.kinds = map[string]int{}
+	}
+	if f.kinds[kind]++; f.kinds[kind] <= 5 {
+		f.errs = append(f.errs, fmt.Errorf(kind+": "+format, args...))
+	}
+}
+
+func (f *findings) err() error {
+	for kind, n := range f.kinds {
+		if n > 5 {
+			f.errs = append(f.errs, fmt.Errorf("%s: %d in all", kind, n))
+		}
+	}
+	return errors.Join(f.errs...)
+}
+
+func each(ctx context.Context, c *pgx.Conn, query string, into []any, f func()) error {
+	rows, err := c.Query(ctx, query)
+	if err != nil {
+		return err
+	}
+	_, err = pgx.ForEachRow(rows, into, func() error { f(); return nil })
+	return err
+}
+
+// readLog reads the table of events.
+func readLog(ctx context.Context, c *pgx.Conn, bad *findings) (*history, error) {
+	h := &history{streams: map[key][]fact{}, tenants: map[string][]fact{}, numbers: map[uint64]bool{}}
+	var e fact
+	var data []byte
+	err := each(ctx, c, "SELECT tenant, stream, version, position, data FROM fairlead.events ORDER BY position", []any{&e.tenant, &e.stream, &e.version, &e.position, &data}, func() {
+		e.added = added{}
+		if err := json.Unmarshal(data, &e.added); err != nil {
+			bad.add("log", "position %d: %v", e.position, err)
+		}
+		k := key{e.tenant, e.stream}
+		if want := int64(len(h.streams[k])) + 1; e.version != want {
+			bad.add("log", "%v has version %d at position %d, want %d", k, e.version, e.position, want)
+		}
+		if h.numbers[e.N] {
+			bad.add("log", "number %d is there twice, again at position %d", e.N, e.position)
+		}
+		h.numbers[e.N] = true
+		h.events = append(h.events, e)
+		h.streams[k] = append(h.streams[k], e)
+		h.tenants[e.tenant] = append(h.tenants[e.tenant], e)
+	})
+	return h, err
+}
+
+// acknowledged checks that what the clients were told is there is there.
+func (h *history) acknowledged(dir string, bad *findings) (n int, err error) {
+	files, err := filepath.Glob(filepath.Join(dir, "acks-*"))
+	if err != nil {
+		return 0, err
+	}
+	for _, name := range files {
+		file, err := os.Open(name)
+		if err != nil {
+			return 0, err
+		}
+		for sc := bufio.NewScanner(file); sc.Scan(); n++ {
+			// The last line of a client that was killed may be cut.
+			if v, err := strconv.ParseUint(sc.Text(), 10, 64); err == nil && len(sc.Text()) > 12 && !h.numbers[v] {
+				bad.add("log", "the event %d was acknowledged and is not there", v)
+			}
+		}
+		_ = file.Close()
+	}
+	return n, nil
+}
+
+// letters checks that the dead letters are those of the planted events, each with
+// everything that came after it in its key.
+func (h *history) letters(ctx context.Context, f *fleet, bad *findings) (n int, err error) {
+	rows, err := f.admin.Processors(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range rows {
+		want := map[key][]int64{}
+		for _, e := range h.events {
+			k := key{e.tenant, e.stream}
+			if p.Name == totals {
+				k.id = "all"
+			}
+			if e.Poison == p.Name || want[k] != nil {
+				want[k] = append(want[k], e.position)
+			}
+		}
+		all, err := f.admin.DeadLetters(ctx, fairlead.LetterFilter{Build: store.Build{Processor: p.Name, Number: p.Live}})
+		if err != nil {
+			return 0, err
+		}
+		got := map[key][]int64{}
+		for _, l := range all {
+			k := key{l.Tenant, l.Key}
+			if (l.State == store.Poison) != (len(got[k]) == 0) {
+				bad.add("dead letters", "%s: %v has a letter in state %s in place %d: %s", p.Name, k, l.State, len(got[k])+1, l.Error)
+			}
+			got[k] = append(got[k], int64(l.Event.Position))
+			n++
+		}
+		for k := range got {
+			if want[k] == nil {
+				bad.add("dead letters", "%s: %v has letters, and nothing was planted there: %s", p.Name, k, all[slices.IndexFunc(all, func(l store.DeadLetter) bool { return l.Tenant == k.tenant && l.Key == k.id })].Error)
+			}
+		}
+		for k, w := range want {
+			if !slices.Equal(got[k], w) {
+				bad.add("dead letters", "%s: %v has the letters %v, want %v", p.Name, k, got[k], w)
+			}
+		}
+	}
+	return n, nil
+}
+
+// documents compares what a projection has with the fold of the log.
+func (h *history) documents(ctx context.Context, c *pgx.Conn, bad *findings) error {
+	want := map[string]map[key]counter{counters: {}, totals: {}}
+	for k, es := range h.streams {
+		want[counters][k] = fold(es)
+	}
+	for t, es := range h.tenants {
+		want[totals][key{t, "all"}] = fold(es)
+	}
+	for name, docs := range want {
+		var k key
+		var data []byte
+		seen := 0
+		err := each(ctx, c, "SELECT tenant, id, doc::text FROM fairlead.read_model WHERE collection = '"+name+"'", []any{&k.tenant, &k.id, &data}, func() {
+			seen++
+			var got counter
+			if err := json.Unmarshal(data, &got); err != nil {
+				bad.add(name, "%v: %v", k, err)
+			} else if w, ok := docs[k]; !ok || got != w {
+				bad.add(name, "%v is %+v, the log has %+v", k, got, w)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if seen != len(docs) {
+			bad.add(name, "there are %d documents, want %d", seen, len(docs))
+		}
+	}
+	return nil
+}
+
+func fold(es []fact) (c counter) {
+	for _, e := range es {
+		c.add(e.N)
+	}
+	return c
+}
+
+// audited checks the table of the batch projector: each event once, in the order of
+// its key, and no two processes in one epoch of a lane.
+func (h *history) audited(ctx context.Context, c *pgx.Conn, bad *findings) error {
+	seen, owners := map[key]int{}, map[string]string{}
+	var k key
+	var version, position, epoch int64
+	var lane, worker string
+	err := each(ctx, c, "SELECT tenant, stream, version, position, lane, epoch, worker FROM chaos.audit ORDER BY seq", []any{&k.tenant, &k.id, &version, &position, &lane, &epoch, &worker}, func() {
+		es := h.streams[k]
+		switch i := seen[k]; {
+		case i < len(es) && version == es[i].version && position == es[i].position:
+			seen[k]++
+		default:
+			bad.add(audit, "%v: version %d at %d comes after %d events, by %s in epoch %d of %s", k, version, position, i, worker, epoch, lane)
+		}
+		term := fmt.Sprint(lane, "@", epoch)
+		if o := owners[term]; o != "" && o != worker {
+			bad.add(audit, "lane %s was worked by %s and %s", term, o, worker)
+		}
+		owners[term] = worker
+	})
+	for k, es := range h.streams {
+		if seen[k] != len(es) {
+			bad.add(audit, "%v has %d events of %d", k, seen[k], len(es))
+		}
+	}
+	return err
+}
+
+// committed checks what the rows of the lanes went through: one process in an epoch,
+// each commit where the one before ended, and no epoch after a newer one.
+func committed(ctx context.Context, c *pgx.Conn, bad *findings) (n int, err error) {
+	type term struct {
+		lane  string
+		epoch int64
+	}
+	owners, ends, newest := map[term]string{}, map[term]int64{}, map[string]int64{}
+	var l term
+	var before, after int64
+	var worker, owner string
+	err = each(ctx, c, "SELECT lane, epoch, before, after, worker, owner FROM chaos.commits ORDER BY seq", []any{&l.lane, &l.epoch, &before, &after, &worker, &owner}, func() {
+		n++
+		if o := owners[l]; o != "" && o != worker {
+			bad.add("commits", "lane %s, epoch %d: by %s and by %s", l.lane, l.epoch, o, worker)
+		}
+		if end, ok := ends[l]; ok && end != before {
+			bad.add("commits", "lane %s, epoch %d: a commit from %d follows one to %d", l.lane, l.epoch, before, end)
+		}
+		if after < before {
+			bad.add("commits", "lane %s, epoch %d: back from %d to %d by %s", l.lane, l.epoch, before, after, worker)
+		}
+		if l.epoch < newest[l.lane] {
+			bad.add("commits", "lane %s: a commit in epoch %d by %s, after one in epoch %d", l.lane, l.epoch, worker, newest[l.lane])
+		}
+		owners[l], ends[l], newest[l.lane] = worker, after, l.epoch
+	})
+	return n, err
+}
+
+// An outcome is what the outside system tells of the reactor.
+type outcome struct{ effects, again, refused int }
+
+// effects checks the reactor: every event at least once, in the order of its key but
+// for repetitions, and none again under the epoch that has recorded it.
+func (h *history) effects(ctx context.Context, c *pgx.Conn, bad *findings) (o outcome, err error) {
+	seen, last, names := map[key]int{}, map[string]string{}, map[string]string{}
+	var k key
+	var version, epoch int64
+	var lane, name, worker string
+	err = each(ctx, c, "SELECT tenant, stream, version, epoch, lane, key, worker FROM effects ORDER BY seq", []any{&k.tenant, &k.id, &version, &epoch, &lane, &name, &worker}, func() {
+		o.effects++
+		es := h.streams[k]
+		event := fmt.Sprint(k, version)
+		switch i := seen[k]; {
+		case i < len(es) && version == es[i].version:
+			seen[k]++
+			names[event] = name
+		case version <= int64(i):
+			o.again++
+			if names[event] != name {
+				bad.add(mail, "%v: version %d comes again under another idempotency key", k, version)
+			}
+		default:
+			bad.add(mail, "%v: version %d comes after %d events, by %s in epoch %d of %s", k, version, i, worker, epoch, lane)
+		}
+		term := fmt.Sprint(lane, "@", epoch, " by ", worker)
+		if last[event] == term {
+			bad.add(mail, "%v: version %d was recorded twice in lane %s", k, version, term)
+		}
+		last[event] = term
+	})
+	if err != nil {
+		return o, err
+	}
+	for k, es := range h.streams {
+		if seen[k] != len(es) {
+			bad.add(mail, "%v has %d events of %d", k, seen[k], len(es))
+		}
+	}
+	return o, c.QueryRow(ctx, "SELECT count(*) FROM refused").Scan(&o.refused)
+}

@@ -1,0 +1,146 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/fairlead-dev/fairlead"
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/store"
+	"github.com/jackc/pgx/v5"
+)
+
+// catchUpAtMost is how long everything may take to be applied after the last fault.
+const catchUpAtMost = 4 * time.Minute
+
+// finish waits until everything is applied, every tenant is back, and every lane has
+// an owner that is alive.
+func (f *fleet) finish(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, catchUpAtMost)
+	defer cancel()
+	if err := f.endPrepared(ctx, 0); err != nil {
+		return err
+	}
+	head, err := f.db.Head(ctx, 0)
+	if err != nil {
+		return err
+	}
+	for {
+		busy, err := f.busy(ctx, head)
+		switch {
+		case err != nil && !passing(err):
+			return fmt.Errorf("%w: %s", err, busy)
+		case err == nil && busy == "":
+			return nil
+		}
+		if rest(ctx, 100*time.Millisecond); ctx.Err() != nil {
+			return fmt.Errorf("%v after the last fault: %s: %w", catchUpAtMost, busy, ctx.Err())
+		}
+	}
+}
+
+// busy says what is still to be done, and lets it be done.
+func (f *fleet) busy(ctx context.Context, head event.Position) (busy string, err error) {
+	rows, err := f.admin.Processors(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, p := range rows {
+		if p.Paused {
+			if err := f.admin.Resume(ctx, p.Name, ""); err != nil {
+				return "", err
+			}
+		}
+		if p.Rebuild != 0 || len(p.Retired) > 0 {
+			busy = fmt.Sprintf("rebuild %d of %s, retired %v", p.Rebuild, p.Name, p.Retired)
+		}
+	}
+	lanes, err := f.admin.Lanes(ctx, "")
+	if err != nil {
+		return "", err
+	}
+	for _, l := range lanes {
+		if !l.Live {
+			continue // busy says that there is a rebuild
+		}
+		if l.Tenant != "" {
+			for _, err := range []error{f.admin.Resume(ctx, l.Processor, l.Tenant), f.admin.Merge(ctx, l.Processor, l.Tenant)} {
+				if err != nil && !errors.Is(err, fairlead.ErrUnknown) {
+					return "", err
+				}
+			}
+		}
+		if l.Position < head || l.Tenant != "" || !l.Alive {
+			busy = fmt.Sprintf("lane %v at %v of %v, %s %s, owner %q, alive %t", l.LaneID, l.Position, head, l.State, l.Reason, l.Owner, l.Alive)
+		}
+	}
+	return busy, nil
+}
+
+// heal starts the workers with code that can handle what was poison, and has it
+// applied.
+func (f *fleet) heal(ctx context.Context) error {
+	for _, w := range f.workers {
+		w.busy.Lock()
+		w.leave()
+		w.start(healedVar + "=1")
+		w.busy.Unlock()
+	}
+	ctx, cancel := context.WithTimeout(ctx, catchUpAtMost)
+	defer cancel()
+	for {
+		letters, err := f.admin.DeadLetters(ctx, fairlead.LetterFilter{})
+		if err != nil {
+			return err
+		}
+		if len(letters) == 0 {
+			return f.finish(ctx)
+		}
+		if !slices.ContainsFunc(letters, func(l store.DeadLetter) bool { return l.Retry }) {
+			for _, p := range processors {
+				if _, err := f.admin.Retry(ctx, p, "", ""); err != nil && !errors.Is(err, fairlead.ErrUnknown) {
+					return err
+				}
+			}
+		}
+		if rest(ctx, 200*time.Millisecond); ctx.Err() != nil {
+			return fmt.Errorf("%d dead letters are left, one of %v: %w", len(letters), letters[0], ctx.Err())
+		}
+	}
+}
+
+// connections returns how many a session of the fleet has, by its name.
+func (f *fleet) connections(ctx context.Context) (map[string]int, error) {
+	c, err := pgx.Connect(ctx, f.server.URL)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
+	rows, err := c.Query(ctx, "SELECT application_name, count(*) FROM pg_stat_activity WHERE application_name LIKE 'chaos-%' GROUP BY 1")
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]int{}
+	var name string
+	var n int
+	_, err = pgx.ForEachRow(rows, []any{&name, &n}, func() error { all[name] = n; return nil })
+	return all, err
+}
+
+// none waits until nobody of the fleet is connected any more.
+func (f *fleet) none(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		all, err := f.connections(ctx)
+		if err == nil && len(all) == 0 {
+			return nil
+		}
+		if rest(ctx, 100*time.Millisecond); ctx.Err() != nil {
+			return fmt.Errorf("after the end of all processes there are the connections %v: %w", all, err)
+		}
+	}
+}

@@ -1,0 +1,251 @@
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fairlead-dev/fairlead"
+	"github.com/fairlead-dev/fairlead/internal/pgtest"
+	"github.com/fairlead-dev/fairlead/postgres"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// A fleet is everything that a run has: the server, the processes, the network.
+type fleet struct {
+	t       *testing.T
+	seed    uint64
+	dir     string
+	server  *pgtest.Server
+	outside string
+	db      *postgres.DB // of the operators, directly
+	admin   fairlead.Admin
+	workers []*process
+	loaders []*process
+	begun   time.Time
+
+	serverBusy sync.Mutex
+
+	mu      sync.Mutex
+	planted []planted
+	ended   []error // processes that ended by themselves
+}
+
+// planted is a poison event.
+type planted struct{ processor, tenant, stream string }
+
+// A process is a place for one after the other.
+type process struct {
+	f     *fleet
+	name  string
+	env   []string
+	proxy *proxy // of workers
+
+	busy sync.Mutex // held while something is done to it
+	run  int
+	cmd  *exec.Cmd // nil: it is away
+	told bool      // to end
+	done chan struct{}
+	err  error // with which it ended
+	log  string
+}
+
+func newFleet(t *testing.T, seed uint64, workers int) *fleet {
+	t.Helper()
+	f := &fleet{t: t, seed: seed, dir: t.TempDir(), begun: time.Now()}
+	f.outside = pgtest.Database(t)
+	f.server = pgtest.NewServer(t)
+	ctx := t.Context()
+	db, err := postgres.Open(ctx, f.server.URL+"&application_name=operators")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	f.db, f.admin = db, fairlead.Admin{Log: db, Store: db}
+	statements(t, f.server.URL, inside)
+	statements(t, f.outside, outside)
+	for i := range workers {
+		p := newProxy(t, f.server.URL)
+		w := &process{f: f, name: fmt.Sprintf("w%d", i), proxy: p}
+		w.env = []string{roleVar + "=work", nameVar + "=" + w.name, urlVar + "=" + p.url, outsideVar + "=" + f.outside + "&application_name=" + w.name}
+		f.workers = append(f.workers, w)
+	}
+	for i := range 2 {
+		l := &process{f: f, name: fmt.Sprintf("a%d", i)}
+		l.env = []string{
+			roleVar + "=append", nameVar + "=" + l.name, urlVar + "=" + f.server.URL,
+			acksVar + "=" + filepath.Join(f.dir, "acks-"+l.name),
+		}
+		f.loaders = append(f.loaders, l)
+	}
+	t.Cleanup(func() {
+		for _, p := range f.all() {
+			p.busy.Lock()
+			p.kill()
+			p.busy.Unlock()
+		}
+	})
+	return f
+}
+
+func (f *fleet) all() []*process { return append(append([]*process{}, f.workers...), f.loaders...) }
+
+func statements(t *testing.T, url string, all []string) {
+	t.Helper()
+	c, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close(context.Background()) }()
+	for _, sql := range all {
+		if _, err := c.Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+}
+
+// note says what is done, and when.
+func (f *fleet) note(format string, args ...any) {
+	f.t.Logf("%7.2fs %s", time.Since(f.begun).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// start starts the process. The caller holds busy.
+func (p *process) start(env ...string) {
+	p.run++
+	session := fmt.Sprintf("chaos-%s-%d", p.name, p.run)
+	p.log = filepath.Join(p.f.dir, session+".log")
+	out, err := os.Create(p.log)
+	if err != nil {
+		p.f.t.Error(err)
+		return
+	}
+	defer out.Close()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), p.env...)
+	cmd.Env = append(cmd.Env, sessionVar+"="+session, seedVar+"="+strconv.FormatUint(p.f.seed+uint64(p.run)<<32+uint64(p.name[1]), 10))
+	cmd.Env = append(cmd.Env, env...)
+	cmd.Stderr = out
+	if err := cmd.Start(); err != nil {
+		p.f.t.Error(err)
+		return
+	}
+	done := make(chan struct{})
+	p.cmd, p.told, p.done = cmd, false, done
+	go func() { // ends when done is closed, which everybody who ends the process waits for
+		defer close(done)
+		p.err = cmd.Wait()
+		p.f.mu.Lock()
+		defer p.f.mu.Unlock()
+		if !p.told {
+			said, _ := os.ReadFile(p.log)
+			p.f.ended = append(p.f.ended, fmt.Errorf("%s ended by itself: %w: %s", session, p.err, tail(said)))
+		}
+	}()
+}
+
+func tail(b []byte) []byte {
+	b = bytes.TrimSpace(b)
+	return b[max(0, len(b)-3000):]
+}
+
+func (p *process) expectEnd() {
+	p.f.mu.Lock()
+	defer p.f.mu.Unlock()
+	p.told = true
+}
+
+// kill ends the process with SIGKILL. The caller holds busy.
+func (p *process) kill() {
+	if p.cmd == nil {
+		return
+	}
+	p.expectEnd()
+	_ = p.cmd.Process.Kill()
+	<-p.done
+	p.cmd = nil
+}
+
+// leaveAtMost is how long a worker may take to end, on a network that may be a black
+// hole meanwhile.
+const leaveAtMost = 40 * time.Second
+
+// leave ends the process as an operator would, and wants it to end well. The caller
+// holds busy.
+func (p *process) leave() {
+	if p.cmd == nil {
+		return
+	}
+	p.expectEnd()
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+		if p.err != nil {
+			said, _ := os.ReadFile(p.log)
+			p.f.t.Errorf("%s, which was to end: %v: %s", p.name, p.err, tail(said))
+		}
+	case <-time.After(leaveAtMost):
+		_ = p.cmd.Process.Signal(syscall.SIGQUIT) // it says what it does
+		<-p.done
+		said, _ := os.ReadFile(p.log)
+		p.f.t.Errorf("%s did not end %v after SIGTERM: %s", p.name, leaveAtMost, said[max(0, len(said)-20000):])
+	}
+	p.cmd = nil
+}
+
+// freeze stops the process for a while: it comes back as a zombie, with the leases
+// that it had.
+func (p *process) freeze(ctx context.Context, d time.Duration) {
+	_ = p.cmd.Process.Signal(syscall.SIGSTOP)
+	rest(ctx, d)
+	_ = p.cmd.Process.Signal(syscall.SIGCONT)
+}
+
+// tidy ends transactions that were prepared, and left by their client, until ctx ends.
+func (f *fleet) tidy(ctx context.Context) {
+	for ctx.Err() == nil {
+		rest(ctx, 500*time.Millisecond)
+		if err := f.endPrepared(ctx, 2*time.Second); err != nil && ctx.Err() == nil && !gone(err) {
+			f.t.Error(err)
+		}
+	}
+}
+
+func (f *fleet) endPrepared(ctx context.Context, age time.Duration) error {
+	c, err := pgx.Connect(ctx, f.server.URL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
+	rows, err := c.Query(ctx, "SELECT gid FROM pg_prepared_xacts WHERE prepared < now() - $1::interval ORDER BY gid", age)
+	if err != nil {
+		return err
+	}
+	gids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	for _, gid := range gids {
+		end := "COMMIT"
+		if len(gid)%2 == 0 {
+			end = "ROLLBACK"
+		}
+		if _, err := c.Exec(ctx, end+" PREPARED '"+gid+"'"); err != nil && pgCode(err) != "42704" && pgCode(err) != "55000" { // its client has ended it, or does
+			return err
+		}
+	}
+	return err
+}
+
+func pgCode(err error) string {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return e.Code
+	}
+	return ""
+}

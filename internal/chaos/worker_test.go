@@ -1,0 +1,115 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fairlead-dev/fairlead"
+	"github.com/fairlead-dev/fairlead/postgres"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// The environment variables by which the test binary knows that it is a process
+// of the fleet.
+const (
+	roleVar    = "FAIRLEAD_CHAOS_ROLE"    // "work" or "append"
+	nameVar    = "FAIRLEAD_CHAOS_NAME"    // of the process: the same after a restart
+	sessionVar = "FAIRLEAD_CHAOS_SESSION" // of its connections: never the same
+	urlVar     = "FAIRLEAD_CHAOS_URL"     // of the server, for workers by way of a proxy
+	outsideVar = "FAIRLEAD_CHAOS_OUTSIDE" // of the system that effects go to
+	healedVar  = "FAIRLEAD_CHAOS_HEALED"
+	versionVar = "FAIRLEAD_CHAOS_VERSION"
+	missingVar = "FAIRLEAD_CHAOS_MISSING" // processors that it does not have
+	seedVar    = "FAIRLEAD_CHAOS_CLIENT"
+	acksVar    = "FAIRLEAD_CHAOS_ACKS"
+)
+
+const (
+	lease    = 2 * time.Second
+	maxConns = 8
+)
+
+func TestMain(m *testing.M) {
+	var err error
+	switch os.Getenv(roleVar) {
+	case "work":
+		err = work()
+	case "append":
+		err = load()
+	default:
+		os.Exit(m.Run())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "ended:", err)
+		os.Exit(1)
+	}
+}
+
+// work runs the processors until SIGTERM. While there is no server it tries again:
+// once it runs, the engine does that.
+func work() error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	session := os.Getenv(sessionVar)
+	out, err := pgxpool.New(ctx, os.Getenv(outsideVar))
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	m := &model{healed: os.Getenv(healedVar) != "", version: os.Getenv(versionVar), outside: out, worker: session}
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	for ctx.Err() == nil {
+		err := run(ctx, m, logger)
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+		if !passing(err) {
+			return err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+func run(ctx context.Context, m *model, logger *slog.Logger) (err error) {
+	db, err := postgres.Open(ctx, os.Getenv(urlVar)+"&application_name="+m.worker, postgres.Options{MaxConns: maxConns, Timeout: 4 * time.Second, NoMigrate: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	c, err := fairlead.New(fairlead.Config{Log: db, Store: db, Name: os.Getenv(nameVar), Lease: lease, Memory: 32 << 20, Logger: logger})
+	if err != nil {
+		return err
+	}
+	missing := strings.Split(os.Getenv(missingVar), ",")
+	for _, p := range m.processors() {
+		if slices.Contains(missing, p.Name()) {
+			continue
+		}
+		if err := c.Add(ctx, p); err != nil {
+			return err
+		}
+	}
+	if err := c.Run(ctx); ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// passing reports whether an error is the server's or the network's, for now.
+func passing(err error) bool {
+	return errors.Is(err, postgres.ErrUnreachable) || errors.Is(err, postgres.ErrTimeout) || errors.Is(err, postgres.ErrOutcomeUnknown) ||
+		errors.Is(err, postgres.ErrRetry) || errors.Is(err, postgres.ErrConnections)
+}
