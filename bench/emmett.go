@@ -41,7 +41,7 @@ func (b *bench) emmettEditions() []emmettEdition {
 		{"released", "Emmett 0.42.0 (npm's latest)", dir},
 		{"next", "Emmett 0.43.0-beta.39 (its coming release, at a commit of its repository)", dir},
 	} {
-		file := filepath.Join(dir, e.name, "node_modules", "@event-driven-io", "pongo")
+		file := filepath.Join(dir, "node_modules", "@event-driven-io", "emmett-postgresql")
 		if e.name == "next" {
 			file = filepath.Join(dir, e.name, "emmett.mjs")
 		}

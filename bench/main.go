@@ -34,6 +34,10 @@ var benchmarks = []benchmark{
 	{"latency-sqlite", "append to visible, at a trickle and through spikes", runLatency},
 	{"noisy-sqlite", "NN-k: what quiet tenants feel of a noisy one, against first in, first out", runNoisy},
 	{"catchup-postgres", "a projection catches up on PostgreSQL, against a hand-written loop and Emmett", runCatchupPostgres},
+	{"latency-postgres", "append to visible on PostgreSQL, at four rates, beside Emmett", runLatencyPostgres},
+	{"noisy-postgres", "NN-k on PostgreSQL", runNoisyPostgres},
+	{"gaps", "catch-up over rolled-back positions; a position that is rolled back at the head", runGaps},
+	{"scale-postgres", "1, 2, 4 and 8 processes, and what of the database is the limit", runScalePostgres},
 	{"memory", "peak memory of a large catch-up; what an idle tenant costs", runMemory},
 }
 
@@ -43,6 +47,9 @@ type bench struct {
 	quick bool
 	data  string // the folder of the data sets, "" where there is none
 	dir   string // scratch space
+
+	// fresh makes an empty database; who calls it closes it, and then calls remove.
+	fresh func(ctx context.Context) (db database, remove func() error, err error)
 
 	postgres string // URL of a server; "": one of the benchmark's own
 	scratch  string // where that has its files; "": the system's folder for such

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/postgres"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -167,6 +168,19 @@ func (s *pgServer) create(ctx context.Context, from string) (string, error) {
 		err = s.exec(ctx, "CHECKPOINT")
 	}
 	return u.String(), err
+}
+
+// empty makes a database with Fairlead's empty schema, to be copied.
+func (s *pgServer) empty(ctx context.Context) (string, error) {
+	url, err := s.create(ctx, "")
+	if err != nil {
+		return "", err
+	}
+	db, err := postgres.Open(ctx, url)
+	if err != nil {
+		return "", err
+	}
+	return url, db.Close()
 }
 
 // drop removes a database.
