@@ -90,7 +90,7 @@ func pgLoop(ctx context.Context, url string, batch int, overlap bool) (time.Dura
 	}()
 	defer func() { // before the connections are closed
 		cancel()
-		for range pages { //nolint:revive // until the reader has ended
+		for range pages { // until the reader has ended
 		}
 	}()
 	l := &pgLooping{docs: map[string]*pgLoopDoc{}}
