@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 )
 
 // A benchmark is one NAME of the command line.
@@ -57,7 +58,7 @@ type bench struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) // either way its server is stopped
 	defer stop()
 	if mode := os.Getenv(childEnv); mode != "" {
 		os.Exit(child(ctx, mode))

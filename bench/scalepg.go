@@ -35,7 +35,7 @@ func runScalePostgres(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	seconds, runs := 5.0, 3
+	seconds, runs := 3.0, 3
 	if b.quick {
 		seconds, runs = 1.2, 1
 	}
