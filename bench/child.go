@@ -23,11 +23,14 @@ import (
 func child(ctx context.Context, task string) int {
 	var t childTask
 	err := json.Unmarshal([]byte(task), &t)
+	var r any
+	if err == nil && t.Do == "scale" {
+		r, err = scaleProcess(ctx, t.Path)
+	} else if err == nil {
+		r, err = t.run(ctx)
+	}
 	if err == nil {
-		var r childReport
-		if r, err = t.run(ctx); err == nil {
-			err = json.NewEncoder(os.Stdout).Encode(r)
-		}
+		err = json.NewEncoder(os.Stdout).Encode(r)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -43,6 +43,19 @@ func catchUp(ctx context.Context, path string, memory int, tenants []string, pro
 		return 0, err
 	}
 	defer func() { _ = db.Close() }()
+	return catchUpOn(ctx, db, memory, tenants, processors...)
+}
+
+// A database is a log and a store in one.
+type database interface {
+	eventlog.Log
+	eventlog.Appender
+	store.Store
+	Close() error
+}
+
+// catchUpOn is catchUp on a database that is open.
+func catchUpOn(ctx context.Context, db database, memory int, tenants []string, processors ...fairlead.Processor) (time.Duration, error) {
 	head, err := db.Head(ctx, 0)
 	if err != nil {
 		return 0, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead"
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/slo"
 	"github.com/fairlead-dev/fairlead/sqlite"
 	"github.com/fairlead-dev/fairlead/store"
@@ -81,24 +82,24 @@ type visibleStore struct {
 
 	mu      sync.Mutex
 	streams map[store.Key]*visibleStream
-	late    []time.Duration // from the intended time to visible
+	visible []time.Duration // since start, by the event's number; 0: not yet
 	left    int
 	all     chan struct{}
 }
 
 type visibleStream struct {
-	intended []time.Duration // by version - 1
-	seen     int64
+	numbers []int // of events, by version - 1
+	seen    int64
 }
 
 func newVisibleStore(s store.Store, intents []intent) *visibleStore {
-	v := &visibleStore{Store: s, streams: map[store.Key]*visibleStream{}, left: len(intents), all: make(chan struct{})}
-	for _, in := range intents {
+	v := &visibleStore{Store: s, streams: map[store.Key]*visibleStream{}, visible: make([]time.Duration, len(intents)), left: len(intents), all: make(chan struct{})}
+	for i, in := range intents {
 		k := store.Key{Tenant: in.tenant, ID: in.stream}
 		if v.streams[k] == nil {
 			v.streams[k] = &visibleStream{}
 		}
-		v.streams[k].intended = append(v.streams[k].intended, in.at)
+		v.streams[k].numbers = append(v.streams[k].numbers, i)
 	}
 	return v
 }
@@ -107,20 +108,52 @@ func (v *visibleStore) Commit(ctx context.Context, c *store.Commit) error {
 	if err := v.Store.Commit(ctx, c); err != nil {
 		return err
 	}
+	for i := range c.Writes {
+		w := &c.Writes[i]
+		v.reached(w.Key, w.Version)
+	}
+	return nil
+}
+
+// reached notes that a document is visible with so many events of its stream.
+func (v *visibleStore) reached(k store.Key, version int64) {
 	now := time.Since(v.start)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for i := range c.Writes {
-		w := &c.Writes[i]
-		s := v.streams[w.Key]
-		for ; s.seen < w.Version; s.seen++ {
-			v.late = append(v.late, now-s.intended[s.seen])
-			if v.left--; v.left == 0 {
-				close(v.all)
-			}
+	s := v.streams[k]
+	for ; s != nil && s.seen < version; s.seen++ {
+		v.visible[s.numbers[s.seen]] = now
+		if v.left--; v.left == 0 {
+			close(v.all)
 		}
 	}
-	return nil
+}
+
+// late returns how long after these times the events were visible, sorted. Those
+// that were not count with what they had waited by now.
+func (v *visibleStore) late(since []time.Duration) []time.Duration {
+	now := time.Since(v.start)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	out := make([]time.Duration, len(since))
+	for i, at := range since {
+		seen := v.visible[i]
+		if seen == 0 {
+			seen = now
+		}
+		out[i] = max(seen-at, 0)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// intended returns the times of intents.
+func intended(intents []intent) []time.Duration {
+	out := make([]time.Duration, len(intents))
+	for i := range intents {
+		out[i] = intents[i].at
+	}
+	return out
 }
 
 // freshness runs one open loop on a database of its own, and returns all
@@ -134,28 +167,8 @@ func freshness(ctx context.Context, path string, seed uint64, stretches []stretc
 	defer removeDB(path)
 	defer func() { _ = db.Close() }()
 	visible := newVisibleStore(db, intents)
-	c, err := fairlead.New(fairlead.Config{Log: db, Store: visible})
-	if err != nil {
+	if err := openLoopVisible(ctx, db, db, visible, intents, nil, fairlead.Project(balances, fairlead.Options{Freshness: balanceObjective})); err != nil {
 		return nil, err
-	}
-	if err := c.Add(ctx, fairlead.Project(balances, fairlead.Options{Freshness: balanceObjective})); err != nil {
-		return nil, err
-	}
-	consumer := start(ctx, c)
-	defer func() { _ = consumer.stop() }()
-	if err := consumer.atWork(c, balances.Name()); err != nil {
-		return nil, err
-	}
-	visible.start = time.Now()
-	if err := openLoop(ctx, db, visible.start, intents, nil); err != nil {
-		return nil, err
-	}
-	select {
-	case <-visible.all:
-	case <-time.After(30 * time.Second):
-		return nil, fmt.Errorf("wrong result: %d of %d events are not visible after 30 s", visible.left, len(intents))
-	case <-consumer.ended:
-		return nil, consumer.stop()
 	}
 	for k, w := range want {
 		got, err := fairlead.Get(ctx, db, balances, k.Tenant, k.ID)
@@ -166,11 +179,37 @@ func freshness(ctx context.Context, path string, seed uint64, stretches []stretc
 			return nil, fmt.Errorf("wrong result: account %q of %q: got %+v, want %+v", k.ID, k.Tenant, got.State, w)
 		}
 	}
-	if err := consumer.stop(); err != nil {
-		return nil, err
+	return visible.late(intended(intents)), nil
+}
+
+// openLoopVisible runs a consumer of p, appends the intents at their times with
+// another log of the same database or the same one, and waits until all of them
+// are visible.
+func openLoopVisible(ctx context.Context, log eventlog.Log, appender eventlog.Appender, visible *visibleStore, intents []intent, appended func(n int), p fairlead.Processor) error {
+	c, err := fairlead.New(fairlead.Config{Log: log, Store: visible})
+	if err != nil {
+		return err
 	}
-	slices.Sort(visible.late)
-	return visible.late, nil
+	if err := c.Add(ctx, p); err != nil {
+		return err
+	}
+	consumer := start(ctx, c)
+	defer func() { _ = consumer.stop() }()
+	if err := consumer.atWork(c, p.Name()); err != nil {
+		return err
+	}
+	visible.start = time.Now()
+	if err := openLoop(ctx, appender, visible.start, intents, appended); err != nil {
+		return err
+	}
+	select {
+	case <-visible.all:
+	case <-time.After(30 * time.Second):
+		return fmt.Errorf("wrong result: %d of %d events are not visible after 30 s", visible.left, len(intents))
+	case <-consumer.ended:
+		return consumer.stop()
+	}
+	return consumer.stop()
 }
 
 func runLatency(ctx context.Context, b *bench) error {

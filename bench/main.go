@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 )
 
 // A benchmark is one NAME of the command line.
@@ -34,6 +35,11 @@ var benchmarks = []benchmark{
 	{"latency-sqlite", "append to visible, at a trickle and through spikes", runLatency},
 	{"noisy-sqlite", "NN-k: what quiet tenants feel of a noisy one, against first in, first out", runNoisy},
 	{"rebuild", "what live traffic on PostgreSQL feels of a rebuild beside it", runRebuild},
+	{"catchup-postgres", "a projection catches up on PostgreSQL, against a hand-written loop and Emmett", runCatchupPostgres},
+	{"latency-postgres", "append to visible on PostgreSQL, at four rates, beside Emmett", runLatencyPostgres},
+	{"noisy-postgres", "NN-k on PostgreSQL", runNoisyPostgres},
+	{"gaps", "catch-up over rolled-back positions; a position that is rolled back at the head", runGaps},
+	{"scale-postgres", "1, 2, 4 and 8 processes, and what of the database is the limit", runScalePostgres},
 	{"memory", "peak memory of a large catch-up; what an idle tenant costs", runMemory},
 }
 
@@ -44,11 +50,16 @@ type bench struct {
 	data  string // the folder of the data sets, "" where there is none
 	dir   string // scratch space
 
-	postgres string // the URL of a server
+	// fresh makes an empty database; who calls it closes it, and then calls remove.
+	fresh func(ctx context.Context) (db database, remove func() error, err error)
+
+	postgres string // URL of a server; "": one of the benchmark's own
+	scratch  string // where that has its files; "": the system's folder for such
+	emmett   string // the folder of the peer Emmett, installed
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) // either way its server is stopped
 	defer stop()
 	if mode := os.Getenv(childEnv); mode != "" {
 		os.Exit(child(ctx, mode))
@@ -63,7 +74,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	quick := flags.Bool("quick", false, "smaller runs, under 50 s for each benchmark; not for figures to quote")
 	data := flags.String("data", "", "the `folder` of the data sets (default $FAIRLEAD_DATA, or ../shared/data beside the module)")
 	dir := flags.String("dir", "", "the `folder` for scratch files (default: the system's)")
-	server := flags.String("postgres", servicesURL, "the `URL` of a PostgreSQL server on which databases may be made")
+	postgres := flags.String("postgres", "", "the `URL` of a PostgreSQL server on which databases may be made (default: a server of its own, in the folder of -dir)")
+	emmett := flags.String("emmett", "", "the `folder` of the peer Emmett (default: bench/peers/emmett of the module); what is not installed there is left out")
 	cpu := flags.String("cpuprofile", "", "write a CPU profile to this `file`")
 	flags.Usage = func() {
 		fmt.Fprint(stderr, "usage: go run ./bench NAME [flags]\n\n")
@@ -110,7 +122,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	r := &report{out: stdout, log: stderr, json: *asJSON, base: machine(*quick)}
 	status := 0
 	for i, bm := range todo {
-		b := &bench{report: r, quick: *quick, data: dataDir(*data), dir: filepath.Join(scratch, bm.name), postgres: *server}
+		b := &bench{report: r, quick: *quick, data: dataDir(*data), dir: filepath.Join(scratch, bm.name),
+			postgres: *postgres, scratch: *dir, emmett: *emmett}
 		r.start(bm.name, i > 0)
 		err := os.Mkdir(b.dir, 0o700)
 		if err == nil {
@@ -157,9 +170,9 @@ func benchmarkNames() []string {
 func list(w io.Writer) {
 	fmt.Fprintln(w, "benchmarks:")
 	for _, bm := range benchmarks {
-		fmt.Fprintf(w, "  %-15s %s\n", bm.name, bm.about)
+		fmt.Fprintf(w, "  %-17s %s\n", bm.name, bm.about)
 	}
-	fmt.Fprintf(w, "  %-15s %s\n", "all", "one after the other")
+	fmt.Fprintf(w, "  %-17s %s\n", "all", "one after the other")
 }
 
 // machine is the part of the conditions that all results of a run share.

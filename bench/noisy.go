@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -14,7 +13,6 @@ import (
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/slo"
-	"github.com/fairlead-dev/fairlead/sqlite"
 )
 
 // noisyObjective is what the reactor owes: about ten times the victims' own P50.
@@ -141,10 +139,10 @@ func (p *probe) outcome(stopped time.Duration) (outcome, error) {
 }
 
 // An arm runs a probe over a log until stop is called, which waits for its end.
-type arm func(ctx context.Context, db *sqlite.DB, p *probe) (stop func() error, err error)
+type arm func(ctx context.Context, db database, p *probe) (stop func() error, err error)
 
 // engineArm is Fairlead: a reactor with its defaults, but for the objective.
-func engineArm(ctx context.Context, db *sqlite.DB, p *probe) (stop func() error, err error) {
+func engineArm(ctx context.Context, db database, p *probe) (stop func() error, err error) {
 	c, err := fairlead.New(fairlead.Config{Log: db, Store: db})
 	if err != nil {
 		return nil, err
@@ -165,7 +163,7 @@ func engineArm(ctx context.Context, db *sqlite.DB, p *probe) (stop func() error,
 
 // fifoArm is the first-in, first-out consumer. It repeats a call that fails
 // where it stands, with the same pauses.
-func fifoArm(ctx context.Context, db *sqlite.DB, p *probe) (stop func() error, err error) {
+func fifoArm(ctx context.Context, db database, p *probe) (stop func() error, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	f := fifo{handle: func(e *event.Event) {
 		for pause := 20 * time.Millisecond; ctx.Err() == nil && p.handle(e) != nil; pause *= 2 {
@@ -185,13 +183,11 @@ func fifoArm(ctx context.Context, db *sqlite.DB, p *probe) (stop func() error, e
 
 // noisyRun runs one arm on one trace, on a database of its own.
 func (b *bench) noisyRun(ctx context.Context, run arm, s shape, t *trace, drain time.Duration) (o outcome, err error) {
-	path := filepath.Join(b.dir, "noisy.db")
-	db, err := sqlite.Open(path)
+	db, remove, err := b.fresh(ctx)
 	if err != nil {
 		return o, err
 	}
-	defer removeDB(path)
-	defer func() { err = errors.Join(err, db.Close()) }()
+	defer func() { err = errors.Join(err, db.Close(), remove()) }()
 	p := newProbe(s, t)
 	p.start = time.Now().Add(time.Hour) // until the load begins nothing is handled
 	stop, err := run(ctx, db, p)
@@ -241,13 +237,11 @@ func (b *bench) noisyRun(ctx context.Context, run arm, s shape, t *trace, drain 
 // backlogRate measures how many events a second an arm handles of a backlog of
 // so many tenants.
 func (b *bench) backlogRate(ctx context.Context, run arm, tenants, events int) (perSecond float64, err error) {
-	path := filepath.Join(b.dir, "backlog.db")
-	db, err := sqlite.Open(path)
+	db, remove, err := b.fresh(ctx)
 	if err != nil {
 		return 0, err
 	}
-	defer removeDB(path)
-	defer func() { err = errors.Join(err, db.Close()) }()
+	defer func() { err = errors.Join(err, db.Close(), remove()) }()
 	t := &trace{to: time.Hour, count: events}
 	for i := range events {
 		tenant := fmt.Sprintf(victimsTenant, i%tenants)

@@ -2,8 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
+
+	"github.com/fairlead-dev/fairlead/postgres"
+	"github.com/fairlead-dev/fairlead/sqlite"
 )
 
 // noisyPlan is what a run of the benchmark does.
@@ -38,7 +43,53 @@ func planNoisy(quick bool) noisyPlan {
 }
 
 func runNoisy(ctx context.Context, b *bench) error {
+	n := 0
+	b.fresh = func(context.Context) (database, func() error, error) {
+		n++
+		path := filepath.Join(b.dir, fmt.Sprintf("noisy-%d.db", n))
+		db, err := sqlite.Open(path)
+		return db, func() error { removeDB(path); return nil }, err
+	}
+	return b.noisy(ctx, planNoisy(b.quick), "embedded store")
+}
+
+// runNoisyPostgres is NN-k on PostgreSQL: fewer shapes for a shorter time.
+func runNoisyPostgres(ctx context.Context, b *bench) (err error) {
+	s, err := b.postgresServer(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	template, err := s.empty(ctx)
+	if err != nil {
+		return err
+	}
+	b.fresh = func(ctx context.Context) (database, func() error, error) {
+		url, err := s.create(ctx, template)
+		if err != nil {
+			return nil, nil, err
+		}
+		db, err := postgres.Open(ctx, url)
+		return db, func() error { return s.drop(ctx, url) }, err
+	}
 	plan := planNoisy(b.quick)
+	if b.quick {
+		plan.shapes = []shape{{name: "sustained", k: 1000}, {name: "burst", k: 1000, burst: true}}
+		plan.fifo = plan.shapes[:1]
+	} else {
+		plan.warm, plan.measured, plan.drain, plan.repeats = time.Second, 5*time.Second, 5*time.Second, 3
+		plan.backlog, plan.tax = 6000, 2000
+		plan.shapes = []shape{
+			{name: "sustained", k: 10}, {name: "sustained", k: 100}, {name: "sustained", k: 1000},
+			{name: "burst", k: 1000, burst: true}, {name: "slow", k: 100, slow: true},
+		}
+		plan.fifo = plan.shapes[1:4]
+	}
+	return b.noisy(ctx, plan, s.settings)
+}
+
+// noisy runs a plan on databases that fresh makes.
+func (b *bench) noisy(ctx context.Context, plan noisyPlan, where string) error {
 	var capacities []float64
 	for range max(3, plan.repeats) {
 		c, err := b.backlogRate(ctx, engineArm, victims, plan.backlog/max(3, plan.repeats))
@@ -48,8 +99,8 @@ func runNoisy(ctx context.Context, b *bench) error {
 		capacities = append(capacities, c)
 	}
 	capacity := median(capacities)
-	cond := fmt.Sprintf("embedded store, %d workers, handlers wait %v, %d victims share 0.5 C, C = %.0f events/s (%s), objective %v",
-		noisyWorkers, noisyWait, victims, capacity, spread(capacities), noisyObjective)
+	cond := fmt.Sprintf("%s, %d workers, handlers wait %v, %d victims share 0.5 C, C = %.0f events/s (%s), objective %v",
+		where, noisyWorkers, noisyWait, victims, capacity, spread(capacities), noisyObjective)
 	b.add("capacity", capacity, "events/s", line{}, "backlog of %d equal tenants; %s", victims, cond)
 	if err := b.noisyTax(ctx, plan, cond); err != nil {
 		return fmt.Errorf("single tenant: %w", err)

@@ -3,13 +3,11 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -19,30 +17,7 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/importer"
 	"github.com/fairlead-dev/fairlead/postgres"
 	"github.com/fairlead-dev/fairlead/store"
-	"github.com/jackc/pgx/v5"
 )
-
-// servicesURL is the server that make services-up starts.
-const servicesURL = "postgres://fairlead:fairlead@127.0.0.1:25439/postgres?sslmode=disable"
-
-// scratchDatabase makes a database on the server, and returns its URL.
-func scratchDatabase(ctx context.Context, url string) (_ string, drop func() error, err error) {
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return "", nil, err
-	}
-	name := "bench_" + strings.ToLower(rand.Text()[:12])
-	if _, err := conn.Exec(ctx, "CREATE DATABASE "+name); err != nil {
-		return "", nil, errors.Join(err, conn.Close(ctx))
-	}
-	drop = func() error {
-		ctx := context.WithoutCancel(ctx)
-		_, err := conn.Exec(ctx, "DROP DATABASE "+name+" WITH (FORCE)")
-		return errors.Join(err, conn.Close(ctx))
-	}
-	cfg := conn.Config()
-	return fmt.Sprintf("host=%s port=%d user=%s password=%s dbname=%s sslmode=disable", cfg.Host, cfg.Port, cfg.User, cfg.Password, name), drop, nil
-}
 
 // A trafficStore hands the commits of the projection with live traffic to a
 // visibleStore, another one for each stretch that is measured.
@@ -98,10 +73,7 @@ func (r *rebuildRun) stretch(ctx context.Context, rate float64, d time.Duration)
 			return nil, fmt.Errorf("wrong result: account %q of %q: got %+v, want %+v", k.ID, k.Tenant, got.State, w)
 		}
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	slices.Sort(v.late)
-	return v.late, nil
+	return v.late(intended(intents)), nil
 }
 
 // at returns how far the rebuild is, and whether there is one.
@@ -137,11 +109,16 @@ func runRebuild(ctx context.Context, b *bench) (err error) {
 	if b.quick {
 		unit, rounds, events = 4*time.Second, 2, 200_000
 	}
-	url, drop, err := scratchDatabase(ctx, b.postgres)
+	server, err := b.postgresServer(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, drop()) }()
+	defer func() { err = errors.Join(err, server.close()) }()
+	url, err := server.create(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.drop(ctx, url)) }()
 	db, err := postgres.Open(ctx, url)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ type statements struct {
 	readFrontier string
 	readSafeHead string
 	readAll      string
+	readCut      string // where the page that readAll is of must be cut
 	readFound    string
 	readStream   string
 	countAll     string
@@ -19,6 +20,7 @@ var ownStatements = statements{
 	readFrontier: readFrontier,
 	readSafeHead: readSafeHead,
 	readAll:      readAll,
+	readCut:      readCut,
 	readFound:    readFound,
 	readStream:   readStream,
 	countAll:     countAll,

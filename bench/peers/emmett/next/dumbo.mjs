@@ -1,0 +1,1 @@
+export { SQL } from '@event-driven-io/dumbo';

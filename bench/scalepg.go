@@ -1,0 +1,468 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-dev/fairlead"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/postgres"
+	"github.com/fairlead-dev/fairlead/store"
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	scaleWait        = 5 * time.Millisecond
+	scaleConcurrency = 16 // handlers at once in a process
+	scalePartitions  = 16
+	scaleKeys        = 5000
+)
+
+// runScalePostgres works one backlog with 1, 2, 4 and 8 processes.
+func runScalePostgres(ctx context.Context, b *bench) (err error) {
+	s, err := b.postgresServer(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	seconds, runs := 3.0, 3
+	if b.quick {
+		seconds, runs = 1.2, 1
+	}
+	type figures struct {
+		rates, reads []float64
+		last         scaleRun
+	}
+	sets := []int{1, 2, 4, 8}
+	got := make([]figures, len(sets))
+	var one float64
+	for range runs {
+		for i, n := range sets {
+			// So many that a run takes about so long, if the processes had the machine
+			// for themselves; eight cannot have two cores.
+			events := int(seconds * scaleConcurrency / scaleWait.Seconds() * float64(min(n, 4)))
+			run, err := b.scale(ctx, s, n, events)
+			if err != nil {
+				return fmt.Errorf("%d processes: %w", n, err)
+			}
+			got[i].rates = append(got[i].rates, run.perSecond)
+			got[i].reads = append(got[i].reads, run.reads)
+			got[i].last = run
+		}
+	}
+	for i, n := range sets {
+		f := &got[i]
+		rate := median(f.rates)
+		if n == 1 {
+			one = rate
+		}
+		cond := fmt.Sprintf("%d processes, reactor of %d partitions, handlers wait %v, %d at once in each process, %d events of %d streams, every event handled once, median of %d interleaved runs; %s",
+			n, scalePartitions, scaleWait, scaleConcurrency, f.last.events, scaleKeys, runs, s.settings)
+		b.add("events_per_second", rate, "events/s", line{}, "%.0f %% of what the handlers' waits allow; %s; %s", 100*rate*scaleWait.Seconds()/scaleConcurrency/float64(n), spread(f.rates), cond)
+		b.add("speedup", rate/one, "x", line{}, "to one process; %s", cond)
+		b.add("log_reads_per_event", median(f.reads), "", atMost(1.1), "events that came from the log to any of the processes, to events in it; %s", cond)
+		b.add("processors_busy", f.last.busy, "%", line{}, "of all of the machine; server %.0f %%, consumers %.0f %%; limit: %s; the last run: %s; %s", f.last.serverBusy, f.last.childBusy, f.last.limit(), f.last.database, cond)
+	}
+	return nil
+}
+
+// A scaleRun is what one set of processes came to.
+type scaleRun struct {
+	events                      int
+	perSecond, reads            float64
+	busy, serverBusy, childBusy float64 // of all processors, %
+	waits                       []string
+	idle                        bool // no session of the server was waiting on average
+	database                    string
+}
+
+// limit names what the run could not have more of.
+func (r scaleRun) limit() string {
+	switch {
+	case r.busy > 85:
+		return "the processors"
+	case !r.idle:
+		return "the database: " + strings.Join(r.waits, ", ")
+	}
+	return "the handlers' waits"
+}
+
+// A scaleReport is what a process says at its end.
+type scaleReport struct {
+	Handled, Read int64
+	First, Last   int64 // Unix nanoseconds: when its first handler began and its last ended
+	Processor     float64
+}
+
+// scale runs one set of processes.
+func (b *bench) scale(ctx context.Context, s *pgServer, n, events int) (r scaleRun, err error) {
+	r.events = events
+	url, err := s.empty(ctx)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, s.drop(ctx, url)) }()
+	db, err := postgres.Open(ctx, url)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	var batch []eventlog.StreamAppend
+	for i := range events {
+		k := i % scaleKeys
+		batch = append(batch, eventlog.StreamAppend{Tenant: fmt.Sprintf("tenant-%02d", k%50), Stream: fmt.Sprintf("stream-%05d", k),
+			Events: []eventlog.NewEvent{{Type: "Happened", Data: []byte(`{"n":1}`)}}})
+		if len(batch) == 1000 || i == events-1 {
+			if _, err := db.Append(ctx, batch...); err != nil {
+				return r, err
+			}
+			batch = batch[:0]
+		}
+	}
+	if err := pgExec(ctx, url, "VACUUM ANALYZE"); err != nil {
+		return r, err
+	}
+	children := make([]*scaleChild, n)
+	for i := range children {
+		if children[i], err = startScaleChild(ctx, url); err != nil {
+			return r, err
+		}
+		defer children[i].kill()
+	}
+	if err := sharedOut(ctx, db, n); err != nil {
+		return r, err
+	}
+	before, err := sample(ctx, url)
+	if err != nil {
+		return r, err
+	}
+	wctx, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	watched := make(chan waitCounts, 1)
+	go func() { watched <- watchWaits(wctx, url) }()
+	for _, c := range children {
+		if err := c.say("go"); err != nil {
+			return r, err
+		}
+	}
+	deadline := time.Now().Add(90 * time.Second)
+	for handled := int64(0); handled < int64(events); {
+		handled = 0
+		for _, c := range children {
+			handled += c.handled.Load()
+		}
+		if time.Now().After(deadline) {
+			return r, fmt.Errorf("wrong result: %d of %d events are handled after 90 s", handled, events)
+		}
+		if err := rest(ctx, 10*time.Millisecond); err != nil {
+			return r, err
+		}
+	}
+	after, err := sample(ctx, url)
+	if err != nil {
+		return r, err
+	}
+	stopWatching()
+	waits := <-watched
+	var first, last, handled, read int64
+	for _, c := range children {
+		report, err := c.end()
+		if err != nil {
+			return r, err
+		}
+		handled += report.Handled
+		read += report.Read
+		if first == 0 || report.First != 0 && report.First < first {
+			first = report.First
+		}
+		last = max(last, report.Last)
+		r.childBusy += report.Processor
+	}
+	if handled != int64(events) {
+		return r, fmt.Errorf("wrong result: %d handlers for %d events", handled, events)
+	}
+	r.perSecond = float64(events) / (time.Duration(last - first).Seconds())
+	r.reads = float64(read) / float64(events)
+	r.fill(before, after, waits)
+	return r, nil
+}
+
+// sharedOut waits until so many processes own lanes, and none moves any more.
+func sharedOut(ctx context.Context, db *postgres.DB, n int) error {
+	calm, before := 0, ""
+	for range 300 {
+		owners, all := map[string]int{}, ""
+		err := db.View(ctx, func(tx store.Tx) error {
+			lanes, err := tx.Lanes("scale")
+			owners, all = map[string]int{}, ""
+			for _, l := range lanes {
+				if l.Tenant == "" {
+					owners[l.Owner]++
+					all += l.Owner + " "
+				}
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if len(owners) == n && owners[""] == 0 && all == before {
+			calm++
+		} else {
+			calm = 0
+		}
+		if before = all; calm >= 10 {
+			return nil
+		}
+		if err := rest(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("the lanes are not shared out among %d processes after 30 s", n)
+}
+
+// A scaleChild is a process of the set.
+type scaleChild struct {
+	cmd     *exec.Cmd
+	in      interface{ Write([]byte) (int, error) }
+	handled atomic.Int64
+	ended   chan struct{}
+	last    []byte // line of its output
+}
+
+func startScaleChild(ctx context.Context, url string) (*scaleChild, error) {
+	task, err := json.Marshal(childTask{Do: "scale", Path: url})
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	c := &scaleChild{cmd: exec.CommandContext(ctx, self), ended: make(chan struct{})}
+	c.cmd.Env = append(os.Environ(), childEnv+"="+string(task))
+	c.cmd.Stderr = os.Stderr
+	in, err := c.cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	c.in = in
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		defer close(c.ended)
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			c.last = append(c.last[:0], lines.Bytes()...)
+			if n, err := strconv.ParseInt(lines.Text(), 10, 64); err == nil {
+				c.handled.Store(n)
+			}
+		}
+	}()
+	return c, nil
+}
+
+func (c *scaleChild) say(s string) error {
+	_, err := c.in.Write([]byte(s + "\n"))
+	return err
+}
+
+// end stops the process and returns its report.
+func (c *scaleChild) end() (r scaleReport, err error) {
+	if err := c.say("stop"); err != nil {
+		return r, err
+	}
+	<-c.ended
+	if err := c.cmd.Wait(); err != nil {
+		return r, fmt.Errorf("a process of the set: %w", err)
+	}
+	return r, json.Unmarshal(c.last, &r)
+}
+
+// kill ends a process that is still there.
+func (c *scaleChild) kill() {
+	if c.cmd.ProcessState == nil {
+		_ = c.cmd.Process.Kill()
+		<-c.ended
+		_ = c.cmd.Wait()
+	}
+}
+
+// A readLog counts the events that come from a log.
+type readLog struct {
+	*postgres.DB
+	events atomic.Int64
+}
+
+func (l *readLog) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
+	page, err := l.DB.Read(ctx, req)
+	l.events.Add(int64(len(page.Events)))
+	return page, err
+}
+
+// scaleProcess is the whole of a process of the set: it works from "go" to
+// "stop" on its standard input, and says how much it has done.
+func scaleProcess(ctx context.Context, url string) (r scaleReport, err error) {
+	db, err := postgres.Open(ctx, url)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	log := &readLog{DB: db}
+	var handled, first, last atomic.Int64
+	begin := make(chan struct{})
+	p := fairlead.React("scale", func(ctx context.Context, _ fairlead.Delivery) error {
+		select {
+		case <-begin:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		first.CompareAndSwap(0, time.Now().UnixNano())
+		handlerWait(scaleWait)
+		handled.Add(1)
+		now := time.Now().UnixNano()
+		for old := last.Load(); now > old && !last.CompareAndSwap(old, now); old = last.Load() {
+		}
+		return nil
+	}, fairlead.Options{Partitions: scalePartitions, Concurrency: scaleConcurrency})
+	c, err := fairlead.New(fairlead.Config{Log: log, Store: db})
+	if err != nil {
+		return r, err
+	}
+	if err := c.Add(ctx, p); err != nil {
+		return r, err
+	}
+	consumer := start(ctx, c)
+	defer func() { err = errors.Join(err, consumer.stop()) }()
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+			lines <- in.Text()
+		}
+	}()
+	var began time.Duration
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case said, ok := <-lines:
+			if !ok || said == "stop" {
+				r = scaleReport{handled.Load(), log.events.Load(), first.Load(), last.Load(), (processorTime() - began).Seconds()}
+				return r, nil
+			}
+			began = processorTime()
+			close(begin)
+		case <-tick.C:
+			fmt.Fprintln(os.Stdout, handled.Load())
+		case <-consumer.ended:
+			return r, consumer.stop()
+		}
+	}
+}
+
+// A sampled is what the server and the machine have done so far.
+type sampled struct {
+	at                         time.Time
+	busy, total, server        float64 // seconds of processors
+	commits, walBytes, walSync float64
+}
+
+func sample(ctx context.Context, url string) (s sampled, err error) {
+	c, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return s, err
+	}
+	defer func() { _ = c.Close(ctx) }()
+	s.at = time.Now()
+	if err := c.QueryRow(ctx, "SELECT (SELECT sum(xact_commit) FROM pg_stat_database)::float8, pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8").Scan(&s.commits, &s.walBytes); err != nil {
+		return s, err
+	}
+	if c.QueryRow(ctx, "SELECT wal_sync::float8 FROM pg_stat_wal").Scan(&s.walSync) != nil { // from PostgreSQL 14 to 17
+		s.walSync = 0
+	}
+	var dir string
+	if c.QueryRow(ctx, "SELECT current_setting('data_directory')").Scan(&dir) == nil {
+		s.server = serverTime(dir)
+	}
+	s.busy, s.total = machineTime()
+	return s, nil
+}
+
+// waitCounts are how often sessions of consumers were seen active, by what they
+// waited for.
+type waitCounts struct {
+	samples int
+	by      map[string]int
+}
+
+// watchWaits looks at the sessions until ctx ends.
+func watchWaits(ctx context.Context, url string) waitCounts {
+	w := waitCounts{by: map[string]int{}}
+	c, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return w
+	}
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
+	for ctx.Err() == nil {
+		rows, err := c.Query(ctx, `SELECT coalesce(wait_event_type || ' ' || wait_event, 'running') FROM pg_stat_activity
+			WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid()`)
+		if err != nil {
+			break
+		}
+		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			break
+		}
+		w.samples++
+		for _, n := range names {
+			w.by[n]++
+		}
+		if rest(ctx, 20*time.Millisecond) != nil {
+			break
+		}
+	}
+	return w
+}
+
+// fill says what a run cost.
+func (r *scaleRun) fill(a, b sampled, w waitCounts) {
+	if total := b.total - a.total; total > 0 {
+		r.busy = 100 * (b.busy - a.busy) / total
+		r.serverBusy = 100 * (b.server - a.server) / total
+		r.childBusy = 100 * r.childBusy / total
+	}
+	names := make([]string, 0, len(w.by))
+	for n := range w.by {
+		names = append(names, n)
+	}
+	slices.SortFunc(names, func(x, y string) int { return w.by[y] - w.by[x] })
+	sum := 0
+	for i, n := range names {
+		if n != "running" {
+			sum += w.by[n]
+		}
+		if i < 4 {
+			r.waits = append(r.waits, fmt.Sprintf("%s %.2f", n, float64(w.by[n])/float64(max(w.samples, 1))))
+		}
+	}
+	r.idle = sum < w.samples
+	seconds := b.at.Sub(a.at).Seconds()
+	r.database = fmt.Sprintf("%s commits/s, %s WAL syncs/s, %s bytes of WAL an event, active sessions on average: %s",
+		number((b.commits-a.commits)/seconds), number((b.walSync-a.walSync)/seconds), number((b.walBytes-a.walBytes)/float64(r.events)), strings.Join(r.waits, ", "))
+}
