@@ -227,12 +227,10 @@ const (
 // the log and of the store. The caller counts in DB.uses.
 func (db *DB) listen() {
 	db.watch.listening.Do(func() {
-		db.uses.Add(1)
-		go func() {
-			defer db.uses.Done()
+		db.uses.Go(func() {
 			l := listener{db}
 			l.run(db.closing)
-		}()
+		})
 	})
 }
 

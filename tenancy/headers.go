@@ -138,8 +138,8 @@ func (c *Context) set(to *[]byte, v []byte) {
 func (c *Context) readBaggage(n *Names, list []byte, members *int) {
 	for len(list) > 0 {
 		var member []byte
-		if i := bytes.IndexByte(list, ','); i >= 0 {
-			member, list = list[:i], list[i+1:]
+		if before, after, ok := bytes.Cut(list, []byte{','}); ok {
+			member, list = before, after
 		} else {
 			member, list = list, nil
 		}
@@ -149,14 +149,14 @@ func (c *Context) readBaggage(n *Names, list []byte, members *int) {
 		if i := bytes.IndexByte(member, ';'); i >= 0 {
 			member = member[:i]
 		}
-		i := bytes.IndexByte(member, '=')
-		if i < 0 {
+		before, after, ok := bytes.Cut(member, []byte{'='})
+		if !ok {
 			if len(bytes.TrimSpace(member)) > 0 {
 				c.Fault = BadBaggage
 			}
 			continue
 		}
-		key := bytes.TrimSpace(member[:i])
+		key := bytes.TrimSpace(before)
 		var to *[]byte
 		switch {
 		case len(key) == 0:
@@ -171,7 +171,7 @@ func (c *Context) readBaggage(n *Names, list []byte, members *int) {
 		default:
 			continue
 		}
-		value := bytes.TrimSpace(member[i+1:])
+		value := bytes.TrimSpace(after)
 		if len(value) > MaxValue {
 			c.Fault = BadValue
 			continue
@@ -235,8 +235,8 @@ func resolve(route []byte, service, host string, key bool) (Target, error) {
 	var c Context
 	for rest := route; len(rest) > 0; {
 		var entry []byte
-		if i := bytes.IndexByte(rest, ','); i >= 0 {
-			entry, rest = rest[:i], rest[i+1:]
+		if before, after, ok := bytes.Cut(rest, []byte{','}); ok {
+			entry, rest = before, after
 		} else {
 			entry, rest = rest, nil
 		}

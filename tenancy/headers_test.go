@@ -217,12 +217,12 @@ func TestWriteIsRead(t *testing.T) {
 				t.Errorf("preset %s: route %q for %q on %q: %v, %v", name, c.Route, service, host, got, err)
 			}
 		}
-		all := ""
+		var all strings.Builder
 		for _, h := range after {
-			all += h.Key + ":" + string(h.Value) + "\n"
+			all.WriteString(h.Key + ":" + string(h.Value) + "\n")
 		}
-		if !strings.Contains(all, "x:1\n") || !strings.Contains(all, "keep=me;p") || !strings.Contains(all, "and=me") {
-			t.Errorf("preset %s: other headers are lost: %q", name, all)
+		if !strings.Contains(all.String(), "x:1\n") || !strings.Contains(all.String(), "keep=me;p") || !strings.Contains(all.String(), "and=me") {
+			t.Errorf("preset %s: other headers are lost: %q", name, all.String())
 		}
 	}
 	n := Presets["w3c"]

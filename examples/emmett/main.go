@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -71,7 +72,9 @@ func run(ctx context.Context, url, file string) error {
 		err = consumer.WaitFor(ctx, "carts", eventlog.Token{Position: head})
 	}
 	stop()
-	<-done
+	if ran := <-done; err == nil && !errors.Is(ran, context.Canceled) {
+		err = ran
+	}
 	if err == nil {
 		fmt.Println("up to date at position", head)
 	}

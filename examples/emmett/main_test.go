@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"maps"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -28,9 +29,8 @@ func TestRun(t *testing.T) {
 		if err := json.Unmarshal(out, &account); err != nil {
 			t.Fatal(err)
 		}
-		for stream, version := range account.Versions {
-			want[stream] = version // each event adds one product
-		}
+		// each event adds one product
+		maps.Copy(want, account.Versions)
 		if err := run(t.Context(), url, file); err != nil {
 			t.Fatal(err)
 		}
