@@ -17,6 +17,7 @@ import (
 type self struct {
 	id, pool string
 	calm     time.Duration // that members must have been the same before lanes are moved
+	retry    time.Duration // before a lane that ended with an error is tried again
 	procs    map[string]procSelf
 	lane     func(store.LaneID) *heldLane // that it works; nil: it does not
 	leaving  int                          // lanes that are being given away
@@ -130,7 +131,7 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 		switch {
 		case !workable(rows[l.Processor], l):
 			continue
-		case now.Sub(me.failed[l.LaneID]) < retryFailed:
+		case now.Sub(me.failed[l.LaneID]) < me.retry:
 			if owner == "" || owner == me.id {
 				d.unowned[l.LaneID] = nil
 			}

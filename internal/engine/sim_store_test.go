@@ -42,6 +42,11 @@ func (f *simStore) around(call func() error) error {
 	case s.chance(40):
 		return errInjected
 	}
+	if s.fleet != nil {
+		if s.fleet.late(); f.h.dead { // the call is on its way for long
+			return errCrash
+		}
+	}
 	err := call()
 	s.beside(f.h)
 	switch {
@@ -76,7 +81,12 @@ func (f *simStore) View(ctx context.Context, fn func(store.Tx) error) error {
 }
 
 func (f *simStore) Update(ctx context.Context, fn func(store.Tx) error) error {
-	return f.around(func() error { return f.Store.Update(ctx, fn) })
+	return f.around(func() error {
+		if f.h.s.fleet != nil {
+			return f.h.s.fleet.update(ctx, f, fn)
+		}
+		return f.Store.Update(ctx, fn)
+	})
 }
 
 func (f *simStore) Load(ctx context.Context, b store.Build, keys []store.Key) (docs []store.Document, err error) {

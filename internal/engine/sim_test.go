@@ -45,6 +45,7 @@ type sim struct {
 	trace    []string
 	bad      error
 	planted  storeBug
+	fleet    *simFleet                 // supervisors are at work; see sim_fleet_test.go
 	engines  bool                      // real engines are at work too: they switch rebuilds by themselves
 	truth    []simEvent                // the log, in the order of the appends
 	index    map[string]int            // in truth, by event id
@@ -88,6 +89,7 @@ type simHost struct {
 	jobs      []streamJob // reactors' handlers in progress
 	dead      bool
 	acquiring bool
+	handTo    func(store.LaneID) string // to which member an ended lane goes; nil: to nobody
 }
 
 var (
@@ -184,6 +186,10 @@ func (s *sim) run(steps int) error {
 }
 
 func (s *sim) step() {
+	if s.fleet != nil {
+		s.fleet.step()
+		return
+	}
 	s.sleep()
 	switch n := s.rng.IntN(100); {
 	case n < 10:
@@ -249,6 +255,9 @@ func (s *sim) beside(h *simHost) {
 		return
 	}
 	s.operate() // and the host works by that at once
+	if s.fleet != nil {
+		return
+	}
 	s.acquire(h)
 }
 
@@ -265,6 +274,10 @@ func (s *sim) crash(h *simHost) {
 		if s.rng.IntN(2) == 0 {
 			s.reactors[j.key.lane.id.Processor].call(h, &j)
 		}
+	}
+	if s.fleet != nil {
+		s.fleet.died(h)
+		return
 	}
 	s.hosts[i] = s.host(i)
 }
@@ -349,7 +362,7 @@ func (s *sim) append() {
 
 // acquire lets a host take lanes that nobody holds, as the supervisor does.
 func (s *sim) acquire(h *simHost) {
-	if h.acquiring {
+	if h.acquiring || s.fleet != nil {
 		return
 	}
 	h.acquiring = true

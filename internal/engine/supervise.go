@@ -38,20 +38,19 @@ type view struct {
 
 // supervise starts and stops lanes as the rows say, until ctx ends.
 func (e *Engine) supervise(ctx context.Context, logParts int) {
-	var seen int64 = -1
-	var full, due time.Time // of the last look, and when the next one is due whatever the revision
+	w := watch{seen: -1}
 	var fl fleet
 	held := map[string]time.Time{} // when a processor's lanes were held last
 	for ctx.Err() == nil {
 		wait := lookEvery
 		rev, err := e.store.Revision(ctx)
-		if err == nil && (rev != seen || time.Since(full) > e.cfg.Lease/2 || !due.IsZero() && !time.Now().Before(due)) {
+		if err == nil && w.due(rev, time.Now(), e.cfg.Lease) {
 			var v view
-			if v, err = e.look(ctx); err == nil {
-				seen, full = rev, time.Now()
-				due = e.assign(ctx, v, logParts, &fl)
+			if v, err = look(ctx, e.store); err == nil {
+				w.seen, w.full = rev, time.Now()
+				w.again = e.assign(ctx, v, logParts, &fl)
 				if soon := e.rebuilds(ctx, v, held); soon > 0 {
-					wait, seen = soon, -1
+					wait, w.seen = soon, -1
 				}
 			}
 		}
@@ -64,15 +63,26 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 		}
 		select {
 		case <-e.wakes:
-			seen = -1
+			w.seen = -1
 		case <-time.After(wait):
 		case <-ctx.Done():
 		}
 	}
 }
 
-func (e *Engine) look(ctx context.Context) (v view, err error) {
-	err = e.store.View(ctx, func(tx store.Tx) (err error) {
+// A watch says when the supervisor is to look at the rows.
+type watch struct {
+	seen  int64     // the revision of the last look
+	full  time.Time // when that was
+	again time.Time // when the next one is due whatever the revision; zero: no hurry
+}
+
+func (w *watch) due(rev int64, now time.Time, lease time.Duration) bool {
+	return rev != w.seen || now.Sub(w.full) > lease/2 || !w.again.IsZero() && !now.Before(w.again)
+}
+
+func look(ctx context.Context, s store.Store) (v view, err error) {
+	err = s.View(ctx, func(tx store.Tx) (err error) {
 		if v.procs, err = tx.Processors(); err != nil {
 			return err
 		}
@@ -120,7 +130,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 
 // self returns what the decision must know of this process. The caller has the lock.
 func (e *Engine) self() *self {
-	me := &self{id: e.id, pool: e.cfg.Pool, calm: e.calmAfter(), procs: map[string]procSelf{}, failed: e.failed}
+	me := &self{id: e.id, pool: e.cfg.Pool, calm: e.calmAfter(), retry: retryFailed, procs: map[string]procSelf{}, failed: e.failed}
 	for name, a := range e.procs {
 		me.procs[name] = procSelf{gone: a.gone}
 		for _, o := range a.lanes {
