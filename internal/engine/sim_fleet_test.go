@@ -29,6 +29,7 @@ type simFleet struct {
 	lease   time.Duration
 	members []*simMember
 	bug     fleetBug
+	equal   bool // all lanes cost the same; then processes are restarted in the end
 
 	epochs map[store.LaneID]int64      // the highest that was acquired
 	worker map[store.LaneID]*simMember // who acquired it last
@@ -96,7 +97,7 @@ func newSimFleet(seed uint64, bug fleetBug) *simFleet {
 			s.add(p)
 		}
 	})
-	f.hosts = nil
+	f.hosts, f.equal = nil, f.rng.IntN(3) == 0
 	f.sim.fleet = f
 	for i := range 2 + f.rng.IntN(3) {
 		m := &simMember{f: f, name: fmt.Sprint("w", i)}
@@ -154,7 +155,7 @@ func (m *simMember) notes() string {
 	}
 	slices.Sort(n.Processors)
 	for id := range m.lanes {
-		if c := simCost(id); c > 1 {
+		if c := m.f.cost(id); c > 1 {
 			n.Costs[id.String()] = c
 		}
 	}
@@ -167,8 +168,11 @@ func (m *simMember) notes() string {
 	return n.String()
 }
 
-// simCost is what a lane costs, for good.
-func simCost(id store.LaneID) int64 {
+// cost is what a lane costs, for good.
+func (f *simFleet) cost(id store.LaneID) int64 {
+	if f.equal {
+		return 1
+	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(id.String()))
 	return 1 << (h.Sum32() % 4)
