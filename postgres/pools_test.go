@@ -99,9 +99,10 @@ func TestPools(t *testing.T) {
 			if !l.Alive {
 				host = ""
 			}
-			if l.Tenant == "acme" {
+			switch l.Tenant {
+			case "acme":
 				its[host]++
-			} else if l.Tenant == "" {
+			case "":
 				others[host]++
 			}
 		}

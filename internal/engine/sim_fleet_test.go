@@ -98,7 +98,7 @@ func newSimFleet(seed uint64, bug fleetBug) *simFleet {
 		}
 	})
 	f.hosts, f.equal = nil, f.rng.IntN(3) == 0
-	f.sim.fleet = f
+	f.fleet = f
 	for i := range 2 + f.rng.IntN(3) {
 		m := &simMember{f: f, name: fmt.Sprint("w", i)}
 		if m.shift = time.Duration(f.rng.IntN(20_000)-10_000) * time.Millisecond; f.rng.IntN(3) == 0 && i > 0 {
@@ -571,7 +571,6 @@ type fleetTx struct {
 	store.Tx
 	shift time.Duration // planted
 	notes []ownerChange
-	err   error
 }
 
 // An ownerChange is what a transaction did to a lane's owner or epoch.
