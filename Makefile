@@ -46,8 +46,8 @@ fuzz: ## each fuzz target for FUZZTIME (5s)
 .PHONY: sim
 SIM_SEEDS ?= 2000
 sim: ## the deterministic simulation on SIM_SEEDS seeds, and its checker on planted bugs
-	FAIRLEAD_SIM_SEEDS="$(SIM_SEEDS)" $(GO) test -count=1 -timeout 10m -run '^TestSimulation$$' ./internal/engine
-	$(GO) test -count=1 -timeout 10m -tags mutants -run '^TestSimulation(Finds|Replays)' -v ./internal/engine
+	FAIRLEAD_SIM_SEEDS="$(SIM_SEEDS)" $(GO) test -count=1 -timeout 10m -run '^Test(Fleet)?Simulation$$' ./internal/engine
+	$(GO) test -count=1 -timeout 10m -tags mutants -run '^Test(Fleet)?Simulation(Finds|Replays)' -v ./internal/engine
 
 # Processes killed and stopped, a server restarted, a network that fails. A test of
 # its package, which here runs for longer; the seed is printed.

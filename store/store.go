@@ -25,7 +25,9 @@ import (
 type Store interface {
 	// Commit applies c whole or not at all. Its first act is the fence: unless
 	// lane c.Lane has exactly the epoch, position and revision of c.Fence, it
-	// changes nothing and returns a [*FenceError]. It need not raise Revision.
+	// changes nothing and returns a [*FenceError]. It raises
+	// Revision if it detaches, because there are lanes then that nobody has; else it
+	// need not.
 	Commit(ctx context.Context, c *Commit) error
 
 	// Load returns the documents of a build that exist, in any order. The keys

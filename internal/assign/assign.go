@@ -54,9 +54,14 @@ func Targets(members []Member, items []Item) []int {
 	for m := range members {
 		seeds[m] = xxhash.Sum64String(members[m].Name)
 	}
-	hashes, order, total := make([]uint64, len(items)), make([]int, len(items)), int64(0)
+	hashes, order, total := make([]uint64, len(items)), make([]int, 0, len(items)), int64(0)
 	for i := range items {
-		hashes[i], order[i] = xxhash.Sum64String(items[i].Key), i
+		out[i] = None
+		if !slices.ContainsFunc(members, func(m Member) bool { return m.Takes == nil || m.Takes(i) }) {
+			continue // it is nobody's load
+		}
+		hashes[i] = xxhash.Sum64String(items[i].Key)
+		order = append(order, i)
 		total += items[i].Cost
 	}
 	// The largest first: they are the hardest to place, and least likely to be

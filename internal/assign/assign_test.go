@@ -169,3 +169,24 @@ func BenchmarkTargets(b *testing.B) {
 		Targets(ms, it)
 	}
 }
+
+// TestTargetsOfNobody: what no member takes is no part of the load that is shared.
+func TestTargetsOfNobody(t *testing.T) {
+	takes := func(i int) bool { return i < 20 }
+	var items []Item
+	for i := range 200 {
+		items = append(items, Item{Key: fmt.Sprint(i), Cost: 1})
+	}
+	load := map[int]int{}
+	for _, m := range Targets([]Member{{"a", takes}, {"b", takes}, {"c", takes}, {"d", takes}}, items) {
+		load[m]++
+	}
+	if load[None] != 180 {
+		t.Errorf("%d items are nobody's, want 180", load[None])
+	}
+	for m, n := range load {
+		if m != None && n > 6 {
+			t.Errorf("member %d has %d of 20 items among 4", m, n)
+		}
+	}
+}

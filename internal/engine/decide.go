@@ -17,6 +17,7 @@ import (
 type self struct {
 	id, pool string
 	calm     time.Duration // that members must have been the same before lanes are moved
+	retry    time.Duration // before a lane that ended with an error is tried again
 	procs    map[string]procSelf
 	lane     func(store.LaneID) *heldLane // that it works; nil: it does not
 	leaving  int                          // lanes that are being given away
@@ -148,8 +149,8 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 				d.back = append(d.back, *l)
 			}
 			continue
-		case now.Sub(me.failed[l.LaneID]) < retryFailed:
-			d.again(me.failed[l.LaneID].Add(retryFailed))
+		case now.Sub(me.failed[l.LaneID]) < me.retry:
+			d.again(me.failed[l.LaneID].Add(me.retry))
 			if owner == "" || owner == me.id {
 				d.unowned[l.LaneID] = nil
 			}

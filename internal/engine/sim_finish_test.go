@@ -116,7 +116,7 @@ func (s *sim) describe() (why string) {
 				part = l.Partition
 			}
 			if head := s.read[part]; l.Tenant != "" || l.Position < head || l.State != store.Running || l.Want+int(l.Until) != 0 {
-				why = fmt.Sprintf("lane %+v, head %v", l, head)
+				why = fmt.Sprintf("lane %v, %s, at %v, of %d, want %d, until %v, owner %q, head %v", l.LaneID, l.State, l.Position, l.Of, l.Want, l.Until, l.Owner, head)
 			}
 		}
 		for _, p := range ps {

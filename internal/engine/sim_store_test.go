@@ -43,6 +43,11 @@ func (f *simStore) around(call func() error) error {
 	case s.chance(40):
 		return errInjected
 	}
+	if s.fleet != nil {
+		if s.fleet.late(); f.h.dead { // the call is on its way for long
+			return errCrash
+		}
+	}
 	err := call()
 	s.beside(f.h)
 	switch {
@@ -77,7 +82,12 @@ func (f *simStore) View(ctx context.Context, fn func(store.Tx) error) error {
 }
 
 func (f *simStore) Update(ctx context.Context, fn func(store.Tx) error) error {
-	return f.around(func() error { return f.Store.Update(ctx, fn) })
+	return f.around(func() error {
+		if f.h.s.fleet != nil {
+			return f.h.s.fleet.update(ctx, f, fn)
+		}
+		return f.Store.Update(ctx, fn)
+	})
 }
 
 func (f *simStore) Extend(ctx context.Context, id, notes string, ttl time.Duration) (ok bool, err error) {

@@ -145,12 +145,16 @@ func (x *simStream) end() {
 	switch {
 	case errors.Is(r.ending, errLaneGone), errors.Is(r.ending, errMerged):
 		return
-	case !errors.Is(r.ending, errHalted) && !errors.Is(r.ending, context.Canceled):
+	case !errors.Is(r.ending, errHalted) && !errors.Is(r.ending, context.Canceled) && !errors.Is(r.ending, errGiven):
 		h.s.fail("lane %v ended: %v", r.id, r.ending)
 	case !r.lost:
 		h.s.reactors[r.id.Processor].checkStop(x)
 	}
-	_ = lane.Release(context.Background(), h.st, r.id, h.id, x.epoch)
+	to := ""
+	if h.handTo != nil {
+		to = h.handTo(r.id)
+	}
+	_ = lane.HandOver(context.Background(), h.st, r.id, h.id, x.epoch, to)
 }
 
 // begin takes an event that the pool gives to a worker: its handler is in

@@ -46,6 +46,7 @@ type sim struct {
 	bad      error
 	planted  storeBug
 	cuts     int                       // of so many operations one is on partitions
+	fleet    *simFleet                 // supervisors are at work; see sim_fleet_test.go
 	engines  bool                      // real engines are at work too: they switch rebuilds by themselves
 	truth    []simEvent                // the log, in the order of the appends
 	index    map[string]int            // in truth, by event id
@@ -93,6 +94,7 @@ type simHost struct {
 	acquiring bool
 	recuts    map[store.LaneID]*attempt
 	turns     int
+	handTo    func(store.LaneID) string // to which member an ended lane goes; nil: to nobody
 }
 
 var (
@@ -190,6 +192,10 @@ func (s *sim) run(steps int) error {
 }
 
 func (s *sim) step() {
+	if s.fleet != nil {
+		s.fleet.step()
+		return
+	}
 	s.sleep()
 	switch n := s.rng.IntN(100); {
 	case n < 10:
@@ -259,6 +265,9 @@ func (s *sim) beside(h *simHost) {
 		return
 	}
 	s.operate() // and the host works by that at once
+	if s.fleet != nil {
+		return
+	}
 	s.acquire(h)
 }
 
@@ -275,6 +284,10 @@ func (s *sim) crash(h *simHost) {
 		if s.rng.IntN(2) == 0 {
 			s.reactors[j.key.lane.id.Processor].call(h, &j)
 		}
+	}
+	if s.fleet != nil {
+		s.fleet.died(h)
+		return
 	}
 	s.hosts[i] = s.host(i)
 }
@@ -359,7 +372,7 @@ func (s *sim) append() {
 
 // acquire lets a host take lanes that nobody holds, as the supervisor does.
 func (s *sim) acquire(h *simHost) {
-	if h.acquiring {
+	if h.acquiring || s.fleet != nil {
 		return
 	}
 	h.acquiring = true

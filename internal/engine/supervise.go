@@ -47,54 +47,49 @@ type view struct {
 // it may have extended it, and nothing says so; and when a lane of its own says
 // that there is something to do. A process that is idle does not look at all.
 func (e *Engine) supervise(ctx context.Context, logParts int) {
-	var seen, latest int64 = lost, lost // the revision of the last look, at least, and the one that is known
-	var full, due time.Time             // of the last look, and when the next one is due whatever the revision
-	var v view                          // of the last look
+	w := newWatch()
 	var fl fleet
 	held := map[string]time.Time{} // when a processor's lanes were held last
 	recuts := map[store.LaneID]*attempt{}
 	news := make(chan changed)
 	e.wg.Go(func() { e.listen(ctx, news) })
-	must, wait := true, time.Duration(0)
+	wait := time.Duration(0)
 	for {
 		var err error
 		select {
 		case <-e.wakes:
-			must = true
+			w.must = true
 		case c := <-news:
 			if err = c.err; err == nil {
-				latest = c.revision
+				w.latest = c.revision
 			}
 		case <-time.After(wait):
 			if fl.moving { // it is worth a question
-				latest, err = e.store.Revision(ctx)
+				w.latest, err = e.store.Revision(ctx)
 			}
 		case <-ctx.Done():
 			return
 		}
-		now, often := time.Now(), lookEvery
+		often := lookEvery
 		if fl.moving {
 			often = switchEvery
 		}
-		must = must || latest != seen && now.Sub(full) >= often || !due.IsZero() && !now.Before(due) || now.Sub(full) >= lookAtLeast
-		if err == nil && (must || !v.until.IsZero() && !now.Before(v.until)) {
+		if err == nil && w.due(time.Now(), often) {
 			var same bool
-			at := latest
-			if v, same, err = e.look(ctx, v, must); err == nil && !same {
-				must, seen, full = false, at, time.Now()
-				due = e.assign(ctx, v, logParts, &fl)
-				if soon := e.rebuilds(ctx, v, held); soon > 0 {
-					due = earlier(due, time.Now().Add(soon))
+			if same, err = w.look(ctx, e.store, e.id, time.Now()); err == nil && !same {
+				w.again = e.assign(ctx, w.v, logParts, &fl)
+				if soon := e.rebuilds(ctx, w.v, held); soon > 0 {
+					w.again = earlier(w.again, time.Now().Add(soon))
 				}
-				if soon := e.recuts(ctx, &v, recuts); soon > 0 {
-					due = earlier(due, time.Now().Add(soon))
+				if soon := e.recuts(ctx, &w.v, recuts); soon > 0 {
+					w.again = earlier(w.again, time.Now().Add(soon))
 				}
 			}
 		}
 		e.complainOfAll()
-		next := earlier(earlier(time.Now().Add(e.calmAfter()), due), v.until)
-		if latest != seen {
-			next = earlier(next, full.Add(often))
+		next := earlier(earlier(time.Now().Add(e.calmAfter()), w.again), w.v.until)
+		if w.latest != w.seen {
+			next = earlier(next, w.full.Add(often))
 		}
 		wait = time.Until(next)
 		if fl.moving {
@@ -105,6 +100,37 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 			wait = time.Second
 		}
 	}
+}
+
+// A watch says when a member is to look at the rows, and what it saw there last.
+type watch struct {
+	seen, latest int64     // the revision of the last look, at least, and the one that is known
+	full, again  time.Time // when that was, and when the next one is due whatever the revision; zero: no hurry
+	must         bool      // look at all rows
+	v            view
+}
+
+func newWatch() watch { return watch{seen: lost, latest: lost, must: true} }
+
+// due reports whether it is time to look; changes by others at most so often.
+func (w *watch) due(now time.Time, often time.Duration) bool {
+	w.must = w.must || w.latest != w.seen && now.Sub(w.full) >= often || !w.again.IsZero() && !now.Before(w.again) || now.Sub(w.full) >= lookAtLeast
+	return w.must || !w.v.until.IsZero() && !now.Before(w.v.until)
+}
+
+// look reads the rows. Where they need not be read, because only a lease may have
+// ended, it reads the members first, and the rest if these are not the same as in
+// the view before: else there is nothing to decide.
+func (w *watch) look(ctx context.Context, s store.Store, id string, here time.Time) (same bool, err error) {
+	at, before := w.latest, w.v
+	v, same, err := look(ctx, s, id, before, w.must, here)
+	if err != nil {
+		return false, err
+	}
+	if w.v = v; !same {
+		w.must, w.seen, w.full = false, at, here
+	}
+	return same, nil
 }
 
 // earlier returns the earlier of two times, of which zero is none.
@@ -139,21 +165,19 @@ func (e *Engine) listen(ctx context.Context, news chan<- changed) {
 	}
 }
 
-// look reads the rows. Where they need not be read, because only a lease may have
-// ended, it reads the members first, and the rest if these are not the same as in
-// the view before.
-func (e *Engine) look(ctx context.Context, before view, must bool) (v view, same bool, err error) {
-	err = e.store.View(ctx, func(tx store.Tx) (err error) {
+// look reads the rows as member id sees them at a time of its clock; see
+// [watch.look].
+func look(ctx context.Context, s store.Store, id string, before view, must bool, here time.Time) (v view, same bool, err error) {
+	err = s.View(ctx, func(tx store.Tx) (err error) {
 		v = before
 		v.until, v.notes = time.Time{}, nil
 		if v.members, err = tx.Members(); err != nil {
 			return err
 		}
-		here := time.Now()
 		v.now = tx.Now()
 		v.members = slices.DeleteFunc(v.members, func(m store.Member) bool { return !m.Until.After(v.now) })
 		for i := range v.members {
-			if v.members[i].ID != e.id {
+			if v.members[i].ID != id {
 				v.until = earlier(v.until, here.Add(v.members[i].Until.Sub(v.now)+time.Millisecond))
 			}
 		}
@@ -173,10 +197,7 @@ func (e *Engine) look(ctx context.Context, before view, must bool) (v view, same
 		v.pools, err = tx.Pools()
 		return err
 	})
-	if err != nil {
-		return before, false, err
-	}
-	return v, same, nil
+	return v, same, err
 }
 
 // assign starts the lanes that nobody works and that are this process's to work,
@@ -206,7 +227,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 
 // self returns what the decision must know of this process. The caller has the lock.
 func (e *Engine) self() *self {
-	me := &self{id: e.id, pool: e.cfg.Pool, calm: e.calmAfter(), procs: map[string]procSelf{}, failed: e.failed}
+	me := &self{id: e.id, pool: e.cfg.Pool, calm: e.calmAfter(), retry: retryFailed, procs: map[string]procSelf{}, failed: e.failed}
 	for name, a := range e.procs {
 		me.procs[name] = procSelf{gone: a.gone, version: version(a.p)}
 		for _, o := range a.lanes {

@@ -47,6 +47,9 @@ func (s *Store) Commit(ctx context.Context, c *store.Commit) error {
 		}
 	}
 	u.keep()
+	if len(c.Detach) > 0 {
+		s.raise()
+	}
 	return nil
 }
 

@@ -148,12 +148,17 @@ func (s *Store) run(ctx context.Context, write bool, f func(store.Tx) error) err
 		return err
 	}
 	if t.wrote() {
-		s.revision++
-		close(s.news)
-		s.news = make(chan struct{})
+		s.raise()
 	}
 	t.keep()
 	return nil
+}
+
+// raise raises the revision. The caller has the lock.
+func (s *Store) raise() {
+	s.revision++
+	close(s.news)
+	s.news = make(chan struct{})
 }
 
 // Revision implements [store.Store].

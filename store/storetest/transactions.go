@@ -237,6 +237,15 @@ func testRevision(t *fixture) {
 			last = got
 		}
 	}
+	t.commit(base("p"), func(c *store.Commit) {
+		l := store.Lane{LaneID: c.Lane, State: store.Running, Position: c.Position}
+		l.Tenant = "leaves"
+		c.Detach = []store.Lane{l}
+	})
+	if got := t.revision(); got <= last {
+		t.Errorf("Revision after a Commit that detaches = %d, want above %d", got, last)
+		last = got
+	}
 	t.commit(base("p"), func(*store.Commit) {}) // may raise it, may not
 	if got := t.revision(); got < last {
 		t.Errorf("Revision after a Commit = %d, want at least %d", got, last)
