@@ -90,7 +90,7 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 	var targets map[store.LaneID]string
 	targets, d.costs = place(v)
 	d.unowned = map[store.LaneID]error{}
-	unserved := map[store.LaneID]time.Time{}
+	unserved, targeted := map[store.LaneID]time.Time{}, map[store.LaneID]wantedBy{}
 	vs, leaving := v.versions(me.pool), me.leaving
 	for i := range v.lanes {
 		l := &v.lanes[i]
@@ -111,6 +111,13 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 		mine := pool == me.pool
 		if o != nil {
 			d.held = append(d.held, *l)
+			// What lanes cost is told now and then, and not by all at once. While it
+			// changes, a target may be another one for a moment.
+			wanted := f.targets[l.LaneID]
+			if wanted.to != target {
+				wanted = wantedBy{target, now}
+			}
+			targeted[l.LaneID] = wanted
 			switch {
 			case l.State == store.Recut && o.leaving.IsZero():
 				d.rest = append(d.rest, l.LaneID)
@@ -124,6 +131,8 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			case mine && (!placed || target == me.id || !calm):
 			case mine && now.Sub(o.since) < me.calm && !mutant.Is(mutant.MovesAnyTime):
 				d.again(o.since.Add(me.calm))
+			case mine && now.Sub(wanted.since) < me.calm && !mutant.Is(mutant.MovesAnyTime):
+				d.again(wanted.since.Add(me.calm))
 			case !mine && untouched(rows[l.Processor], l) && now.Sub(o.since) < stopOver:
 				d.again(o.since.Add(stopOver))
 			case leaving < handOverAtOnce: // the others, as soon as these have gone
@@ -195,7 +204,7 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			d.again(since.Add(unservedAtMost))
 		}
 	}
-	f.unserved = unserved
+	f.unserved, f.targets = unserved, targeted
 	return d
 }
 

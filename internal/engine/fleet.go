@@ -94,7 +94,14 @@ type fleet struct {
 	ids      []string                   // alive, as they were seen last
 	since    time.Time                  // when they were first seen so
 	unserved map[store.LaneID]time.Time // since when a lane has had no owner
+	targets  map[store.LaneID]wantedBy  // of the lanes that this process works
 	moving   bool                       // lanes are about to be given to this process
+}
+
+// A wantedBy is the member that a lane is placed on, and since when.
+type wantedBy struct {
+	to    string
+	since time.Time
 }
 
 // see notes who is alive. It reports whether that has been so for a while: only

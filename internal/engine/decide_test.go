@@ -1,0 +1,85 @@
+package engine
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// TestMovesForWhatLasts: a lane that is placed on another member for a moment, as
+// the costs that the others tell change one after the other, stays where it is.
+func TestMovesForWhatLasts(t *testing.T) {
+	const calm = 5 * time.Second
+	began := time.Now()
+	me := &self{id: "a", calm: calm, procs: map[string]procSelf{"p": {}}, lane: func(store.LaneID) *heldLane {
+		return &heldLane{epoch: 1, since: began.Add(-time.Hour)}
+	}}
+	seen := func(busy map[string]int64) *view {
+		v := &view{procs: []store.Processor{{Name: "p", Kind: KindProjection, Live: 1}}}
+		for _, id := range []string{"a", "b"} {
+			n := memberNotes{Processors: []string{"p"}}
+			if id == "a" {
+				n.Costs = busy
+			}
+			v.members = append(v.members, store.Member{ID: id, Host: id, Notes: n.String()})
+		}
+		return v
+	}
+	lanes := func(v *view, owners map[store.LaneID]string) *view {
+		for i := range 8 {
+			l := store.Lane{LaneID: store.LaneID{Build: store.Build{Processor: "p", Number: 1}, Partition: i}, State: store.Running, Epoch: 1}
+			l.Owner = owners[l.LaneID]
+			v.lanes = append(v.lanes, l)
+		}
+		return v
+	}
+	evenly, _ := place(lanes(seen(nil), nil))
+	mine := store.LaneID{}
+	busy := map[string]int64{} // two of a's lanes are so busy that one of them is to go
+	for i := range 8 {
+		id := store.LaneID{Build: store.Build{Processor: "p", Number: 1}, Partition: i}
+		if evenly[id] == "a" && len(busy) < 2 {
+			busy[id.String()] = 100
+		}
+	}
+	changed, _ := place(lanes(seen(busy), nil))
+	for id, to := range changed {
+		if evenly[id] == "a" && to == "b" {
+			mine = id
+		}
+	}
+	if mine.Processor == "" {
+		t.Fatal("the costs make no lane of a's another member's")
+	}
+	me.lane = func(id store.LaneID) *heldLane {
+		if evenly[id] != "a" {
+			return nil
+		}
+		return &heldLane{epoch: 1, since: began.Add(-time.Hour)}
+	}
+	var f fleet
+	leaves := func(at time.Duration, costs map[string]int64) bool {
+		d := f.decide(lanes(seen(costs), evenly), began.Add(at), me)
+		for _, h := range d.leave {
+			if h.id == mine {
+				return true
+			}
+		}
+		return false
+	}
+	for _, step := range []struct {
+		at    time.Duration
+		costs map[string]int64
+		want  bool
+	}{
+		{0, nil, false}, {calm, nil, false}, // the members are the same for long enough
+		{calm + time.Second, busy, false}, {2 * calm, busy, false}, {2*calm + time.Second/2, nil, false}, // for a moment
+		{3 * calm, busy, false}, {4*calm - time.Millisecond, busy, false}, {4 * calm, busy, true}, // it lasts
+	} {
+		if got := leaves(step.at, step.costs); got != step.want {
+			t.Errorf("%v: lane %v leaves: %v, want %v", fmt.Sprint(step.at), mine, got, step.want)
+		}
+	}
+}
