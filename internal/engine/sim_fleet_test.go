@@ -298,13 +298,21 @@ func (m *simMember) decide(ctx context.Context) error {
 	}
 	for _, l := range d.back {
 		m.todo = append(m.todo, func() {
-			m.call(func() error { return lane.Release(ctx, h.st, l.LaneID, h.id, l.Epoch) })
+			m.call(func() error { return m.again(lane.Release(ctx, h.st, l.LaneID, h.id, l.Epoch)) })
 		})
 	}
 	for ids := range slices.Chunk(d.start, acquireAtOnce) {
-		m.todo = append(m.todo, func() { m.call(func() error { return m.acquire(ctx, ids) }) })
+		m.todo = append(m.todo, func() { m.call(func() error { return m.again(m.acquire(ctx, ids)) }) })
 	}
 	return nil
+}
+
+// again looks again soon if a call failed, as Engine.assign does.
+func (m *simMember) again(err error) error {
+	if err != nil {
+		m.w.again = earlier(m.w.again, m.now().Add(startAgain))
+	}
+	return err
 }
 
 // acquire is Engine.start.
