@@ -116,27 +116,38 @@ func RebuildWaits(p store.Processor, lanes []Lane) string {
 	if p.RebuildTenant == "" && !m.Claimed {
 		return "a consumer that takes it up"
 	}
+	var rows []store.Lane
+	for i := range lanes {
+		if lanes[i].Processor == p.Name {
+			rows = append(rows, lanes[i].Lane)
+		}
+	}
 	var behind int64
-	unowned, most := 0, int64(0)
+	unowned, pool, most := 0, "", int64(0)
 	for i := range lanes {
 		l := &lanes[i]
 		if l.Processor != p.Name || l.Number != p.Rebuild {
 			continue
 		}
 		if l.State == store.Paused {
+			if l.Position >= lane.Covered(rows, p.Live, l.Partition, l.Tenant) {
+				continue // it stands where the live one does: nobody waits for it
+			}
 			return fmt.Sprintf("lane %v is paused: %s", l.LaneID, l.Reason)
 		}
 		if !l.Alive {
-			unowned++
+			if unowned++; l.Pool != "" {
+				pool = fmt.Sprintf(" of pool %q", l.Pool)
+			}
 		}
 		behind += l.Behind
 		most = max(most, l.Behind)
 	}
 	switch {
 	case unowned > 0 && m.Claimed:
-		return fmt.Sprintf("a consumer with version %q of the projection", m.Version)
+		return fmt.Sprintf("a consumer%s with version %q of the projection", pool, m.Version)
 	case unowned > 0:
-		return "a consumer"
+		return "a consumer" + pool
 	case most > caughtUp:
 		return fmt.Sprintf("%d events to catch up", behind)
 	case m.Review:

@@ -155,6 +155,8 @@ func (p *program) partitions(ctx context.Context, db Database, processor string)
 			switch {
 			case l.State == store.Paused:
 				r.Waits += ", paused: resume it"
+			case l.Pool != "":
+				r.Waits += fmt.Sprintf(", in pool %q: clear its pool", l.Pool)
 			case l.Pinned:
 				r.Waits += ", pinned: merge it"
 			}

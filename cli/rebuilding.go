@@ -90,6 +90,9 @@ func one(ctx context.Context, a fairlead.Admin, name string) (store.Processor, e
 
 // waitForRebuild waits until the build that proc is making is served.
 func (p *program) waitForRebuild(ctx context.Context, a fairlead.Admin, proc store.Processor, quiet bool) error {
+	if proc.Rebuild == 0 { // it was over before it was looked at
+		return nil
+	}
 	pr := p.progress(quiet)
 	defer pr.end()
 	for {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead"
@@ -263,7 +264,9 @@ func summary(proc store.Processor, lanes []fairlead.Lane) processorJSON {
 		if !l.Alive && l.State != store.Paused && l.State != store.Recut && !proc.Paused {
 			r.Unowned++
 			if l.Unserved != "" {
-				r.Unserved = append(r.Unserved, fmt.Sprintf("tenant %q: %s", l.Tenant, l.Unserved))
+				if why := fmt.Sprintf("tenant %q: %s", l.Tenant, l.Unserved); !slices.Contains(r.Unserved, why) { // of one partition
+					r.Unserved = append(r.Unserved, why)
+				}
 			}
 		}
 		r.Behind += l.Behind

@@ -73,6 +73,8 @@ type active struct {
 	pool  *streamPool // of a reactor; made with its first lane
 
 	unowned map[store.LaneID]error // lanes that nobody had at the last look, and perhaps why
+
+	begin time.Time // when the begin of a rebuild that failed is tried again; the supervisor's
 }
 
 // An owned is a lane that this process works.

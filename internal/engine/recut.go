@@ -109,6 +109,11 @@ func (e *Engine) recuts(ctx context.Context, v *view, attempts map[store.LaneID]
 	for i := range v.procs {
 		procs[v.procs[i].Name] = &v.procs[i]
 	}
+	again := func(d time.Duration) {
+		if soon == 0 || d < soon {
+			soon = d
+		}
+	}
 	wanted := map[store.LaneID]bool{}
 	for i := range v.lanes {
 		l := &v.lanes[i]
@@ -122,6 +127,7 @@ func (e *Engine) recuts(ctx context.Context, v *view, attempts map[store.LaneID]
 			e.logger.Error("partition is not split", "lane", l.String(), "error", err)
 			if err := lane.RefuseRecut(ctx, e.store, l.LaneID, "not split or merged: "+err.Error()); err != nil && ctx.Err() == nil {
 				e.logger.Error("the request to split a partition was not refused", "lane", l.String(), "error", err)
+				again(startAgain)
 			}
 			continue
 		}
@@ -135,14 +141,15 @@ func (e *Engine) recuts(ctx context.Context, v *view, attempts map[store.LaneID]
 			attempts[l.LaneID] = t
 		}
 		// While nothing stands still for it, it is tried whenever rows have
-		// changed, and at every look.
-		stand := l.Until != 0 || l.State == store.Recut
-		if stand {
-			soon = recutEvery
-		}
+		// changed, and now and then: lanes that come nearer change none.
 		now := time.Now()
 		if now.Before(t.next) {
+			again(t.next.Sub(now))
 			continue
+		}
+		stand := l.Until != 0 || l.State == store.Recut
+		if stand {
+			again(recutEvery)
 		}
 		if !first {
 			t.next = now.Add(unservedAtMost)
@@ -162,10 +169,14 @@ func (e *Engine) recuts(ctx context.Context, v *view, attempts map[store.LaneID]
 				e.logger.Error("split or merge of a partition", "lane", l.String(), "error", err)
 			}
 			t.next = now.Add(holdEvery)
+			again(holdEvery)
 			continue
 		}
 		if !stand {
 			t.since = time.Time{}
+			if p.Rebuild == 0 && !p.Paused && !away(v.lanes, l) { // else a row changes first
+				again(unservedAtMost)
+			}
 			continue
 		}
 		if t.since.IsZero() {
@@ -176,6 +187,7 @@ func (e *Engine) recuts(ctx context.Context, v *view, attempts map[store.LaneID]
 		}
 		t.tries++
 		t.since, t.next = time.Time{}, now.Add(holdEvery)
+		again(holdEvery)
 		if err := lane.LetGo(ctx, e.store, l.LaneID); err != nil && ctx.Err() == nil {
 			e.logger.Error("lanes that stand still for a split or merge were not let go", "lane", l.String(), "error", err)
 		}
@@ -186,6 +198,14 @@ func (e *Engine) recuts(ctx context.Context, v *view, attempts map[store.LaneID]
 		}
 	}
 	return soon
+}
+
+// away reports whether a tenant of one of the partitions that are to be merged is
+// in a lane of its own: the merge waits for that.
+func away(lanes []store.Lane, low *store.Lane) bool {
+	return slices.ContainsFunc(lanes, func(l store.Lane) bool {
+		return l.Tenant != "" && l.Build == low.Build && (l.Partition == low.Partition || l.Partition == low.Partition+low.Want)
+	})
 }
 
 // foremost reports whether the process is the first of those that have a processor:

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -444,30 +443,43 @@ func (e *Engine) workers(p *Processor) func(time.Duration) int {
 // rebuilds brings builds in the making nearer to their switch, and deletes the
 // documents of retired ones. It returns when to look again, 0 for no hurry.
 func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time) (soon time.Duration) {
+	again := func(d time.Duration) {
+		if soon == 0 || d < soon {
+			soon = d
+		}
+	}
 	purge, vs := false, v.versions("")
 	for _, p := range v.procs {
 		a, _ := e.processor(p.Name)
 		purge = purge || len(p.Retired) > 0
-		if k := p.Builds.Kept; k.Number != 0 && !k.Until.After(v.now) {
-			if err := lane.ForgetOld(ctx, e.store, p.Name); err != nil && ctx.Err() == nil {
+		if k := p.Builds.Kept; k.Number != 0 {
+			if k.Until.After(v.now) {
+				again(k.Until.Sub(v.now) + time.Millisecond)
+			} else if err := lane.ForgetOld(ctx, e.store, p.Name); err != nil && ctx.Err() == nil {
 				e.logger.Warn("a build that was kept was not forgotten", "processor", p.Name, "build", k.Number, "error", err)
+				again(startAgain)
 			}
 		}
 		if a == nil || p.Paused {
 			continue
 		}
 		if e.cfg.Pool == "" { // the base lanes are the shared processes' to work
-			e.begin(ctx, a, &p, vs)
+			if wait := time.Until(a.begin); wait > 0 {
+				again(wait)
+			} else if !e.begin(ctx, a, &p, vs) {
+				a.begin = time.Now().Add(startAgain)
+				again(startAgain)
+			}
 		}
 		if p.Rebuild == 0 || p.Builds.Making.Review {
 			continue
 		}
 		close, isHeld := near(p, v.lanes)
 		if !close {
-			soon = cmp.Or(soon, lookEvery)
+			again(lookEvery)
 			continue
 		}
-		soon = switchEvery
+		again(switchEvery)
 		for _, o := range e.lanesOf(a) {
 			o.runner.flush()
 		}
@@ -490,14 +502,15 @@ func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time
 		}
 	}
 	if purge {
-		n, again := purgeAtOnce, switchEvery
+		n, next := purgeAtOnce, switchEvery
 		if e.traffic(time.Now()) {
-			n, again = purgeGently, lookEvery
+			n, next = purgeGently, lookEvery
 		}
 		if _, err := lane.Purge(ctx, e.store, n); err != nil && ctx.Err() == nil {
 			e.logger.Warn("documents of a retired build were not deleted", "error", err)
+			next = startAgain
 		}
-		return again
+		again(next)
 	}
 	return soon
 }
@@ -527,7 +540,7 @@ func near(p store.Processor, lanes []store.Lane) (close, held bool) {
 		partition int
 		tenant    string
 	}
-	live, made := map[place]event.Position{}, map[place]event.Position{}
+	live, made, still := map[place]event.Position{}, map[place]event.Position{}, map[place]bool{}
 	for _, l := range lanes {
 		if l.Processor != p.Name {
 			continue
@@ -539,7 +552,7 @@ func near(p store.Processor, lanes []store.Lane) (close, held bool) {
 			held = held || l.State == store.Held
 		case p.Rebuild:
 			if l.State != store.Running {
-				return false, held
+				still[k] = true
 			}
 			made[k] = l.Position
 		}
@@ -549,7 +562,8 @@ func near(p store.Processor, lanes []store.Lane) (close, held bool) {
 		if !ok {
 			old = live[place{k.partition, ""}]
 		}
-		if old-at > nearlyCaught {
+		// One that stands still comes no nearer: it is near where it need not.
+		if old-at > nearlyCaught || still[k] && old > at {
 			return false, held
 		}
 	}

@@ -71,22 +71,30 @@ func (vs versions) claims(p *store.Processor, version string) bool {
 
 // begin begins the rebuild of a processor whose code has changed, where it is to
 // begin by itself, and says with which version a build is made that has none yet.
-func (e *Engine) begin(ctx context.Context, a *active, p *store.Processor, vs versions) {
+// It returns false where the store could not do it.
+func (e *Engine) begin(ctx context.Context, a *active, p *store.Processor, vs versions) bool {
 	mine := version(a.p)
 	switch {
 	case a.p.RebuildChanged && lane.Changed(*p, mine):
 		began, err := lane.RebuildChanged(ctx, e.store, p.Name, mine, a.p.Rebuild)
-		switch {
-		case err != nil && ctx.Err() == nil:
-			e.logger.Error("the rebuild of a changed projection did not begin", "processor", p.Name, "version", mine, "error", err)
-		case began:
+		if err != nil {
+			if ctx.Err() == nil {
+				e.logger.Error("the rebuild of a changed projection did not begin", "processor", p.Name, "version", mine, "error", err)
+			}
+			return false
+		}
+		if began {
 			e.logger.Info("the projection has changed, and is rebuilt", "processor", p.Name, "from", p.Version, "to", mine)
 			e.wake()
 		}
 	case vs.claims(p, mine):
-		if err := lane.Claim(ctx, e.store, p.Name, p.Rebuild, mine); err != nil && ctx.Err() == nil {
-			e.logger.Error("the version of a rebuild was not noted", "processor", p.Name, "error", err)
+		if err := lane.Claim(ctx, e.store, p.Name, p.Rebuild, mine); err != nil {
+			if ctx.Err() == nil {
+				e.logger.Error("the version of a rebuild was not noted", "processor", p.Name, "error", err)
+			}
+			return false
 		}
 		e.wake()
 	}
+	return true
 }

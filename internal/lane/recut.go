@@ -77,6 +77,10 @@ func RequestMerge(ctx context.Context, s store.Store, processor string, partitio
 		if err != nil {
 			return err
 		}
+		pools, err := tx.Pools()
+		if err != nil {
+			return err
+		}
 		for _, l := range []store.Lane{all[i], all[j]} {
 			switch {
 			case l.Want > of:
@@ -90,6 +94,9 @@ func RequestMerge(ctx context.Context, s store.Store, processor string, partitio
 				}
 				if t.State == store.Paused {
 					return fmt.Errorf("processor %q: partition %d: tenant %q is paused (%s): resume it first: %w", p.Name, l.Partition, t.Tenant, t.Reason, ErrState)
+				}
+				if pool := pools[t.Tenant]; pool != "" {
+					return fmt.Errorf("processor %q: partition %d: tenant %q is given to the pool %q, so it has a lane of its own: clear its pool first: %w", p.Name, l.Partition, t.Tenant, pool, ErrState)
 				}
 				if t.Pinned {
 					return fmt.Errorf("processor %q: partition %d: tenant %q is pinned in a lane of its own: merge it first: %w", p.Name, l.Partition, t.Tenant, ErrState)

@@ -334,6 +334,10 @@ func TestRecutRefused(t *testing.T) {
 		{"merge of a stopped one", 2, func(r *rig) { r.change(id(1, ""), func(l *store.Lane) { l.State = store.Paused }) }, merge(0), lane.ErrState, "resume the processor first"},
 		{"a paused tenant", 2, func(r *rig) { r.must(lane.Pause(r.Context(), r.s, "p", "t", "x")) }, merge(0), lane.ErrState, `tenant "t" is paused`},
 		{"a pinned tenant", 2, func(r *rig) { r.must(lane.Detach(r.Context(), r.s, "p", "t")) }, merge(0), lane.ErrState, `tenant "t" is pinned`},
+		{"a tenant of a pool", 2, func(r *rig) {
+			_, err := lane.SetPool(r.Context(), r.s, "t", "gold")
+			r.must(err)
+		}, merge(0), lane.ErrState, "clear its pool first"},
 		{"a rebuild", 1, func(r *rig) {
 			r.must(r.s.Update(context.Background(), func(tx store.Tx) error {
 				p, err := tx.Processor("p")
