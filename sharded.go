@@ -225,7 +225,11 @@ func (s *Sharded) look(ctx context.Context) {
 func (s *Sharded) run(ctx context.Context, c *shardConsumer) error {
 	wait := 100 * time.Millisecond
 	for {
+		began := time.Now()
 		err := s.serve(ctx, c)
+		if time.Since(began) > time.Minute { // it was well for a while
+			wait = 100 * time.Millisecond
+		}
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -153,14 +153,17 @@ func (m *Metrics) ask(ctx context.Context) error {
 	for i := range lanes {
 		l := &lanes[i]
 		t := totals[l.Processor]
-		if t == nil || !l.Live {
+		if t == nil || l.Kept {
 			continue
 		}
-		switch {
-		case l.State == store.Paused:
+		if l.State != store.Paused && !l.Alive && !t.paused {
+			t.unowned++ // of a rebuild too: it would not come to its end
+		}
+		if !l.Live {
+			continue
+		}
+		if l.State == store.Paused {
 			t.stopped++
-		case !l.Alive && !t.paused:
-			t.unowned++
 		}
 		t.behind += l.Behind
 		t.parked += l.Parked

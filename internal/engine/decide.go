@@ -146,7 +146,9 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 		}
 		switch {
 		case !workable(rows[l.Processor], l):
-			if owner == me.id && l.State == store.Recut { // whoever cuts it waits for this
+			// It was handed over, and then paused or is to be cut: whoever waits for it to
+			// be at rest must not wait for this member's end.
+			if owner == me.id {
 				d.back = append(d.back, *l)
 			}
 			continue

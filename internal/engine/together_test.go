@@ -111,22 +111,22 @@ func TestMergeIsLookedAtAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		attempts := map[store.LaneID]*attempt{}
-		look := func() time.Duration {
+		again := func() time.Duration {
 			t.Helper()
-			v, _, err := r.e.look(t.Context(), view{}, true)
+			v, _, err := look(t.Context(), r.st, r.e.id, view{}, true, time.Now())
 			if err != nil {
 				t.Fatal(err)
 			}
 			return r.e.recuts(t.Context(), &v, attempts)
 		}
-		if soon := look(); soon <= 0 || soon > time.Second {
+		if soon := again(); soon <= 0 || soon > time.Second {
 			t.Errorf("lanes far apart are looked at again in %v", soon)
 		}
 		low := r.lanesOf("p")[0]
 		id := low.LaneID
 		id.Tenant = "t0"
 		put(store.Lane{LaneID: id, Of: 2, State: store.Running})
-		if soon := look(); soon != 0 {
+		if soon := again(); soon != 0 {
 			t.Errorf("a merge that waits for a tenant is looked at again in %v", soon)
 		}
 		if err := r.st.Update(t.Context(), func(tx store.Tx) error { return tx.DeleteLane(id) }); err != nil {
@@ -134,18 +134,18 @@ func TestMergeIsLookedAtAgain(t *testing.T) {
 		}
 		low.Position = far.Position - 10 // and it comes no nearer
 		put(low)
-		look()
+		again()
 		for range 3 {
-			if soon := look(); soon != recutEvery {
+			if soon := again(); soon != recutEvery {
 				t.Errorf("lanes that stand still are looked at again in %v", soon)
 			}
 		}
 		time.Sleep(heldAtMost)
-		look()
+		again()
 		if l := r.lanesOf("p")[1]; l.Until != 0 {
 			t.Fatalf("lane %+v is not let go", l)
 		}
-		if soon := look(); soon <= 0 || soon > holdEvery {
+		if soon := again(); soon <= 0 || soon > holdEvery {
 			t.Errorf("after a failed attempt it is looked at again in %v, want %v", soon, holdEvery)
 		}
 	})
