@@ -52,6 +52,7 @@ type model struct {
 	version string // of the projections
 	outside *pgxpool.Pool
 	worker  string
+	lanes   bool // many of them: the projections of TestHandOver, and nothing else
 }
 
 var errPoison = errors.New("poison")
@@ -64,6 +65,16 @@ func (m *model) swallow(processor string, p added) error {
 }
 
 func (m *model) processors() []fairlead.Processor {
+	if m.lanes {
+		var all []fairlead.Processor
+		for i, n := range manyPartitions {
+			all = append(all, fairlead.Project(fairlead.NewProjection(fmt.Sprintf("p%d", i), fairlead.On("added", func(c *counter, e fairlead.Event[added]) error {
+				c.add(e.Data.N)
+				return nil
+			})), fairlead.Options{Partitions: n, NoIsolation: true}))
+		}
+		return all
+	}
 	// Failing handlers are repeated, which is not what is tested here.
 	retry := fairlead.Retry{Attempts: 3, Min: 5 * time.Millisecond, Max: 20 * time.Millisecond}
 	return []fairlead.Processor{

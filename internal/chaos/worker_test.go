@@ -29,6 +29,7 @@ const (
 	healedVar  = "FAIRLEAD_CHAOS_HEALED"
 	versionVar = "FAIRLEAD_CHAOS_VERSION"
 	missingVar = "FAIRLEAD_CHAOS_MISSING" // processors that it does not have
+	lanesVar   = "FAIRLEAD_CHAOS_LANES"   // work on many lanes instead
 	seedVar    = "FAIRLEAD_CHAOS_CLIENT"
 	acksVar    = "FAIRLEAD_CHAOS_ACKS"
 )
@@ -65,7 +66,7 @@ func work() error {
 		return err
 	}
 	defer out.Close()
-	m := &model{healed: os.Getenv(healedVar) != "", version: os.Getenv(versionVar), outside: out, worker: session}
+	m := &model{healed: os.Getenv(healedVar) != "", version: os.Getenv(versionVar), outside: out, worker: session, lanes: os.Getenv(lanesVar) != ""}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	for ctx.Err() == nil {
 		err := run(ctx, m, logger)
