@@ -248,9 +248,9 @@ func TestTroubleWhileAtWork(t *testing.T) {
 		says       string
 	}{
 		{"a right is taken away", func(s *aShop) {
-			s.inDatabase("REVOKE INSERT, UPDATE ON fairlead.documents FROM " + s.role)
+			s.inDatabase("REVOKE INSERT, UPDATE ON fairlead.minutes_documents FROM " + s.role)
 		}, func(s *aShop) {
-			s.inDatabase("GRANT INSERT, UPDATE ON fairlead.documents TO " + s.role)
+			s.inDatabase("GRANT INSERT, UPDATE ON fairlead.minutes_documents TO " + s.role)
 		}, postgres.ErrRights, "documents"},
 		{"another password", func(s *aShop) {
 			s.do("ALTER ROLE " + s.role + " PASSWORD 'other'")
@@ -341,7 +341,7 @@ func TestDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newShop(t, server.URL, true)
-	s.do("CREATE TABLESPACE small LOCATION '"+dir+"'", "ALTER TABLE fairlead.documents SET TABLESPACE small")
+	s.do("CREATE TABLESPACE small LOCATION '"+dir+"'", "ALTER TABLE fairlead.minutes_documents SET TABLESPACE small")
 	// The document grows by what was said, and is written anew each time: what cannot
 	// be compressed fills the disk soon.
 	big := noise(t, 1<<20)

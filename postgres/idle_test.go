@@ -143,6 +143,8 @@ func idle(t *testing.T, processes int, pooler bool, lasts time.Duration, most fl
 		}
 		return time.Since(since) > 8*time.Second
 	})
+	// The server counts what a session did up to 10 s later.
+	waitOut(t, 11*time.Second)
 	transactions := commits(t, url)
 	before := make([]int64, processes)
 	for i, m := range meters {

@@ -96,6 +96,15 @@ func (f *fleet) heal(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		procs, err := f.admin.Processors(ctx)
+		if err != nil {
+			return err
+		}
+		letters = slices.DeleteFunc(letters, func(l store.DeadLetter) bool { // a build of before that is kept, is kept with its letters
+			return slices.ContainsFunc(procs, func(p store.Processor) bool {
+				return p.Name == l.Processor && p.Builds.Kept.Number == l.Number
+			})
+		})
 		if len(letters) == 0 {
 			return f.finish(ctx)
 		}
