@@ -201,12 +201,18 @@ func disturb(ctx context.Context, db cli.Database, seed string) error {
 }
 
 // finish lets every tenant run and waits until everything is applied.
-func finish(ctx context.Context, db cli.Database) error {
+func finish(ctx context.Context, db cli.Database) (err error) {
 	admin := fairlead.Admin{Log: db, Store: db}
 	head, err := db.Head(ctx, 0)
 	if err != nil {
 		return err
 	}
+	busy := "" // what is waited for
+	defer func() {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("not finished: %s: %w", busy, err)
+		}
+	}()
 	for {
 		for _, p := range processors {
 			for t := range tenants {
@@ -226,15 +232,15 @@ func finish(ctx context.Context, db cli.Database) error {
 		if err != nil {
 			return err
 		}
-		busy := ""
+		busy = ""
 		for _, l := range lanes {
 			if !l.Kept && (l.Position < head || l.Tenant != "" || !l.Live) {
-				busy = fmt.Sprintf("lane %v at %v of %v", l.LaneID, l.Position, head)
+				busy = fmt.Sprintf("lane %v, %s, pinned %t, epoch %d, revision %d, owner %q (alive %t), at %v of %v", l.LaneID, l.State, l.Pinned, l.Epoch, l.Revision, l.Owner, l.Alive, l.Position, head)
 			}
 		}
 		for _, p := range rows {
 			if p.Rebuild != 0 {
-				busy = fmt.Sprintf("rebuild of %s", p.Name)
+				busy += fmt.Sprintf("rebuild of %+v", p)
 			}
 		}
 		if busy == "" {
@@ -243,7 +249,7 @@ func finish(ctx context.Context, db cli.Database) error {
 		select {
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("not finished: %s: %w", busy, ctx.Err())
+			return ctx.Err()
 		}
 	}
 }

@@ -39,10 +39,11 @@ func Unpin(ctx context.Context, s store.Store, processor, tenant string) error {
 		if err := notDedicated(tx, tenant); err != nil {
 			return err
 		}
+		was := l.Pinned
 		if l.Pinned = false; l.Number == p.Rebuild && p.RebuildTenant != "" {
 			l.Pinned = true // it has no base lane to go back to
 		}
-		return resume(tx, l)
+		return resume(tx, l, l.Pinned != was)
 	})
 }
 
@@ -57,16 +58,22 @@ func Pause(ctx context.Context, s store.Store, processor, tenant, reason string)
 // unless they are pinned.
 func Resume(ctx context.Context, s store.Store, processor, tenant string) error {
 	return eachTenantLane(ctx, s, processor, tenant, false, func(tx store.Tx, _ store.Processor, l store.Lane) error {
-		return resume(tx, l)
+		return resume(tx, l, false)
 	})
 }
 
 // resume lets a lane run, but one that is about to be split: it runs after that.
-func resume(tx store.Tx, l store.Lane) error {
+// Where nothing changes the row is left alone: its owner would begin again at its
+// checkpoint, and with a command that is repeated it might never leave that.
+func resume(tx store.Tx, l store.Lane, changed bool) error {
+	state, reason := store.Running, ""
 	if l.State == store.Recut {
-		return setState(tx, l, l.State, l.Reason)
+		state, reason = l.State, l.Reason
 	}
-	return setState(tx, l, store.Running, "")
+	if !changed && l.State == state && l.Reason == reason {
+		return nil
+	}
+	return setState(tx, l, state, reason)
 }
 
 // eachTenantLane runs f on the tenant's lane of every partition of the live
