@@ -30,6 +30,7 @@ type batchRunner struct {
 	cacheLimit atomic.Int64 // bytes
 
 	held    time.Time // since when the lane waits for who holds it
+	flushed time.Time // when the checkpoint was last moved over events of no interest
 	gained  gained
 	next    time.Time    // when a lane with a limit may go on
 	drained bool         // the last turn was one of dead letters
@@ -66,6 +67,7 @@ const (
 // run works the lane until ctx ends, or the lane is lost, merged or stopped.
 func (r *batchRunner) run(ctx context.Context) error {
 	backOff := minBackOff
+	r.flushed = time.Now() // not with each restart: these may come more often than checkpoints
 	for ctx.Err() == nil {
 		err := r.l.restart(ctx)
 		if err == nil {
@@ -104,7 +106,6 @@ func (r *batchRunner) run(ctx context.Context) error {
 // work runs batches until something demands a restart.
 func (r *batchRunner) work(ctx context.Context) error {
 	l := r.l
-	flushed := time.Now()
 	for ctx.Err() == nil {
 		if r.look.Swap(false) {
 			return r.join(ctx, errAgain)
@@ -137,7 +138,7 @@ func (r *batchRunner) work(ctx context.Context) error {
 			if len(l.retry) > 0 {
 				continue
 			}
-			if err := r.idle(ctx, &flushed); err != nil {
+			if err := r.idle(ctx); err != nil {
 				return err
 			}
 			continue
@@ -145,11 +146,11 @@ func (r *batchRunner) work(ctx context.Context) error {
 		if err := r.step(ctx, page); err != nil {
 			return err
 		}
-		if l.at > l.sent.Position && (r.flushs.Load() || time.Since(flushed) > flushAfter) {
+		if l.at > l.sent.Position && (r.flushs.Load() || time.Since(r.flushed) > flushAfter) {
 			if err := r.checkpoint(ctx); err != nil {
 				return err
 			}
-			flushed = time.Now()
+			r.flushed = time.Now()
 		}
 	}
 	return r.join(ctx, ctx.Err())
@@ -261,7 +262,7 @@ func (r *batchRunner) readAhead(ctx context.Context, after event.Position) {
 }
 
 // idle waits for new events or a reason to look again.
-func (r *batchRunner) idle(ctx context.Context, flushed *time.Time) error {
+func (r *batchRunner) idle(ctx context.Context) error {
 	l := r.l
 	if l.stands() {
 		return r.stand(ctx)
@@ -276,10 +277,10 @@ func (r *batchRunner) idle(ctx context.Context, flushed *time.Time) error {
 		}
 		wait = time.After(mergeEvery)
 	case l.at > l.sent.Position && r.flushs.Load():
-		*flushed = time.Now()
+		r.flushed = time.Now()
 		return r.checkpoint(ctx)
 	case l.at > l.sent.Position:
-		wait = time.After(flushAfter - time.Since(*flushed))
+		wait = time.After(flushAfter - time.Since(r.flushed))
 	}
 	more := r.e.pages.more(l.logPart, l.at)
 	if more == nil {
@@ -296,7 +297,7 @@ func (r *batchRunner) idle(ctx context.Context, flushed *time.Time) error {
 		return r.join(ctx, nil)
 	case <-wait:
 		if l.at > l.sent.Position && r.pending == nil {
-			*flushed = time.Now()
+			r.flushed = time.Now()
 			return r.checkpoint(ctx)
 		}
 	case <-ctx.Done():

@@ -213,3 +213,32 @@ func TestClaimIsTriedAgain(t *testing.T) {
 		})
 	}
 }
+
+// TestCheckpointMovesWhateverOthersDo: a lane whose row is changed by other hands
+// again and again still moves its checkpoint over events of no interest.
+func TestCheckpointMovesWhateverOthersDo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.add(Processor{Name: "docs", Projection: tallies("docs", false), Tenants: []string{"none"}})
+		defer r.run(r.e)()
+		time.Sleep(time.Second)
+		r.append("t", "s", added{}, added{}, added{})
+		for range 50 {
+			err := r.st.Update(t.Context(), func(tx store.Tx) error {
+				lanes, err := tx.Lanes("docs")
+				if err != nil {
+					return err
+				}
+				lanes[0].Revision++
+				return tx.PutLane(lanes[0])
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(60 * time.Millisecond)
+		}
+		if at := r.lanesOf("docs")[0].Position; at != 3 {
+			t.Errorf("after 3 s the checkpoint is at %v, want 3", at)
+		}
+	})
+}
