@@ -82,9 +82,10 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			owners[l.LaneID] = l.Owner
 		}
 	}
-	calm := f.see(v.members, now, me.calm) && alive[me.id] || mutant.Is(mutant.MovesAnyTime)
+	from := f.see(v.members, now, me.calm)
+	calm := !now.Before(from) && alive[me.id] || mutant.Is(mutant.MovesAnyTime)
 	if len(v.members) > 1 && !calm && alive[me.id] { // else: when it is alive again, which is a change
-		d.again(f.since.Add(me.calm))
+		d.again(from)
 	}
 	f.moving = false
 	var targets map[store.LaneID]string

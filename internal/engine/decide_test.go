@@ -83,3 +83,34 @@ func TestMovesForWhatLasts(t *testing.T) {
 		}
 	}
 }
+
+// TestCalmAfterADeparture: where one has gone, which may be back in a moment, lanes
+// that have an owner stay for twice as long as after one has come.
+func TestCalmAfterADeparture(t *testing.T) {
+	const calm = time.Second
+	began := time.Now()
+	members := func(ids ...string) (ms []store.Member) {
+		for _, id := range ids {
+			ms = append(ms, store.Member{ID: id})
+		}
+		return ms
+	}
+	var f fleet
+	for _, step := range []struct {
+		at   time.Duration
+		ids  []string
+		from time.Duration
+	}{
+		{0, []string{"a", "b"}, calm},
+		{2 * calm, []string{"a", "b"}, calm},
+		{3 * calm, []string{"a"}, 5 * calm},
+		{4 * calm, []string{"a"}, 5 * calm},
+		{4 * calm, []string{"a", "b2"}, 5 * calm},
+		{9 * calm, []string{"a", "b2", "c"}, 10 * calm},
+		{10 * calm, []string{"a", "d"}, 12 * calm},
+	} {
+		if got := f.see(members(step.ids...), began.Add(step.at), calm); !got.Equal(began.Add(step.from)) {
+			t.Errorf("%v: %v are the same for long enough %v after the beginning, want %v", step.at, step.ids, got.Sub(began), step.from)
+		}
+	}
+}

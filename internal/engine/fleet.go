@@ -92,7 +92,7 @@ func (o *owned) cost(now time.Time) float64 {
 // supervisor's alone.
 type fleet struct {
 	ids      []string                   // alive, as they were seen last
-	since    time.Time                  // when they were first seen so
+	calm     time.Time                  // when that will have been so for long enough
 	unserved map[store.LaneID]time.Time // since when a lane has had no owner
 	targets  map[store.LaneID]wantedBy  // of the lanes that this process works
 	moving   bool                       // lanes are about to be given to this process
@@ -104,19 +104,26 @@ type wantedBy struct {
 	since time.Time
 }
 
-// see notes who is alive. It reports whether that has been so for a while: only
-// then are lanes moved that have an owner. While members come and go, only what
-// nobody owns is placed, so that a deployment moves each lane once or twice and
-// not once for every step of it.
-func (f *fleet) see(members []store.Member, now time.Time, calm time.Duration) bool {
+// see notes who is alive. It returns when that will have been so for long enough:
+// only then are lanes moved that have an owner. While members come and go, only
+// what nobody owns is placed, so that a deployment moves each lane once or twice
+// and not once for every step of it. When one has gone it is longer, because it
+// may be restarted, and what is placed without it is placed anew when it is back.
+func (f *fleet) see(members []store.Member, now time.Time, calm time.Duration) (from time.Time) {
 	ids := make([]string, len(members))
 	for i := range members {
 		ids[i] = members[i].ID
 	}
-	if !slices.Equal(ids, f.ids) {
-		f.ids, f.since = ids, now
+	if f.ids == nil || !slices.Equal(ids, f.ids) {
+		wait := calm
+		for _, id := range f.ids {
+			if !slices.Contains(ids, id) {
+				wait = 2 * calm
+			}
+		}
+		f.ids, f.calm = ids, now.Add(wait)
 	}
-	return now.Sub(f.since) >= calm
+	return f.calm
 }
 
 // told returns what the live members have told of themselves, by id.
