@@ -71,7 +71,7 @@ var floors = []floor{
 	{
 		name: "parts of the engine",
 		packages: []string{
-			"internal/lane/...", "internal/dispatch/...", "internal/fair/...", "internal/assign/...", "internal/shard/...",
+			"internal/lane/...", "internal/dispatch/...", "internal/fair/...", "internal/assign/...", "internal/pagecache/...", "internal/shard/...",
 			"internal/compare/...", "internal/done/...", "internal/mutant/...",
 		},
 		peers: true,

@@ -23,7 +23,7 @@ func TestSimulationFindsMutants(t *testing.T) {
 // findBug runs seeds until the checker complains.
 func findBug(t *testing.T, plant func(*sim)) {
 	t.Helper()
-	const most = 1500
+	const most = 3000
 	var next, found atomic.Uint64
 	t.Run("seeds", func(t *testing.T) {
 		for range runtime.GOMAXPROCS(0) {

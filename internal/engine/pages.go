@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/pagecache"
 )
 
 // pages is a process's view of a log: pages that several lanes want are read
@@ -32,25 +33,12 @@ type pages struct {
 
 	filters bool // the log can leave out buckets
 
-	mu      sync.Mutex
-	wanted  []eventlog.Bucket // of all lanes; nil: the whole log
-	size    int
-	kept    []*keptPage // least recently used first
-	tails   map[int]*tail
-	loading map[pageKey]chan struct{}
-	grew    time.Time // when a partition was seen to
-}
+	cache *pagecache.Cache[[]eventlog.Bucket] // with the buckets that a page has; nil: all
 
-type pageKey struct {
-	partition int
-	after     event.Position
-}
-
-type keptPage struct {
-	pageKey
-	page    eventlog.Page
-	buckets []eventlog.Bucket // that it has; nil: all
-	size    int
+	mu     sync.Mutex
+	wanted []eventlog.Bucket // of all lanes; nil: the whole log
+	tails  map[int]*tail
+	grew   time.Time // when a partition was seen to
 }
 
 // mostOfIt is the share of the log from which on it is read whole: a log that is
@@ -99,12 +87,11 @@ const (
 	pageEvents   = 5000
 	maxPageBytes = 4 << 20
 	minPageBytes = 64 << 10
-	maxPages     = 128 // at the tail pages are small: bounds the search for one
 )
 
 func newPages(log eventlog.Log, limit int) *pages {
 	filters, ok := log.(eventlog.BucketFilter)
-	p := &pages{filters: ok && filters.FiltersBuckets(), log: log, limit: limit, eventLimit: max(limit/2, 1<<20), tails: map[int]*tail{}, loading: map[pageKey]chan struct{}{}}
+	p := &pages{filters: ok && filters.FiltersBuckets(), log: log, limit: limit, eventLimit: max(limit/2, 1<<20), tails: map[int]*tail{}, cache: pagecache.New[[]eventlog.Bucket](limit)}
 	p.share(1)
 	return p
 }
@@ -130,87 +117,27 @@ func (p *pages) read(ctx context.Context, req eventlog.ReadRequest, own *eventlo
 		p.reads.Add(1)
 		return p.log.Read(ctx, req)
 	}
-	key := pageKey{req.Partition, req.After}
-	for {
-		p.mu.Lock()
-		if page, ok := p.find(key, own); ok {
+	page, err := p.cache.Read(ctx, req.Partition, req.After, func(buckets []eventlog.Bucket) bool { return have(buckets, own) },
+		func() (eventlog.Page, []eventlog.Bucket, error) {
+			p.mu.Lock()
+			if req.Filter.Buckets = nil; have(p.wanted, own) {
+				req.Filter.Buckets = p.wanted
+			}
 			p.mu.Unlock()
-			return page, nil
-		}
-		wait, busy := p.loading[key]
-		if !busy {
-			wait = make(chan struct{})
-			p.loading[key] = wait
-		}
-		if req.Filter.Buckets = nil; have(p.wanted, own) {
-			req.Filter.Buckets = p.wanted
-		}
-		p.mu.Unlock()
-		if !busy {
-			return p.load(ctx, req, key, wait)
-		}
-		select {
-		case <-wait:
-		case <-ctx.Done():
-			return eventlog.Page{}, ctx.Err()
-		}
-	}
-}
-
-func (p *pages) load(ctx context.Context, req eventlog.ReadRequest, key pageKey, done chan struct{}) (eventlog.Page, error) {
-	p.reads.Add(1)
-	page, err := p.log.Read(ctx, req)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.loading, key)
-	close(done)
+			p.reads.Add(1)
+			page, err := p.log.Read(ctx, req)
+			event.Share(page.Events)
+			return page, req.Filter.Buckets, err
+		})
 	if err != nil {
 		return page, err
 	}
-	if page.Next > req.After { // even one without events: another lane need not find that out again
-		event.Share(page.Events)
-		k := &keptPage{pageKey: key, page: page, buckets: req.Filter.Buckets}
-		for i := range page.Events {
-			k.size += page.Events[i].Size()
-		}
-		p.kept = append(p.kept, k)
-		p.size += k.size
-		for len(p.kept) > 0 && (p.size > p.limit || len(p.kept) > maxPages) {
-			p.size -= p.kept[0].size
-			p.kept[0] = nil
-			p.kept = p.kept[1:]
-		}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t := p.tails[req.Partition]; t != nil {
+		page.Head = max(page.Head, t.head)
 	}
 	return page, nil
-}
-
-// find looks for a kept page that has what follows key.after of a bucket.
-func (p *pages) find(key pageKey, own *eventlog.Bucket) (eventlog.Page, bool) {
-	for i := len(p.kept) - 1; i >= 0; i-- {
-		k := p.kept[i]
-		if k.partition != key.partition || key.after < k.after || key.after >= k.page.Next || !have(k.buckets, own) {
-			continue
-		}
-		page := k.page
-		from := 0
-		for lo, hi := 0, len(page.Events); ; {
-			if lo >= hi {
-				from = lo
-				break
-			}
-			if mid := (lo + hi) / 2; page.Events[mid].Position <= key.after {
-				lo = mid + 1
-			} else {
-				hi = mid
-			}
-		}
-		page.Events = page.Events[from:]
-		if t := p.tails[key.partition]; t != nil {
-			page.Head = max(page.Head, t.head)
-		}
-		return page, true
-	}
-	return eventlog.Page{}, false
 }
 
 // watch tells the lanes of a partition of new events until ctx ends.

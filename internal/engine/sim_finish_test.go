@@ -219,6 +219,21 @@ func (s *sim) skip(p string, d store.DeadLetter) error {
 	return err
 }
 
+// skipBehind gives up a dead letter of the key of which j handles another one, as
+// both may be in the lane's queue already.
+func (s *sim) skipBehind(j *streamJob) {
+	p := j.key.lane.id.Processor
+	ls := s.letters(p)
+	ls = slices.DeleteFunc(ls, func(d store.DeadLetter) bool {
+		return d.Tenant != j.key.id.Tenant || d.Key != j.key.id.ID || d.ID <= j.task.letter || d.State == store.Skipped
+	})
+	if len(ls) == 0 {
+		return
+	}
+	d := ls[s.rng.IntN(len(ls))]
+	s.logf("skip behind %d: %d of %s %q: %v", j.task.letter, d.ID, p, d.Tenant, s.skip(p, d))
+}
+
 // checkGiven checks that a dead letter which was given up stays so.
 func (s *sim) checkGiven(p string) {
 	now := map[int64]givenLetter{}

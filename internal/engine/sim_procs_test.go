@@ -128,6 +128,10 @@ func (s *sim) operate() {
 		j := &h.jobs[s.rng.IntN(len(h.jobs))]
 		p, t = j.key.lane.id.Processor, j.task.Tenant
 		defer s.acquire(h)
+		if j.task.letter != 0 && s.rng.IntN(2) == 0 {
+			s.skipBehind(j)
+			return
+		}
 	}
 	var err error
 	what := ""

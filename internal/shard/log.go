@@ -2,10 +2,10 @@ package shard
 
 import (
 	"context"
-	"sync"
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/pagecache"
 )
 
 // A Source is a log that several shards of a process read. What one has read the
@@ -13,30 +13,12 @@ import (
 type Source struct {
 	log   eventlog.Log
 	dir   *Directory
-	limit int
-
-	mu      sync.Mutex
-	size    int
-	kept    []*keptPage // oldest first
-	loading map[pageKey]chan struct{}
+	cache *pagecache.Cache[struct{}]
 }
-
-type pageKey struct {
-	partition int
-	after     event.Position
-}
-
-type keptPage struct {
-	pageKey
-	page eventlog.Page
-	size int
-}
-
-const keptPages = 64 // bounds the search for one
 
 // NewSource returns a source that keeps at most limit bytes of pages.
 func NewSource(log eventlog.Log, dir *Directory, limit int) *Source {
-	return &Source{log: log, dir: dir, limit: limit, loading: map[pageKey]chan struct{}{}}
+	return &Source{log: log, dir: dir, cache: pagecache.New[struct{}](limit)}
 }
 
 // Of returns the log as a shard sees it: all positions, and the events of its own
@@ -97,70 +79,8 @@ func (s *Source) read(ctx context.Context, req eventlog.ReadRequest) (eventlog.P
 	if !req.Filter.All() || req.Until != 0 {
 		return s.log.Read(ctx, req)
 	}
-	key := pageKey{req.Partition, req.After}
-	for {
-		s.mu.Lock()
-		if page, ok := s.find(key, req.MaxEvents); ok {
-			s.mu.Unlock()
-			return page, nil
-		}
-		wait, busy := s.loading[key]
-		if !busy {
-			wait = make(chan struct{})
-			s.loading[key] = wait
-		}
-		s.mu.Unlock()
-		if !busy {
-			return s.load(ctx, req, key, wait)
-		}
-		select {
-		case <-wait:
-		case <-ctx.Done():
-			return eventlog.Page{}, ctx.Err()
-		}
-	}
-}
-
-func (s *Source) load(ctx context.Context, req eventlog.ReadRequest, key pageKey, done chan struct{}) (eventlog.Page, error) {
-	page, err := s.log.Read(ctx, req)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.loading, key)
-	close(done)
-	if err != nil || len(page.Events) == 0 {
-		return page, err
-	}
-	k := &keptPage{pageKey: key, page: page}
-	for i := range page.Events {
-		k.size += page.Events[i].Size()
-	}
-	s.kept = append(s.kept, k)
-	s.size += k.size
-	for len(s.kept) > 1 && (s.size > s.limit || len(s.kept) > keptPages) {
-		s.size -= s.kept[0].size
-		s.kept[0] = nil
-		s.kept = s.kept[1:]
-	}
-	return page, nil
-}
-
-// find returns what a kept page has behind key. An empty page is not kept, since
-// the log may have grown since, and what was at its end then is not taken either.
-func (s *Source) find(key pageKey, most int) (eventlog.Page, bool) {
-	for _, k := range s.kept {
-		if k.partition != key.partition || key.after < k.after || key.after >= k.page.Next {
-			continue
-		}
-		page := k.page
-		from := 0
-		for from < len(page.Events) && page.Events[from].Position <= key.after {
-			from++
-		}
-		page.Events = page.Events[from:]
-		if most > 0 && len(page.Events) > most {
-			continue
-		}
-		return page, true
-	}
-	return eventlog.Page{}, false
+	return s.cache.Read(ctx, req.Partition, req.After, func(struct{}) bool { return true }, func() (page eventlog.Page, _ struct{}, err error) {
+		page, err = s.log.Read(ctx, req)
+		return page, struct{}{}, err
+	})
 }
