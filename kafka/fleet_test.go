@@ -107,12 +107,20 @@ func (l *load) check(s store.Store, p *fairlead.Projection[tally]) {
 }
 
 // wait waits until a processor has applied what was written.
-func (l *load) wait(c *fairlead.Consumer, processor string) {
+func (l *load) wait(c *member, processor string) {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)
 	defer cancel()
 	for p, at := range l.last {
 		if err := c.WaitFor(ctx, processor, eventlog.Token{Partition: p, Position: at, Tenants: l.tenants()}); err != nil {
+			stats, _ := c.Stats(processor)
+			l.t.Logf("here: %+v", stats)
+			lanes, err := fairlead.Admin{Store: c.db, Log: c.log}.Lanes(l.t.Context(), processor)
+			for _, x := range lanes {
+				l.t.Logf("%v: at %v, %d behind, owner %s (alive %v), epoch %d, state %v %s", x.LaneID, x.Position, x.Behind, x.Owner, x.Alive, x.Epoch, x.State, x.Reason)
+			}
+			ms, _ := fairlead.Admin{Store: c.db, Log: c.log}.Members(l.t.Context())
+			l.t.Logf("%v; assigned here %v; members %+v", err, c.log.Assigned(), ms)
 			l.t.Fatalf("partition %d has not come to %v: %v", p, at, err)
 		}
 	}
@@ -129,6 +137,7 @@ func (l *load) tenants() (names []string) {
 type member struct {
 	*fairlead.Consumer
 	log  *kafka.Log
+	db   *postgres.DB
 	stop func()
 }
 
@@ -155,7 +164,7 @@ func start(t testing.TB, url string, cfg kafka.Config, processors ...fairlead.Pr
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
-	m := &member{Consumer: c, log: log}
+	m := &member{Consumer: c, log: log, db: db}
 	m.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
@@ -239,7 +248,7 @@ func TestRebalanceUnderLoad(t *testing.T) {
 			eventually(t, 30*time.Second, "two members share what the one who left had", share(parts, b, c))
 			cancel()
 			writer.Wait()
-			l.wait(b.Consumer, "tallies")
+			l.wait(b, "tallies")
 			db, err := postgres.Open(t.Context(), url)
 			if err != nil {
 				t.Fatal(err)
@@ -270,4 +279,11 @@ func TestRebalanceUnderLoad(t *testing.T) {
 			})
 		})
 	}
+}
+
+// tokenAt stands for all that was written to a partition.
+func tokenAt(l *load, partition int) eventlog.Token {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return eventlog.Token{Partition: partition, Position: l.last[partition], Tenants: l.tenants()}
 }

@@ -63,7 +63,7 @@ var ErrRecreated = errors.New("kafka: the topic is another one of that name")
 type CorruptError struct {
 	Topic     string
 	Partition int
-	Offset    int64 // from which on nothing could be read
+	Offset    int64 // from which on nothing can be read
 	Err       error
 }
 
@@ -91,6 +91,7 @@ type Log struct {
 
 	mu      sync.Mutex
 	leaders []int32          // by partition
+	looked  time.Time        // when they were asked for
 	watched map[int]*watched // partitions that are waited for
 	pollers map[int32]*poller
 	mine    map[int]bool  // the partitions that the group gave to this process; nil: it is in no group now
@@ -183,6 +184,7 @@ func (l *Log) refresh(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("kafka: topic %q has the id %x and had %x: %w: rebuild the read model under a new processor name, or move its lanes to position 0 by hand",
 			l.cfg.Topic, t.TopicID, l.id, ErrRecreated)
 	}
+	l.looked = time.Now()
 	for i := range t.Partitions {
 		p := &t.Partitions[i]
 		for int(p.Partition) >= len(l.leaders) {
@@ -197,6 +199,12 @@ func (l *Log) refresh(ctx context.Context) (int, error) {
 func (l *Log) Partitions(ctx context.Context) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
+	}
+	l.mu.Lock()
+	n, fresh := len(l.leaders), time.Since(l.looked) < partitionsFor
+	l.mu.Unlock()
+	if fresh {
+		return n, nil
 	}
 	return l.refresh(ctx)
 }
@@ -233,6 +241,8 @@ func (l *Log) leader(ctx context.Context, partition int) (int32, error) {
 const (
 	tryFor   = 20 * time.Second // that a request is tried again when its partition has no leader or its broker is gone
 	tryEvery = 100 * time.Millisecond
+
+	partitionsFor = time.Second // that the number of partitions is not asked for again
 )
 
 // ask sends a request to the leader of a partition. While that one is unknown, is

@@ -200,7 +200,7 @@ func (l *Log) chunk(part *kmsg.FetchResponseTopicPartition, from int64) (*chunk,
 		Offset: from, IsolationLevel: kgo.ReadCommitted(), Topic: l.cfg.Topic, Partition: part.Partition,
 	}, part, decompressor, nil)
 	if got.Err != nil && len(got.Records) == 0 {
-		return nil, &CorruptError{Topic: l.cfg.Topic, Partition: int(part.Partition), Offset: next, Err: got.Err}
+		return nil, &CorruptError{Topic: l.cfg.Topic, Partition: int(part.Partition), Offset: from, Err: got.Err}
 	}
 	c := &chunk{partition: int(part.Partition), from: from, next: next, head: part.LastStableOffset, records: got.Records}
 	if c.head < 0 { // of a broker without transactions

@@ -45,6 +45,14 @@ func Setup(ctx context.Context, s store.Store, want store.Processor, start func(
 		return compatible(got, want)
 	}
 	err := s.View(ctx, check) // the common case costs no write
+	if err == nil && want.Builds.Log != got.Builds.Log {
+		err = s.Update(ctx, func(tx store.Tx) error {
+			if err := check(tx); err != nil {
+				return err
+			}
+			return identify(tx, &got, &want.Builds)
+		})
+	}
 	if !errors.Is(err, store.ErrNotFound) {
 		return got, err
 	}
@@ -52,7 +60,7 @@ func Setup(ctx context.Context, s store.Store, want store.Processor, start func(
 		err := check(tx)
 		switch {
 		case err == nil:
-			return nil
+			return identify(tx, &got, &want.Builds)
 		case !errors.Is(err, store.ErrNotFound):
 			return err
 		}
