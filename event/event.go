@@ -57,7 +57,8 @@ type Event struct {
 	Withheld int64
 
 	// Fault is why a log could not decode what it has stored: such an event is
-	// parked. Its payload is withheld, so that it is read again when that is retried.
+	// parked, if it is of a type that is handled, or its type is not known ("").
+	// Its payload is withheld, so that it is read again when that is retried.
 	Fault error
 
 	memo *Memo

@@ -18,6 +18,7 @@ import (
 // attributes come as metadata, as ce_NAME, like those of the binary mode.
 func (m *Mapping) structured(r *kgo.Record, meta event.Metadata) (event.Event, error) {
 	e := m.outline(r, meta)
+	e.Type = "" // until it is known
 	if kind := meta["content-type"]; !strings.HasPrefix(kind, "application/cloudevents+json") {
 		return e, fmt.Errorf("content-type %q: of CloudEvents in structured mode only application/cloudevents+json is read", kind)
 	}

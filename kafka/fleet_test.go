@@ -52,6 +52,8 @@ type load struct {
 	parts  int
 	rng    *rand.Rand
 
+	onlyNew bool // streams that no other load has, in the upper half of the partitions
+
 	mu   sync.Mutex
 	want map[eventlog.StreamRef]*tally
 	last map[int]event.Position
@@ -68,6 +70,9 @@ func (l *load) write(ctx context.Context, n int) error {
 	l.mu.Lock()
 	for range n {
 		s := int(zipf.Uint64())
+		if l.onlyNew {
+			s = 1000 + s - s%l.parts + l.parts/2 + s%(l.parts/2)
+		}
 		ref := eventlog.StreamRef{Tenant: fmt.Sprint("tenant-", s%7), Stream: fmt.Sprint("s", s)}
 		w := l.want[ref]
 		if w == nil {

@@ -45,8 +45,11 @@ type Config struct {
 	DrainTimeout   time.Duration // that lanes have to end in when their partition goes; default 10 s; then they are abandoned
 	MirrorEvery    time.Duration // between commits of offsets that mirror the checkpoints; default 5 s
 
-	// Decode makes an event of a record; default [Mapping.Decode] of the zero
-	// Mapping. It is called by many goroutines at once.
+	// Mapping says where tenant, stream, type and id of a record are.
+	Mapping Mapping
+	// Decode makes an event of a record; default [Mapping.Decode] of Mapping. It is
+	// called by many goroutines at once. What it leaves out of an event that it
+	// returns with an error is the Mapping's.
 	Decode func(r *kgo.Record) (event.Event, error)
 
 	Options []kgo.Opt // TLS, SASL and the like, for every client that is made
@@ -82,8 +85,10 @@ type Log struct {
 	client *kgo.Client // for requests that are answered at once
 	polls  *kgo.Client // for those that wait: one connection serves one request after another
 	decode func(*kgo.Record) (event.Event, error)
-	rest   rest
-	id     [16]byte // of the topic, as it was opened
+	// fallback says whose a record is that decode refuses.
+	fallback *Mapping
+	rest     rest
+	id       [16]byte // of the topic, as it was opened
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -111,7 +116,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		cfg: cfg, logger: cfg.Logger, decode: cfg.Decode, moved: make(chan struct{}),
 		watched: map[int]*watched{}, pollers: map[int32]*poller{},
 	}
-	l.rest.limit = restBytes
+	l.rest.limit, l.fallback = restBytes, &l.cfg.Mapping
 	opts := append([]kgo.Opt{kgo.SeedBrokers(cfg.Brokers...), kgo.RetryTimeout(20 * time.Second)}, cfg.Options...)
 	var err error
 	if l.client, err = kgo.NewClient(opts...); err != nil {
@@ -134,7 +139,7 @@ func (c *Config) setDefaults() {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Decode == nil {
-		c.Decode = new(Mapping).Decode
+		c.Decode = c.Mapping.Decode
 	}
 	if c.SessionTimeout == 0 {
 		c.SessionTimeout = 45 * time.Second

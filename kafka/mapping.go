@@ -72,14 +72,16 @@ func (m *Mapping) Decode(r *kgo.Record) (event.Event, error) {
 
 // outline is the event without its data and time: what can always be told.
 func (m *Mapping) outline(r *kgo.Record, meta event.Metadata) event.Event {
-	e := event.Event{Metadata: meta, Tenant: m.names().tenant(r)}
+	var sure bool
+	e := event.Event{Metadata: meta}
+	e.Tenant, sure = m.names().tenant(r)
 	key := string(r.Key)
-	if m.KeySeparator != "" && e.Tenant == "" {
+	if m.KeySeparator != "" && e.Tenant == "" && sure {
 		if tenant, rest, ok := strings.Cut(key, m.KeySeparator); ok {
 			e.Tenant, key = tenant, rest
 		}
 	}
-	if e.Tenant == "" {
+	if e.Tenant == "" && sure {
 		e.Tenant = m.Tenant
 	}
 	switch place := r.Topic + "/" + strconv.Itoa(int(r.Partition)); {
@@ -133,21 +135,27 @@ func (m *Mapping) names() names {
 	return names{&defaultNames, "tenant"}
 }
 
-func (n names) tenant(r *kgo.Record) string {
+// tenant returns whose a record is by its headers, "" where they name nobody. They
+// may contradict each other: then it is not guessed, and sure is false.
+func (n names) tenant(r *kgo.Record) (tenant string, sure bool) {
 	if len(r.Headers) == 0 {
-		return ""
+		return "", true
 	}
-	if t := tenancy.Read(n.n, r.Headers).Tenant; len(t) > 0 {
-		return string(t)
+	c := tenancy.Read(n.n, r.Headers)
+	switch {
+	case c.Fault != tenancy.NoFault:
+		return "", false
+	case len(c.Tenant) > 0:
+		return string(c.Tenant), true
+	case n.plain == "":
+		return "", true
 	}
-	if n.plain != "" {
-		for i := range r.Headers {
-			if r.Headers[i].Key == n.plain {
-				return string(r.Headers[i].Value)
-			}
+	for i := range r.Headers {
+		if r.Headers[i].Key == n.plain {
+			tenant = string(r.Headers[i].Value)
 		}
 	}
-	return ""
+	return tenant, true
 }
 
 func (n names) fault(r *kgo.Record) tenancy.Fault {

@@ -94,15 +94,15 @@ func (l *Log) event(r *kgo.Record) event.Event {
 	e, err := l.safeDecode(r)
 	if err != nil {
 		plain := headersOf(r.Headers)
-		base := new(Mapping).outline(r, plain)
+		base := l.fallback.outline(r, plain)
 		if e.Tenant == "" {
 			e.Tenant = base.Tenant
 		}
 		if e.Stream == "" {
 			e.Stream = base.Stream
 		}
-		if e.Type == "" {
-			e.Type = base.Type
+		if e.Type == "" { // a default would be a guess, and might be one that nobody handles
+			e.Type = first(plain, "type", "ce_type")
 		}
 		if e.ID == "" {
 			e.ID = base.ID
@@ -132,7 +132,7 @@ func (l *Log) safeDecode(r *kgo.Record) (e event.Event, err error) {
 func selects(f *eventlog.Filter, e *event.Event) bool {
 	return (f.Tenants == nil || slices.Contains(f.Tenants, e.Tenant)) &&
 		(f.Exclude == nil || !slices.Contains(f.Exclude, e.Tenant)) &&
-		(f.Types == nil || slices.Contains(f.Types, e.Type))
+		(f.Types == nil || slices.Contains(f.Types, e.Type) || e.Fault != nil && e.Type == "")
 }
 
 // fetch asks the leader for what follows an offset.

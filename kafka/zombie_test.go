@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -220,7 +221,13 @@ func startProcess(t *testing.T, cfg workerConfig) *process {
 		reading.Wait()
 		_ = p.cmd.Wait()
 	})
-	t.Cleanup(p.kill)
+	t.Cleanup(func() {
+		if t.Failed() { // where does it hang?
+			_ = p.cmd.Process.Signal(syscall.SIGQUIT)
+			reading.Wait()
+		}
+		p.kill()
+	})
 	return p
 }
 
