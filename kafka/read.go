@@ -209,8 +209,12 @@ func (l *Log) chunk(part *kmsg.FetchResponseTopicPartition, from int64) (*chunk,
 	if got.Err != nil { // what is before the bad batch is good; the next fetch says what is wrong
 		c.next = c.records[len(c.records)-1].Offset + 1
 	}
-	// The broker sends nothing behind the last stable offset.
-	c.next = max(from, min(c.next, max(c.head, from)))
+	// The broker notes the last stable offset before it reads, and reads to where that
+	// is by then: what it sends may be behind the offset that it states, and is stable.
+	c.next = max(c.next, from)
+	if c.next > from {
+		c.head = max(c.head, c.next)
+	}
 	for _, r := range c.records {
 		c.bytes += 200 + len(r.Key) + len(r.Value)
 		for _, h := range r.Headers {
