@@ -29,8 +29,8 @@ import (
 // Config says what to read, and with whom. Brokers and Topic are needed.
 type Config struct {
 	Brokers []string // host:port, to begin with
-	Topic   string
-	Group   string // the consumer group that shares out the partitions; "": the engine does, by leases in the store
+	Topic   string   // one topic: its partitions are the log partitions
+	Group   string   // the consumer group that shares out the partitions; "": the engine does, by leases in the store
 
 	// InstanceID makes the member a static one: who comes back under its id within
 	// SessionTimeout has its partitions back without a rebalance. Unique in the
