@@ -52,8 +52,8 @@ type Config struct {
 	// returns with an error is the Mapping's.
 	Decode func(r *kgo.Record) (event.Event, error)
 
-	Options []kgo.Opt // TLS, SASL and the like, for every client that is made
-	Logger  *slog.Logger
+	Options []kgo.Opt    // TLS, SASL and the like, for every client that is made
+	Logger  *slog.Logger // default: says nothing
 }
 
 // ErrRecreated means that the topic was deleted and made again: the positions of
