@@ -111,7 +111,7 @@ func New(c Config) (*Layout, error) {
 
 func checkTopic(name string) error {
 	if len(name) > maxTopic || name == "." || name == ".." || !legal.MatchString(name) {
-		return fmt.Errorf("layout: topic %+q: Kafka takes 1 to %d letters, digits, '.', '_' and '-', and not . or ..", name, maxTopic)
+		return fmt.Errorf("layout: topic %+q: Kafka takes 1 to %d letters, digits, '.', '_' and '-', and neither one dot nor two", name, maxTopic)
 	}
 	return nil
 }
