@@ -162,6 +162,17 @@ func (l *Layout) Place(tenant, key string) (Place, error) {
 	return Place{Topic: l.c.Shared, Key: whole, Hash: tenant}, nil
 }
 
+// Hash returns what the partition of a record is chosen by; see [Place]. It takes
+// any topic and key, those of other layouts too, whose whole key counts.
+func (l *Layout) Hash(topic, key string) string {
+	if topic == l.c.Shared && topic != "" {
+		if tenant, _, ok := partition.KeyPrefix(key, l.c.Separator); ok {
+			return tenant
+		}
+	}
+	return key
+}
+
 // Has reports whether a topic is one of the layout, and the tenant of whom alone
 // it is ("": it is shared). Topics of tenants that sign up are found with it.
 func (l *Layout) Has(topic string) (tenant string, ok bool) {

@@ -40,6 +40,9 @@ func TestPlace(t *testing.T) {
 		if err != nil || p != x.want {
 			t.Errorf("%s: %+v, %v", x.name, p, err)
 		}
+		if h := x.l.Hash(p.Topic, p.Key); h != p.Hash {
+			t.Errorf("%s: hash of %q, want %q", x.name, h, p.Hash)
+		}
 		tenant, key, err := x.l.Resolve(p.Topic, p.Key)
 		if err != nil || tenant != x.tenant || key != x.key {
 			t.Errorf("%s: resolved to %q %q, %v", x.name, tenant, key, err)
