@@ -2,7 +2,6 @@ package postgres_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -80,17 +79,7 @@ func idle(t *testing.T, processes int, pooler bool, lasts time.Duration, most fl
 		t.Fatal(err)
 	}
 	var meters []*pgtest.Meter
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, processes)
-	running := 0
-	defer func() {
-		stop()
-		for range running {
-			if err := <-ended; !errors.Is(err, context.Canceled) {
-				t.Error(err)
-			}
-		}
-	}()
+	ctx := t.Context()
 	for i := range processes {
 		m, to := pgtest.NewMeter(t, through)
 		meters = append(meters, m)
@@ -104,8 +93,7 @@ func idle(t *testing.T, processes int, pooler bool, lasts time.Duration, most fl
 				t.Fatal(err)
 			}
 		}
-		running++
-		go func() { ended <- c.Run(ctx) }()
+		defer start(ctx, t, c)()
 	}
 	head, err := db.Head(ctx, 0)
 	if err != nil {
@@ -197,20 +185,6 @@ func commits(t *testing.T, url string) (n float64) {
 		t.Fatal(err)
 	}
 	return n
-}
-
-func openDB(t *testing.T, url string, o postgres.Options) *postgres.DB {
-	t.Helper()
-	db, err := postgres.Open(t.Context(), url, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return db
 }
 
 func waitOut(t *testing.T, d time.Duration) {
