@@ -90,11 +90,13 @@ fmt-check: ## fail if a Go file is not formatted
 	if [ -n "$$files" ]; then echo "not formatted (make fmt):"; echo "$$files"; exit 1; fi
 
 .PHONY: services-up
-services-up: ## start the servers that tests need: PostgreSQL, installed by apt-get where there is none
+services-up: ## start the servers that tests need: PostgreSQL and Kafka; what is missing is installed by apt-get and Maven
 	@scripts/services.sh up
+	@scripts/kafka.sh up
 
 .PHONY: services-down
 services-down: ## stop them
+	@scripts/kafka.sh down
 	@scripts/services.sh down
 
 # go test -race is built with cgo.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The servers that tests need: one PostgreSQL cluster of its own on a loopback
+# The PostgreSQL that tests need (kafka.sh has Kafka): a cluster of its own on a loopback
 # port. It touches no other cluster of the machine.
 #
 #   scripts/services.sh up        install what is missing, make it, start it; idempotent

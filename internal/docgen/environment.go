@@ -31,7 +31,7 @@ func writeEnvironment(b *bytes.Buffer, root string) error {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && path != root && (d.Name() == "docgen" || d.Name() == "bench" || d.Name() == "pgtest" || strings.HasPrefix(d.Name(), ".")):
+		case d.IsDir() && path != root && (d.Name() == "docgen" || d.Name() == "bench" || d.Name() == "pgtest" || d.Name() == "kafkatest" || strings.HasPrefix(d.Name(), ".")):
 			return filepath.SkipDir
 		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
 			return nil
