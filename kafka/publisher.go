@@ -1,3 +1,5 @@
+// Package kafka publishes events to Kafka, for fairlead.Forward, and stamps the records
+// of producers that exist.
 package kafka
 
 import (

@@ -29,6 +29,7 @@ type Server struct {
 // NATS starts a NATS server with JetStream.
 func NATS(t testing.TB) *Server {
 	t.Helper()
+	needsServers(t)
 	port, dir, bin := freePort(t), t.TempDir(), find(t, "nats-server")
 	address := fmt.Sprintf("127.0.0.1:%d", port)
 	s := &Server{URL: "nats://" + address, t: t}
@@ -44,6 +45,7 @@ func NATS(t testing.TB) *Server {
 // RabbitMQ starts a RabbitMQ node, whose vhost, user and password are its defaults.
 func RabbitMQ(t testing.TB) *Server {
 	t.Helper()
+	needsServers(t)
 	port, dist, names, dir := freePort(t), freePort(t), freePort(t), t.TempDir()
 	scripts, _ := filepath.Glob("/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server")
 	bin := ""
@@ -106,6 +108,13 @@ func (s *Server) Kill() {
 	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
 	_ = s.cmd.Wait()
 	s.cmd = nil
+}
+
+func needsServers(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short runs without servers")
+	}
 }
 
 func find(t testing.TB, name string) string {
