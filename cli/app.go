@@ -20,6 +20,7 @@ import (
 	"syscall"
 
 	"github.com/fairlead-dev/fairlead"
+	"github.com/fairlead-dev/fairlead/config"
 	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/spf13/cobra"
@@ -32,8 +33,11 @@ const (
 	Misuse = 2 // the command line cannot be understood
 )
 
-// EnvDB is the environment variable that stands for the flag --db.
-const EnvDB = "FAIRLEAD_DB"
+// The environment variables that stand for the flags --db and --config.
+const (
+	EnvDB     = "FAIRLEAD_DB"
+	EnvConfig = "FAIRLEAD_CONFIG"
+)
 
 // An App is a program with Fairlead's commands. The zero App has all of them,
 // but nothing to run.
@@ -164,7 +168,9 @@ func Usagef(format string, args ...any) error { return &usageError{fmt.Errorf(fo
 type program struct {
 	app App
 	*Env
-	db string
+	db     string
+	config string       // the file's name
+	file   *config.File // what is in it
 }
 
 func (p *program) root() *cobra.Command {
@@ -175,8 +181,8 @@ func (p *program) root() *cobra.Command {
 		Long: fmt.Sprintf(`%s: %s.
 
 Most commands work on a database: --db FILE, or --db postgres://USER@HOST/NAME,
-or the environment variable %s. They work while other processes run
-consumers on it.
+or the environment variable %s, or database in the file of --config. They
+work while other processes run consumers on it.
 
 Exit status: 0 it worked; 1 it did not, or a comparison found a difference;
 2 the command line cannot be understood. With --json, results on stdout and
@@ -196,6 +202,15 @@ errors on stderr are JSON.`, name, p.app.Short, EnvDB),
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return Usagef("%w: see %s --help", err, c.CommandPath())
 	})
+	root.PersistentFlags().StringVar(&p.config, "config", os.Getenv(EnvConfig), "a `FILE` in YAML; flags go before it; default: $"+EnvConfig)
+	root.PersistentFlags().Lookup("config").DefValue = ""
+	root.PersistentPreRunE = func(*cobra.Command, []string) (err error) {
+		p.file = &config.File{}
+		if p.config != "" {
+			p.file, err = config.Load(p.config)
+		}
+		return err
+	}
 	root.PersistentFlags().BoolVar(&p.JSON, "json", false, "write results as JSON on stdout, errors as JSON on stderr")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	for _, c := range p.app.Commands {
@@ -205,7 +220,7 @@ errors on stderr are JSON.`, name, p.app.Short, EnvDB),
 		p.runCommand(), p.importCommand(), p.exportCommand(),
 		p.statusCommand(), p.lanesCommand(), p.tenantsCommand(), p.documentsCommand(), p.lettersCommand(),
 		p.pauseCommand(), p.resumeCommand(), p.detachCommand(), p.mergeCommand(), p.weightCommand(), p.poolCommand(),
-		p.partitionsCommand(), p.rebuildCommand(), p.dropCommand(), p.migrateCommand(),
+		p.partitionsCommand(), p.rebuildCommand(), p.dropCommand(), p.migrateCommand(), p.planCommand(),
 	)
 	return root
 }
@@ -270,8 +285,12 @@ func (p *program) onDatabaseAs(c *cobra.Command, mode func() Mode, f func(ctx co
 	c.Flags().StringVar(&p.db, "db", os.Getenv(EnvDB), "the database `FILE`, or a URL postgres://...; default: $"+EnvDB)
 	c.Flags().Lookup("db").DefValue = "" // help does not depend on the environment
 	c.RunE = func(c *cobra.Command, args []string) (err error) {
+		// The file of --config is nearer than the environment, and a flag than both.
+		if p.file.Database != "" && !c.Flags().Changed("db") {
+			p.db = p.file.Database
+		}
 		if p.db == "" {
-			return Usagef("%s needs a database: give --db FILE, or set %s", c.CommandPath(), EnvDB)
+			return Usagef("%s needs a database: give --db FILE, or set %s, or database in the file of --config", c.CommandPath(), EnvDB)
 		}
 		db, err := p.app.Open(c.Context(), p.db, mode())
 		if err != nil {

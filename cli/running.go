@@ -40,12 +40,24 @@ made where there is none. With --once a tenant that is paused is not waited for.
 	c.Flags().DurationVar(&lease, "lease", 10*time.Second, "after this `TIME` another process takes over from a dead one")
 	c.Flags().StringVar(&metrics, "metrics", "", "serve /metrics, for Prometheus, and /healthz on `HOST:PORT`")
 	return p.onDatabase(c, Create, func(ctx context.Context, db Database, _ []string) error {
+		unless := func(flag string, set bool, take func()) {
+			if set && !c.Flags().Changed(flag) {
+				take()
+			}
+		}
+		unless("name", p.file.Name != "", func() { name = p.file.Name })
+		unless("pool", p.file.Pool != "", func() { pool = p.file.Pool })
+		unless("metrics", p.file.Metrics != "", func() { metrics = p.file.Metrics })
+		unless("slots", p.file.Slots != 0, func() { slots = p.file.Slots })
+		unless("lease", p.file.Lease != 0, func() { lease = time.Duration(p.file.Lease) })
+		bytes := memory << 20
+		unless("memory", p.file.Memory != 0, func() { bytes = int(p.file.Memory) })
 		if len(p.app.Processors) == 0 {
 			return fmt.Errorf("%s has no processors to run: they are Go code, so write a program that calls cli.Main "+
 				"with its own, and has all of these commands (see package github.com/fairlead-dev/fairlead/cli)", p.app.Name)
 		}
 		consumer, err := fairlead.New(fairlead.Config{
-			Log: db, Store: db, Name: name, Logger: p.logger(verbose), Memory: memory << 20, Slots: slots, Lease: lease, Pool: pool,
+			Log: db, Store: db, Name: name, Logger: p.logger(verbose), Memory: bytes, Slots: slots, Lease: lease, Pool: pool,
 		})
 		if err != nil {
 			return err

@@ -21,7 +21,7 @@ func TestHelp(t *testing.T) {
 		"dead-letters", "dead-letters list", "dead-letters retry", "dead-letters skip", "dead-letters export",
 		"pause", "resume", "detach", "merge", "weight", "pool", "pool set", "pool clear", "pool list",
 		"partitions", "partitions list", "partitions split", "partitions merge", "partitions cancel",
-		"rebuild", "rebuild start", "rebuild cancel", "rebuild switch", "rebuild limit", "rebuild report", "rebuild back", "rebuild forget", "drop", "migrate", "greet",
+		"rebuild", "rebuild start", "rebuild cancel", "rebuild switch", "rebuild limit", "rebuild report", "rebuild back", "rebuild forget", "drop", "migrate", "plan", "greet",
 	} {
 		b.WriteString("$ shop " + command + " --help\n" + ok(t, append(strings.Fields(command), "--help")...) + "\n")
 	}
@@ -56,6 +56,10 @@ func TestExitStatusAndErrors(t *testing.T) {
 		{"nothing like it", []string{"xyzzy"}, cli.Misuse, "see shop --help"},
 		{"no such flag", []string{"status", "--frob"}, cli.Misuse, "unknown flag: --frob: see shop status --help"},
 		{"a flag that does not parse", []string{"documents", "list", "carts", "--limit", "x"}, cli.Misuse, "--limit"},
+		{"a plan for nobody", []string{"plan"}, cli.Misuse, "needs --tenants"},
+		{"a plan with copies of nothing", []string{"plan", "--tenants", "3", "--replication", "0"}, cli.Misuse, "must be positive"},
+		{"a plan for a broker of no known size", []string{"plan", "--tenants", "3", "--broker-size", "huge"}, cli.Misuse, "neither a number"},
+		{"a plan with more copies than brokers", []string{"plan", "--tenants", "3", "--brokers", "2"}, cli.Misuse, "replication 3 on 2 brokers"},
 		{"a group without its command", []string{"dead-letters"}, cli.Misuse, "needs a command"},
 		{"a group with another", []string{"rebuild", "stert"}, cli.Misuse, "did you mean start?"},
 		{"too few arguments", []string{"pause"}, cli.Misuse, "too few arguments"},

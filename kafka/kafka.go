@@ -1,5 +1,6 @@
 // Package kafka reads a topic of Apache Kafka as an event log, and lets a consumer
-// group share out its partitions.
+// group share out its partitions. It also publishes events to Kafka, for
+// fairlead.Forward, and stamps the records of producers that exist.
 //
 // Reading keeps no place: each page is a fetch request of its own, at the position
 // that it is asked for. So a base lane, tenant lanes and rebuilds read one

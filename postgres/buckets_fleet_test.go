@@ -2,7 +2,6 @@ package postgres_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -42,17 +41,7 @@ func TestPartitionsAreReadOnce(t *testing.T) {
 			db := openDB(t, url, postgres.Options{})
 			var events atomic.Int64
 			var meters []*pgtest.Meter
-			ctx, stop := context.WithCancel(t.Context())
-			ended := make(chan error, processes)
-			running := 0
-			defer func() {
-				stop()
-				for range running {
-					if err := <-ended; !errors.Is(err, context.Canceled) {
-						t.Error(err)
-					}
-				}
-			}()
+			ctx := t.Context()
 			for i := range processes {
 				m, to := pgtest.NewMeter(t, url)
 				s := openDB(t, to, postgres.Options{})
@@ -64,8 +53,7 @@ func TestPartitionsAreReadOnce(t *testing.T) {
 					t.Fatal(err)
 				}
 				meters = append(meters, m)
-				running++
-				go func() { ended <- c.Run(ctx) }()
+				defer start(ctx, t, c)()
 			}
 			settled := func() {
 				t.Helper()

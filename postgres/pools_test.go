@@ -2,7 +2,6 @@ package postgres_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -46,15 +45,7 @@ func TestPools(t *testing.T) {
 		if err := c.Add(ctx, fairlead.Project(glasses, fairlead.Options{Partitions: 3})); err != nil {
 			t.Fatal(err)
 		}
-		rctx, cancel := context.WithCancel(ctx)
-		ended := make(chan error, 1)
-		go func() { ended <- c.Run(rctx) }()
-		return func() {
-			cancel()
-			if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
-				t.Error(err)
-			}
-		}
+		return start(ctx, t, c)
 	}
 	for _, name := range []string{"a", "b"} {
 		defer run(name, "")()

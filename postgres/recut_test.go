@@ -17,7 +17,6 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/pgtest"
 	"github.com/fairlead-dev/fairlead/postgres"
 	"github.com/fairlead-dev/fairlead/projection"
-	"github.com/fairlead-dev/fairlead/store"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -196,24 +195,7 @@ func TestRecutUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for behind := true; behind; {
-		behind = false
-		err := db.View(ctx, func(tx store.Tx) error {
-			lanes, err := tx.Lanes("")
-			for _, l := range lanes {
-				behind = behind || l.Position < head
-			}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			t.Fatal("the lanes do not catch up")
-		}
-	}
+	caughtUp(ctx, t, db, head)
 	stop()
 	for range 2 {
 		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {

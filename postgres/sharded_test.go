@@ -22,18 +22,7 @@ import (
 func TestSharded(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	open := func(url string) *postgres.DB {
-		db, err := postgres.Open(ctx, url)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := db.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		return db
-	}
+	open := func(url string) *postgres.DB { return openDB(t, url, postgres.Options{}) }
 	urls := map[string]string{"east": pgtest.Database(t), "west": pgtest.Database(t)}
 	log, control := open(pgtest.Database(t)), open(pgtest.Database(t))
 	type total struct{ Sum int }

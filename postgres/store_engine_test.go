@@ -15,7 +15,6 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/pgtest"
 	"github.com/fairlead-dev/fairlead/internal/retail"
 	"github.com/fairlead-dev/fairlead/postgres"
-	"github.com/fairlead-dev/fairlead/store"
 )
 
 // TestRetail imports real events, projects them in two
@@ -76,24 +75,7 @@ func TestRetail(t *testing.T) {
 		}
 		go func() { ended <- c.Run(runCtx) }()
 	}
-	for behind := true; behind; { // of a tenant that is given a lane of its own meanwhile, too
-		behind = false
-		err := db.View(ctx, func(tx store.Tx) error {
-			lanes, err := tx.Lanes("")
-			for _, l := range lanes {
-				behind = behind || l.Position < head
-			}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			t.Fatal("the lanes do not catch up")
-		}
-	}
+	caughtUp(ctx, t, db, head)
 	took := time.Since(started)
 	stop()
 	for range 2 {

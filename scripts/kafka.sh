@@ -41,7 +41,7 @@ install_java() {
 
 # fetch_jars fetches Kafka with Maven, once.
 fetch_jars() {
-	[ -f "$jars/complete" ] && return
+	[ -f "$jars/complete-with-tools" ] && return
 	install_java mvn maven
 	say "fetching Kafka $version with Maven"
 	mkdir -p "$jars"
@@ -54,13 +54,14 @@ fetch_jars() {
 		  <packaging>pom</packaging>
 		  <dependencies>
 		    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>$version</version></dependency>
+		    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>$version</version></dependency>
 		    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
 		  </dependencies>
 		</project>
 	POM
 	mvn -q -B -f "$jars/pom.xml" dependency:copy-dependencies -DoutputDirectory="$jars/libs" -DincludeScope=runtime ||
 		die "Maven could not fetch Kafka $version; what it said is above"
-	touch "$jars/complete"
+	touch "$jars/complete-with-tools"
 }
 
 # properties prints the configuration of a broker. Times are short, so that tests

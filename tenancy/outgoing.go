@@ -37,7 +37,27 @@ func Write[H ~struct {
 	Key   string
 	Value []byte
 }](n *Names, headers []H, o Origin) ([]H, error) {
-	route := n.formatRoute(o.Route)
+	return write(n, headers, o.Tenant, o.Class, n.formatRoute(o.Route))
+}
+
+// Carry returns headers with this tenant in place of what they say of it. Class and
+// route stay as they are. Headers with a [Fault] stay as they are too: whoever
+// consumes them is to see that.
+func Carry[H ~struct {
+	Key   string
+	Value []byte
+}](n *Names, headers []H, tenant string) ([]H, error) {
+	c := Read(n, headers)
+	if c.Fault != NoFault {
+		return headers, nil
+	}
+	return write(n, headers, tenant, string(c.Class), string(c.Route))
+}
+
+func write[H ~struct {
+	Key   string
+	Value []byte
+}](n *Names, headers []H, tenant, class, route string) ([]H, error) {
 	var out []H
 	var members []string
 	for i := range headers {
@@ -58,7 +78,7 @@ func Write[H ~struct {
 		}
 	}
 	for _, w := range []struct{ header, member, value string }{
-		{n.Tenant, n.BaggageTenant, o.Tenant}, {n.Class, n.BaggageClass, o.Class}, {n.Route, n.BaggageRoute, route},
+		{n.Tenant, n.BaggageTenant, tenant}, {n.Class, n.BaggageClass, class}, {n.Route, n.BaggageRoute, route},
 	} {
 		if w.value == "" {
 			continue

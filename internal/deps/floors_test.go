@@ -29,9 +29,9 @@ var floors = []floor{
 		// Nothing stands on these, so nobody who uses Fairlead is built with
 		// package testing.
 		name:     "conformance suites, simulation, checks",
-		packages: []string{"store/storetest/...", "eventlog/eventlogtest/...", "projection/projectiontest/...", "internal/crash/...", "internal/chaos/...", "internal/deps/...", "internal/pgtest/...", "internal/kafkatest/...", "internal/turnover/..."},
+		packages: []string{"store/storetest/...", "eventlog/eventlogtest/...", "projection/projectiontest/...", "internal/crash/...", "internal/chaos/...", "internal/deps/...", "internal/pgtest/...", "internal/brokertest/...", "internal/kafkatest/...", "internal/turnover/..."},
 		peers:    true,
-		never:    []string{"cmd/...", "cli/...", "sqlite/...", "postgres/...", "kafka/...", "opensearch/..."},
+		never:    []string{"cmd/...", "cli/...", "sqlite/...", "postgres/...", "kafka/...", "opensearch/...", "rabbitmq/...", "nats/..."},
 		why:      "a suite gets the adapter that it tests from the adapter's own test",
 	},
 	{
@@ -49,12 +49,12 @@ var floors = []floor{
 	{
 		name:     "operations",
 		packages: []string{"ops/...", "config/..."},
-		never:    []string{"sqlite/...", "postgres/...", "kafka/...", "opensearch/..."},
+		never:    []string{"sqlite/...", "postgres/...", "kafka/...", "opensearch/...", "rabbitmq/...", "nats/..."},
 		why:      "whoever uses it chooses the adapter",
 	},
 	{
 		name:     "adapters",
-		packages: []string{"sqlite/...", "postgres/...", "kafka/...", "opensearch/..."},
+		packages: []string{"sqlite/...", "postgres/...", "kafka/...", "opensearch/...", "rabbitmq/...", "nats/..."},
 		never:    []string{".", "internal/engine/...", "internal/lane/...", "internal/dispatch/...", "internal/fair/...", "internal/done/..."},
 		why:      "an adapter keeps rows and hands out pages: it knows the seams store and eventlog and what is below them, no protocol",
 	},
@@ -89,7 +89,7 @@ var floors = []floor{
 	},
 	{
 		name:     "seams",
-		packages: []string{"store/...", "eventlog/..."},
+		packages: []string{"store/...", "eventlog/...", "forward/..."},
 		core:     true,
 	},
 	{

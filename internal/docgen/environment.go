@@ -15,8 +15,10 @@ import (
 // environment says what the variables are for that the code reads; those of
 // tests and benchmarks are in docs/development.md.
 var environment = map[string]string{
-	"FAIRLEAD_DB":   "the database, for the commands that have `--db`",
-	"FAIRLEAD_DATA": "the folder of the data sets with which the tests of the examples compare; only those need it",
+	"FAIRLEAD_DB":         "the database, for the commands that have `--db`",
+	"FAIRLEAD_CONFIG":     "the file of `--config`",
+	"FAIRLEAD_HOST_LABEL": "the label of the sandbox that this process belongs to, unless `hostLabelEnv` names another variable; not set: the baseline",
+	"FAIRLEAD_DATA":       "the folder of the data sets with which the tests of the examples compare; only those need it",
 }
 
 var variable = regexp.MustCompile(`"(FAIRLEAD_[A-Z_]+)"`)

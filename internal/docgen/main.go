@@ -66,19 +66,25 @@ var sections = []section{
 	{"postgres.Options", "postgres/open.go", "Options", "The last argument of `postgres.Open`.", "postgres/open.go", "withDefaults", "o"},
 	{"kafka.Config", "kafka/kafka.go", "Config", "The argument of `kafka.Open`.", "kafka/kafka.go", "setDefaults", "c"},
 	{"kafka.Mapping", "kafka/mapping.go", "Mapping", "The field `Mapping` of `kafka.Config`; its comment in the code says where all parts of an event come from.", "", "", ""},
+	{"The file", "config/config.go", "File", "What `--config` names.", "", "", ""},
+	{"The file: consumer", "config/consumer.go", "Consumer", "Which events of a log that several environments share are this consumer's; see `tenancy`.", "", "", ""},
+	{"The file: consumer.headers", "config/consumer.go", "Headers", "A preset's name in place of these keys: `fairlead`, `w3c`, `doordash`, `uber`, `signadot`, `jaeger`.", "", "", ""},
 }
 
 // generate returns the page for the module in the folder root.
 func generate(root string) ([]byte, error) {
 	var b bytes.Buffer
-	b.WriteString(`# Configuration
+	b.WriteString(strings.ReplaceAll(`# Configuration
 
 <!-- Made by go run ./internal/docgen; a test fails if it is stale. Change the comments in the code. -->
 
 Configuration is Go code: plain structs whose zero value works. Every fault in them is reported by the call that takes
-them. There is no configuration file.
+them. What differs from one place to another may be in a file in YAML, which @--config@ or @FAIRLEAD_CONFIG@ names. A key
+that is not known, and every other fault, is an error with file and line; flags of the command line go before the file, the
+file before the other variables of the environment. @${NAME}@ in @database@, @name@, @pool@ and @metrics@ is filled in from the
+environment.
 
-`)
+`, "@", "`"))
 	for _, s := range sections {
 		if err := s.write(&b, root); err != nil {
 			return nil, fmt.Errorf("%s: %w", s.title, err)

@@ -7,6 +7,7 @@ import (
 	"go/parser"
 	"go/printer"
 	"go/token"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -46,6 +47,12 @@ func structFields(file, name string) ([]field, error) {
 				names = append(names, id.Name)
 			}
 		}
+		if key, ok := yamlKey(x.Tag); ok {
+			names = []string{key}
+			if key == "-" {
+				continue
+			}
+		}
 		if len(names) == 0 {
 			continue
 		}
@@ -62,6 +69,15 @@ func structFields(file, name string) ([]field, error) {
 		out = append(out, field{names, source(x.Type), doc})
 	}
 	return out, nil
+}
+
+// yamlKey returns the key of a field in a file, where its tag has one.
+func yamlKey(tag *ast.BasicLit) (key string, ok bool) {
+	if tag == nil {
+		return "", false
+	}
+	key, ok = reflect.StructTag(strings.Trim(tag.Value, "`")).Lookup("yaml")
+	return key, ok
 }
 
 // defaultsIn returns what a function gives to the fields of a variable that are

@@ -3,8 +3,6 @@
 package engine
 
 import (
-	"runtime"
-	"sync/atomic"
 	"testing"
 
 	"github.com/fairlead-dev/fairlead/internal/mutant"
@@ -29,21 +27,8 @@ func TestFleetSimulationFindsShellBugs(t *testing.T) {
 // findFleetBug runs seeds until something is found.
 func findFleetBug(t *testing.T, bug fleetBug) {
 	t.Helper()
-	const most = 300
-	var next, found atomic.Uint64
-	t.Run("seeds", func(t *testing.T) {
-		for range runtime.GOMAXPROCS(0) {
-			t.Run("", func(t *testing.T) {
-				t.Parallel()
-				for seed := next.Add(1); seed <= most && found.Load() == 0; seed = next.Add(1) {
-					if _, err := runFleetSeed(t, seed, bug); err != nil && found.CompareAndSwap(0, seed) {
-						t.Logf("found by seed %d: %v", seed, err)
-					}
-				}
-			})
-		}
+	find(t, 300, func(t *testing.T, seed uint64) error {
+		_, err := runFleetSeed(t, seed, bug)
+		return err
 	})
-	if found.Load() == 0 {
-		t.Errorf("not found in %d seeds", most)
-	}
 }

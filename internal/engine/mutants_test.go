@@ -3,7 +3,6 @@
 package engine
 
 import (
-	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -23,21 +22,24 @@ func TestSimulationFindsMutants(t *testing.T) {
 // findBug runs seeds until the checker complains.
 func findBug(t *testing.T, plant func(*sim)) {
 	t.Helper()
-	const most = 3000
-	var next, found atomic.Uint64
-	t.Run("seeds", func(t *testing.T) {
-		for range runtime.GOMAXPROCS(0) {
-			t.Run("", func(t *testing.T) {
-				t.Parallel()
-				for seed := next.Add(1); seed <= most && found.Load() == 0; seed = next.Add(1) {
-					if _, err := runSeed(t, seed, plant); err != nil && found.CompareAndSwap(0, seed) {
-						t.Logf("found by seed %d: %v", seed, err)
-					}
-				}
-			})
-		}
+	find(t, 3000, func(t *testing.T, seed uint64) error {
+		_, err := runSeed(t, seed, plant)
+		return err
 	})
-	if found.Load() == 0 {
+}
+
+// find runs seeds until one fails, which it should.
+func find(t *testing.T, most uint64, run func(t *testing.T, seed uint64) error) {
+	t.Helper()
+	var found atomic.Bool
+	eachSeed(t, 1, most+1, func(t *testing.T, seed uint64) bool {
+		err := run(t, seed)
+		if err != nil && found.CompareAndSwap(false, true) {
+			t.Logf("found by seed %d: %v", seed, err)
+		}
+		return err != nil
+	})
+	if !found.Load() {
 		t.Errorf("not found in %d seeds", most)
 	}
 }

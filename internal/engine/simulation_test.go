@@ -36,18 +36,47 @@ func seeds(t *testing.T, number uint64) (from, to uint64) {
 	return from, to + 1
 }
 
+// eachSeed calls f with the seeds from and before to, on all processors, until one
+// call reports true. It returns when all calls have.
+func eachSeed(t *testing.T, from, to uint64, f func(t *testing.T, seed uint64) (enough bool)) {
+	t.Helper()
+	var next atomic.Uint64
+	var enough atomic.Bool
+	next.Store(from)
+	t.Run("seeds", func(t *testing.T) {
+		for range runtime.GOMAXPROCS(0) {
+			t.Run("", func(t *testing.T) {
+				t.Parallel()
+				for seed := next.Add(1) - 1; seed < to && !enough.Load(); seed = next.Add(1) - 1 {
+					if f(t, seed) {
+						enough.Store(true)
+					}
+				}
+			})
+		}
+	})
+}
+
 func TestSimulation(t *testing.T) {
 	from, to := seeds(t, 100)
-	var next atomic.Uint64
-	next.Store(from)
-	for range runtime.GOMAXPROCS(0) {
-		t.Run("", func(t *testing.T) {
-			t.Parallel()
-			for seed := next.Add(1) - 1; seed < to && !t.Failed(); seed = next.Add(1) - 1 {
-				simulate(t, seed, to == from+1)
-			}
-		})
+	eachSeed(t, from, to, func(t *testing.T, seed uint64) bool {
+		s, err := runSeed(t, seed, func(*sim) {})
+		return reportSeed(t, seed, to == from+1, err, s.trace)
+	})
+}
+
+// reportSeed says how to replay a seed that failed, and how it ended, or all of it.
+func reportSeed(t *testing.T, seed uint64, whole bool, err error, trace []string) (failed bool) {
+	if err == nil {
+		return false
 	}
+	name, _, _ := strings.Cut(t.Name(), "/")
+	t.Errorf("seed %d: %v\nreplay it with FAIRLEAD_SIM_SEEDS==%d go test -run '%s$' ./internal/engine", seed, err, seed, name)
+	if !whole {
+		trace = trace[max(0, len(trace)-15):]
+	}
+	t.Log(strings.Join(trace, "\n"))
+	return true
 }
 
 // runSeed runs a seed in a bubble of its own: it begins at the same time.
@@ -60,31 +89,24 @@ func runSeed(t *testing.T, seed uint64, plant func(*sim)) (s *sim, err error) {
 	return s, err
 }
 
-func simulate(t *testing.T, seed uint64, whole bool) {
-	s, err := runSeed(t, seed, func(*sim) {})
-	if err == nil {
-		return
-	}
-	t.Errorf("seed %d: %v\nreplay it with FAIRLEAD_SIM_SEEDS==%d go test -run 'TestSimulation$' ./internal/engine", seed, err, seed)
-	n := len(s.trace)
-	if whole {
-		n = 0
-	}
-	t.Log(strings.Join(s.trace[max(0, n-15):], "\n"))
-}
-
 func TestSimulationReplays(t *testing.T) {
 	for seed := uint64(1); seed <= 12; seed++ { // so of all kinds
 		a, errA := runSeed(t, seed, func(*sim) {})
 		b, errB := runSeed(t, seed, func(*sim) {})
-		if fmt.Sprint(errA) != fmt.Sprint(errB) {
-			t.Errorf("two runs of seed %d differ: %v, %v", seed, errA, errB)
-		}
-		for i := range max(len(a.trace), len(b.trace)) {
-			if i >= len(a.trace) || i >= len(b.trace) || a.trace[i] != b.trace[i] {
-				t.Errorf("two runs of seed %d differ from line %d on:\n%q\n%q", seed, i, a.trace[i:min(i+1, len(a.trace))], b.trace[i:min(i+1, len(b.trace))])
-				break
-			}
+		sameRuns(t, seed, a.trace, b.trace, errA, errB)
+	}
+}
+
+// sameRuns checks that two runs of a seed were one, to the last line of the trace.
+func sameRuns(t *testing.T, seed uint64, a, b []string, errA, errB error) {
+	t.Helper()
+	if fmt.Sprint(errA) != fmt.Sprint(errB) {
+		t.Errorf("two runs of seed %d differ: %v, %v", seed, errA, errB)
+	}
+	for i := range max(len(a), len(b)) {
+		if i >= len(a) || i >= len(b) || a[i] != b[i] {
+			t.Errorf("two runs of seed %d differ from line %d on:\n%q\n%q", seed, i, a[i:min(i+1, len(a))], b[i:min(i+1, len(b))])
+			return
 		}
 	}
 }

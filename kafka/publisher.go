@@ -1,0 +1,96 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/forward"
+	"github.com/fairlead-dev/fairlead/kafka/layout"
+	"github.com/fairlead-dev/fairlead/tenancy"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// A Publisher publishes events to Kafka, for [fairlead.Forward]: the record's topic,
+// key and partition are those of a layout, with the stream as the key. Its producer
+// is idempotent and waits for all in-sync replicas, so an event is there twice only
+// after a crash or an outage; its id is in the header "id".
+//
+// [fairlead.Forward]: https://pkg.go.dev/github.com/fairlead-dev/fairlead#Forward
+type Publisher struct {
+	client *kgo.Client
+	layout *layout.Layout
+	names  tenancy.Names
+}
+
+var _ forward.Publisher = (*Publisher)(nil)
+
+// NewPublisher returns a publisher with a client of its own, made of opts:
+// kgo.SeedBrokers at least. The zero names mean the preset "fairlead". Topics are
+// not made here.
+func NewPublisher(l *layout.Layout, names tenancy.Names, opts ...kgo.Opt) (*Publisher, error) {
+	if l == nil {
+		return nil, errors.New("kafka: a publisher needs a layout: layout.New says where tenants' records go")
+	}
+	client, err := kgo.NewClient(append([]kgo.Opt{
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		// A lane has at most one event of a stream in flight, and many streams: what
+		// comes meanwhile is a batch, nothing is gained by waiting.
+		kgo.ProducerLinger(0),
+	}, append(opts, kgo.RecordPartitioner(Partitioner(l)))...)...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
+	return &Publisher{client, l, names}, nil
+}
+
+// Partitioner returns the partitioner of a layout, for producers that exist: records
+// of a shared topic go where their tenant's go, those of other topics where Kafka's
+// default partitioner would put their key. All partitions count, with leader or
+// without.
+func Partitioner(l *layout.Layout) kgo.Partitioner {
+	return kgo.BasicConsistentPartitioner(func(topic string) func(*kgo.Record, int) int {
+		return func(r *kgo.Record, n int) int {
+			p := layout.Place{Hash: l.Hash(topic, string(r.Key))}
+			return p.Partition(n)
+		}
+	})
+}
+
+// Publish implements [forward.Publisher].
+func (p *Publisher) Publish(ctx context.Context, e *event.Event, id string) error {
+	place, err := p.layout.Place(e.Tenant, e.Stream)
+	if err != nil {
+		return forward.Refused(e, err)
+	}
+	headers, err := forward.Headers(e, id, p.names)
+	if err != nil {
+		return forward.Refused(e, err)
+	}
+	r := &kgo.Record{Topic: place.Topic, Key: []byte(place.Key), Value: e.Data, Timestamp: e.OccurredAt, Headers: make([]kgo.RecordHeader, len(headers))}
+	for i, h := range headers {
+		r.Headers[i] = kgo.RecordHeader(h)
+	}
+	err = p.client.ProduceSync(ctx, r).FirstErr()
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("kafka: publish to topic %s: %w", place.Topic, err)
+	switch {
+	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge), errors.Is(err, kerr.InvalidTimestamp), errors.Is(err, kerr.InvalidRecord):
+		return forward.Refused(e, err)
+	case errors.Is(err, kerr.UnknownTopicOrPartition):
+		return fmt.Errorf("%w: make the topic", err)
+	case errors.Is(err, kerr.TopicAuthorizationFailed):
+		return fmt.Errorf("%w: the client needs the right to write to it", err)
+	}
+	return err
+}
+
+// Close ends the client. What is in flight fails.
+func (p *Publisher) Close() error {
+	p.client.Close()
+	return nil
+}
