@@ -301,9 +301,16 @@ func (p *program) onDatabaseAs(c *cobra.Command, mode func() Mode, f func(ctx co
 				err = e
 			}
 		}()
+		sourced, err := p.source(c.Context(), db)
+		if err != nil {
+			return err
+		}
+		db = sourced
 		return f(c.Context(), db, args)
 	}
 	return c
 }
 
-func (p *program) admin(db Database) fairlead.Admin { return fairlead.Admin{Log: db, Store: db} }
+func (p *program) admin(db Database) fairlead.Admin {
+	return fairlead.Admin{Log: logOf(db), Store: db}
+}

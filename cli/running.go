@@ -57,7 +57,7 @@ made where there is none. With --once a tenant that is paused is not waited for.
 				"with its own, and has all of these commands (see package github.com/fairlead-dev/fairlead/cli)", p.app.Name)
 		}
 		consumer, err := fairlead.New(fairlead.Config{
-			Log: db, Store: db, Name: name, Logger: p.logger(verbose), Memory: bytes, Slots: slots, Lease: lease, Pool: pool,
+			Log: logOf(db), Store: db, Name: name, Logger: p.logger(verbose), Memory: bytes, Slots: slots, Lease: lease, Pool: pool,
 		})
 		if err != nil {
 			return err

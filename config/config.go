@@ -35,6 +35,8 @@ type File struct {
 	Lease Duration `yaml:"lease"`
 	// Metrics is the host:port where /metrics and /healthz are served; default: nowhere.
 	Metrics string `yaml:"metrics"`
+	// Source says where the events come from; default: the database.
+	Source *Source `yaml:"source"`
 	// Consumer says which events of a shared log are this consumer's.
 	Consumer *Consumer `yaml:"consumer"`
 }
@@ -68,6 +70,17 @@ func Parse(name string, data []byte, env func(string) (string, bool)) (*File, er
 		var err error
 		if *v.s, err = expand(*v.s, env); err != nil {
 			errs = append(errs, at(name, data, v.key, err))
+		}
+	}
+	if f.Source != nil {
+		for key, s := range f.Source.texts() {
+			var err error
+			if *s, err = expand(*s, env); err != nil {
+				errs = append(errs, at(name, data, "source.kafka."+key, err))
+			}
+		}
+		for _, err := range f.Source.check() {
+			errs = append(errs, at(name, data, "source"+err.key, err.err))
 		}
 	}
 	if f.Slots < 0 {

@@ -67,6 +67,7 @@ var sections = []section{
 	{"kafka.Config", "kafka/kafka.go", "Config", "The argument of `kafka.Open`.", "kafka/kafka.go", "setDefaults", "c"},
 	{"kafka.Mapping", "kafka/mapping.go", "Mapping", "The field `Mapping` of `kafka.Config`; its comment in the code says where all parts of an event come from.", "", "", ""},
 	{"The file", "config/config.go", "File", "What `--config` names.", "", "", ""},
+	{"The file: source.kafka", "config/source.go", "Kafka", "A topic from which the events come: all commands take their log for it, and the database has the read models. `${NAME}` is filled in in `topic`, `group`, `instanceId` and `tenant`.", "", "", ""},
 	{"The file: consumer", "config/consumer.go", "Consumer", "Which events of a log that several environments share are this consumer's; see `tenancy`.", "", "", ""},
 	{"The file: consumer.headers", "config/consumer.go", "Headers", "A preset's name in place of these keys: `fairlead`, `w3c`, `doordash`, `uber`, `signadot`, `jaeger`.", "", "", ""},
 }
