@@ -46,6 +46,9 @@ func livePools(tx store.Tx) (map[string]bool, error) {
 // any time, while the tenant is busy too: nothing is lost, doubled or reordered.
 // While no process of the pool lives the tenant's lanes stand still.
 //
+// [ErrState] while two partitions of a processor are to be merged, which the
+// tenant's new lanes would hold up: wait for that, or cancel it.
+//
 // Projections across tenants cannot let a tenant go; SetPool returns their names.
 // All processes must be of a version that knows pools.
 func (a Admin) SetPool(ctx context.Context, tenant, pool string) (shared []string, err error) {

@@ -53,7 +53,6 @@ type Engine struct {
 	gently   gently // rebuilds beside live traffic
 	progress broadcaster
 	id       string
-	since    time.Time // when Run began
 	wakes    chan struct{}
 	changed  chan struct{} // processors were added or removed
 
@@ -254,7 +253,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.mu.Unlock()
 		return ErrRunning
 	}
-	e.running, e.since = true, time.Now()
+	e.running = true
 	e.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -288,7 +287,7 @@ func (e *Engine) Run(ctx context.Context) error {
 }
 
 func (e *Engine) member() store.Member {
-	return store.Member{ID: e.id, Host: e.cfg.Name, Since: e.since, Notes: e.notes(time.Now()).String()}
+	return store.Member{ID: e.id, Host: e.cfg.Name, Notes: e.notes(time.Now()).String()}
 }
 
 func (e *Engine) beat(ctx context.Context) error {
