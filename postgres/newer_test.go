@@ -36,8 +36,8 @@ func (r *record) String() string {
 
 // TestNewerSchemaWhileRunning: a newer program migrates the schema under one that
 // runs. It goes on where its statements still fit; where they do not it applies
-// nothing and says why. Either way the newer one takes over, exactly once, and this
-// one does not begin again.
+// nothing, ends and says why. Either way the newer one takes over, exactly once, and
+// this one does not begin again.
 func TestNewerSchemaWhileRunning(t *testing.T) {
 	next := len(migrations) + 1
 	for _, tt := range []struct {
@@ -55,7 +55,7 @@ func TestNewerSchemaWhileRunning(t *testing.T) {
 			t.Parallel()
 			url := migrated(t)
 			ctx := t.Context()
-			run := func(db *DB, name string) (said *record, stop func()) {
+			run := func(db *DB, name string, ends error) (said *record, stop func(by bool)) {
 				said = &record{}
 				ctx, cancel := context.WithCancel(ctx)
 				c, err := fairlead.New(fairlead.Config{Log: db, Store: db, Name: name, Lease: 2 * time.Second, Logger: slog.New(slog.NewTextHandler(said, nil))})
@@ -65,14 +65,25 @@ func TestNewerSchemaWhileRunning(t *testing.T) {
 				if err := c.Add(ctx, fairlead.Project(sums())); err != nil {
 					t.Fatal(err)
 				}
-				ended := make(chan error)
+				ended := make(chan error, 1)
 				go func() { ended <- c.Run(ctx) }()
-				return said, sync.OnceFunc(func() {
-					cancel()
-					if err := <-ended; !errors.Is(err, context.Canceled) {
-						t.Errorf("Run of the %s program = %v", name, err)
-					}
-				})
+				var once sync.Once
+				return said, func(by bool) { // by itself
+					once.Do(func() {
+						if !by {
+							cancel()
+						}
+						defer cancel()
+						select {
+						case err := <-ended:
+							if !errors.Is(err, ends) {
+								t.Errorf("Run of the %s program = %v, want %v", name, err, ends)
+							}
+						case <-time.After(30 * time.Second):
+							t.Fatalf("the %s program does not end; it says %.3000s", name, said)
+						}
+					})
+				}
 			}
 			state := func(db *DB) sum {
 				d, err := fairlead.Get(ctx, db, sums(), "a", "s")
@@ -94,8 +105,12 @@ func TestNewerSchemaWhileRunning(t *testing.T) {
 				mustAppend(t, db, eventlog.StreamAppend{Tenant: "a", Stream: "s", Events: []eventlog.NewEvent{fairlead.MustEvent("plus", plus{n})}})
 			}
 			old := openAt(t, url)
-			said, stop := run(old, "old")
-			defer stop()
+			ends := store.ErrNewerSchema
+			if tt.goesOn {
+				ends = context.Canceled
+			}
+			said, stop := run(old, "old", ends)
+			defer stop(false)
 			plusOne(old, 1)
 			becomes(old, sum{1, 1})
 
@@ -116,11 +131,9 @@ func TestNewerSchemaWhileRunning(t *testing.T) {
 					t.Errorf("it says %s", s)
 				}
 			} else {
-				says := fmt.Sprintf("version %d while this program ran, which knows %d: replace it", next, len(migrations))
-				for end := time.Now().Add(20 * time.Second); !strings.Contains(said.String(), says); <-time.After(10 * time.Millisecond) {
-					if time.Now().After(end) {
-						t.Fatalf("it says %.3000s, want %q", said.String(), says)
-					}
+				stop(true)
+				if says := fmt.Sprintf("version %d while this program ran, which knows %d: replace it", next, len(migrations)); !strings.Contains(said.String(), says) {
+					t.Fatalf("it says %.3000s, want %q", said.String(), says)
 				}
 				if got := state(old); got != (sum{1, 1}) {
 					t.Errorf("the document is %+v: it has gone on", got)
@@ -139,10 +152,10 @@ func TestNewerSchemaWhileRunning(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer newest.Close()
-			_, stopNew := run(newest, "new")
-			defer stopNew()
+			_, stopNew := run(newest, "new", context.Canceled)
+			defer stopNew(false)
+			stop(false)
 			becomes(newest, sum{3, 123})
-			stop()
 			plusOne(newest, 4)
 			becomes(newest, sum{4, 1234})
 		})

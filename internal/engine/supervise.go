@@ -84,6 +84,7 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 		}
 		if err != nil && ctx.Err() == nil {
 			e.logger.Error("the store does not answer", "error", err)
+			e.outdated(err)
 			wait = time.Second
 		}
 	}
