@@ -249,7 +249,9 @@ func TestShardedResolverHangs(t *testing.T) {
 		go func() { ended <- c.Run(ctx) }()
 		defer func() {
 			cancel()
-			<-ended
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("Run = %v", err)
+			}
 		}()
 		bucket := func(tenant string) int { return partition.Bucket(tenant+"\x00account", partitions) }
 		var beside, behind []string // tenants of other partitions, and of its own

@@ -131,7 +131,7 @@ func (o *operator) do(ctx context.Context, kind, p, tenant string) (err error) {
 		err = o.unite(ctx, p)
 	}
 	if err == nil && done {
-		o.fleet.done(kind)
+		o.done(kind)
 		switch kind {
 		case dedicated, shared:
 			o.note("%s: %s", kind, tenant)

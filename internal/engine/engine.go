@@ -61,7 +61,7 @@ type Engine struct {
 	failed  map[store.LaneID]time.Time // lanes that ended with an error here, and when
 	running bool
 	stop    context.CancelCauseFunc // ends Run
-	wg      sync.WaitGroup // the lanes' goroutines
+	wg      sync.WaitGroup          // the lanes' goroutines
 }
 
 // An active is a processor that was added.
