@@ -40,7 +40,8 @@ type Lane struct {
 	Parked int // ordering keys in the dead letters
 
 	// Pool is the worker pool that the lane's tenant is given to. Unserved says
-	// why nobody works the lane, if that is because no process of the pool lives.
+	// why nobody works the lane, and what to do, if that is because no process of the
+	// pool lives, or none with the version of the code that makes the lane's build.
 	Pool     string
 	Unserved string
 }
@@ -88,7 +89,7 @@ func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
 		if err != nil {
 			return err
 		}
-		pools, err := livePools(tx)
+		live, err := liveMembers(tx)
 		if err != nil {
 			return err
 		}
@@ -103,8 +104,8 @@ func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
 			if l.Tenant != "" {
 				x.Pool = given[l.Tenant]
 			}
-			if x.Pool != "" && !x.Alive && !pools[x.Pool] {
-				x.Unserved = fmt.Sprintf("no process of pool %q is alive: start one, or clear the tenant's pool", x.Pool)
+			if !x.Alive {
+				x.Unserved = unserved(&p, &x, live)
 			}
 			lanes = append(lanes, x)
 		}

@@ -77,8 +77,9 @@ func (c *Consumer) Add(ctx context.Context, processors ...Processor) error {
 // see [Admin.Drop] to delete them.
 func (c *Consumer) Remove(ctx context.Context, name string) error { return c.e.Remove(ctx, name) }
 
-// Run works until ctx ends, and returns ctx's error then. When it returns,
-// everything it started has ended and its leases are given up.
+// Run works until ctx ends, and returns ctx's error then; or until a newer program
+// has changed the store such that this one cannot work on it: [store.ErrNewerSchema].
+// When it returns, everything it started has ended and its leases are given up.
 func (c *Consumer) Run(ctx context.Context) error { return c.e.Run(ctx) }
 
 // WaitFor returns nil as soon as a processor's read model contains the append

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -106,6 +107,9 @@ func (db *DB) fault(ctx context.Context, op string, err error) error {
 		if _, ok := errors.AsType[*pgconn.ConnectError](err); ok { // the server lets nobody in
 			return fmt.Errorf("%w (%s at %s: %w)", ErrUnreachable, op, db.where, err)
 		}
+		if newer := db.newerSchema(ctx, server.Code); newer != nil {
+			return fmt.Errorf("postgres: %s at %s: %w: %w", op, db.where, newer, err)
+		}
 		return fmt.Errorf("postgres: %s at %s: %w", op, db.where, err)
 	case ctx.Err() != nil:
 		return db.ended(ctx, op)
@@ -113,6 +117,24 @@ func (db *DB) fault(ctx context.Context, op string, err error) error {
 		return fmt.Errorf("%w (%s at %s: %w)", ErrUnreachable, op, db.where, err)
 	}
 	return err
+}
+
+// newerSchema returns an error if a statement did not fit the schema because a newer
+// program has migrated it since this one opened it. Nobody asks otherwise: as long
+// as its statements fit, a program goes on beside the newer one.
+func (db *DB) newerSchema(ctx context.Context, code string) error {
+	if !strings.HasPrefix(code, "42") && code != "0A000" || db.mapped != nil { // syntax error or access rule violation; feature_not_supported: a kept plan of a table that was changed
+		return nil
+	}
+	// Whoever failed may have a connection, and there may be no other.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	version, err := db.schemaVersion(ctx, db.pool)
+	if need := len(db.migrations); err == nil && version > need {
+		return fmt.Errorf("schema %q was brought to version %d while this program ran, which knows %d: replace it by the newer one: %w",
+			db.opts.Schema, version, need, store.ErrNewerSchema)
+	}
+	return nil
 }
 
 // ended is the error of a call whose context has ended: the caller's, or the

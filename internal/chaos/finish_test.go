@@ -24,6 +24,9 @@ func (f *fleet) finish(ctx context.Context) error {
 	if err := f.endPrepared(ctx, 0); err != nil {
 		return err
 	}
+	if err := f.home(ctx); err != nil {
+		return err
+	}
 	head, err := f.db.Head(ctx, 0)
 	if err != nil {
 		return err
@@ -40,6 +43,30 @@ func (f *fleet) finish(ctx context.Context) error {
 			return fmt.Errorf("%v after the last fault: %s: %w", catchUpAtMost, busy, ctx.Err())
 		}
 	}
+}
+
+// home takes back what holds tenants in lanes of their own, and what is asked for
+// and may never come.
+func (f *fleet) home(ctx context.Context) error {
+	pools, err := f.admin.Pools(ctx)
+	if err != nil {
+		return err
+	}
+	for t := range pools {
+		if err := f.admin.ClearPool(ctx, t); err != nil && !errors.Is(err, fairlead.ErrUnknown) {
+			return err
+		}
+	}
+	rows, err := f.admin.Processors(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range rows {
+		if _, err := f.admin.CancelPartitions(ctx, p.Name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // busy says what is still to be done, and lets it be done.

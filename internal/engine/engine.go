@@ -53,7 +53,6 @@ type Engine struct {
 	gently   gently // rebuilds beside live traffic
 	progress broadcaster
 	id       string
-	since    time.Time // when Run began
 	wakes    chan struct{}
 	changed  chan struct{} // processors were added or removed
 
@@ -61,7 +60,8 @@ type Engine struct {
 	procs   map[string]*active
 	failed  map[store.LaneID]time.Time // lanes that ended with an error here, and when
 	running bool
-	wg      sync.WaitGroup // the lanes' goroutines
+	stop    context.CancelCauseFunc // ends Run
+	wg      sync.WaitGroup          // the lanes' goroutines
 }
 
 // An active is a processor that was added.
@@ -246,20 +246,22 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// Run works until ctx ends. When it returns, every goroutine that it started
-// has returned, and its leases are given up. An engine runs once at a time.
+// Run works until ctx ends, or the store has become one of a newer program, which its
+// statements do not fit any more ([store.ErrNewerSchema]). When it returns, every
+// goroutine that it started has returned, and its leases are given up. An engine runs
+// once at a time.
 func (e *Engine) Run(ctx context.Context) error {
 	e.mu.Lock()
 	if e.running {
 		e.mu.Unlock()
 		return ErrRunning
 	}
-	e.running, e.since = true, time.Now()
+	ctx, cancel := context.WithCancelCause(ctx)
+	e.running, e.stop = true, cancel
 	e.mu.Unlock()
-	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer func() {
-		cancel()
+		cancel(nil)
 		e.wg.Wait()
 		wg.Wait()
 		e.leave(ctx)
@@ -284,11 +286,22 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	wg.Go(func() { e.heartbeats(ctx) })
 	e.supervise(ctx, logParts)
+	if err := context.Cause(ctx); errors.Is(err, store.ErrNewerSchema) {
+		return fmt.Errorf("engine: %w", err)
+	}
 	return ctx.Err()
 }
 
+// outdated ends Run where an error says that the store is a newer program's: to hold
+// on to lanes would keep that one from them.
+func (e *Engine) outdated(err error) {
+	if errors.Is(err, store.ErrNewerSchema) {
+		e.stop(err)
+	}
+}
+
 func (e *Engine) member() store.Member {
-	return store.Member{ID: e.id, Host: e.cfg.Name, Since: e.since, Notes: e.notes(time.Now()).String()}
+	return store.Member{ID: e.id, Host: e.cfg.Name, Notes: e.notes(time.Now()).String()}
 }
 
 func (e *Engine) beat(ctx context.Context) error {
@@ -314,6 +327,7 @@ func (e *Engine) heartbeats(ctx context.Context) {
 		}
 		if err := beat(ctx); err != nil && ctx.Err() == nil {
 			e.logger.Error("heartbeat failed: another process may take over", "error", err)
+			e.outdated(err)
 		}
 	}
 }

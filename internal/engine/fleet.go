@@ -145,6 +145,14 @@ func PoolOf(m *store.Member) string {
 	return v.told()[m.ID].Pool
 }
 
+// VersionOf returns which version of a processor's code a member has; false: it does
+// not have the processor.
+func VersionOf(m *store.Member, processor string) (string, bool) {
+	v := view{members: []store.Member{*m}}
+	n := v.told()[m.ID]
+	return n.Versions[processor], slices.Contains(n.Processors, processor)
+}
+
 // place says who is to work which lane, of all that can be worked: the same in
 // every process that sees the same rows. It also returns what lanes cost. Each
 // pool's lanes are shared out among its members, those of the tenants in no pool

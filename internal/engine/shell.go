@@ -95,6 +95,7 @@ func (r *batchRunner) run(ctx context.Context) error {
 		}
 		r.status.set(err)
 		r.e.logger.Error("lane waits and tries again", "lane", r.l.id.String(), "in", backOff, "error", err)
+		r.e.outdated(err)
 		if !r.sleep(ctx, backOff) {
 			break
 		}

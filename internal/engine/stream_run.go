@@ -384,6 +384,7 @@ func (r *streamRunner) failed(what string, err error) {
 		return
 	}
 	r.e.logger.Error(what+"; lane waits and tries again", "lane", r.id.String(), "in", r.backOff, "error", err)
+	r.e.outdated(err)
 	r.again = time.Now().Add(r.backOff)
 	r.backOff = min(2*r.backOff, maxBackOff)
 }

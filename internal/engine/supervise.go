@@ -25,6 +25,8 @@ const (
 	purgeAtOnce  = 2000                  // documents of a retired build deleted in one transaction
 	nearlyCaught = 2 * gentleEvents      // events, behind which a rebuild holds the live lanes to switch
 	holdEvery    = 5 * heldAtMost        // the most often that it does, if the switch does not come
+	catchUpMost  = 200_000               // events a second that a rebuild comes nearer by: hardly ever more
+	farEvery     = 500 * time.Millisecond
 )
 
 // supervise starts and stops lanes as the rows say, until ctx ends. It looks at
@@ -34,7 +36,7 @@ const (
 func (e *Engine) supervise(ctx context.Context, logParts int) {
 	w := newWatch()
 	var fl fleet
-	held := map[string]time.Time{} // when a processor's lanes were held last
+	switches := map[string]*switching{}
 	recuts := map[store.LaneID]*attempt{}
 	news := make(chan changed)
 	e.wg.Go(func() { e.listen(ctx, news) })
@@ -63,7 +65,7 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 			var same bool
 			if same, err = w.look(ctx, e.store, e.id, time.Now()); err == nil && !same {
 				w.again = e.assign(ctx, w.v, logParts, &fl)
-				if soon := e.rebuilds(ctx, w.v, held); soon > 0 {
+				if soon := e.rebuilds(ctx, w.v, switches); soon > 0 {
 					w.again = earlier(w.again, time.Now().Add(soon))
 				}
 				if soon := e.recuts(ctx, &w.v, recuts); soon > 0 {
@@ -82,6 +84,7 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 		}
 		if err != nil && ctx.Err() == nil {
 			e.logger.Error("the store does not answer", "error", err)
+			e.outdated(err)
 			wait = time.Second
 		}
 	}
@@ -328,15 +331,39 @@ func (e *Engine) workers(p *Processor) func(time.Duration) int {
 	}
 }
 
+// A switching is what the supervisor remembers of a processor that is being rebuilt.
+type switching struct {
+	held  time.Time // when its lanes were held last
+	tried time.Time // when another process's work was done last
+	far   event.Position
+	at    time.Time // when it was so far from the live lanes
+}
+
+// wait returns when a rebuild that is far from the live lanes is worth another look,
+// by how fast it came nearer since the last one; it may be faster from now on.
+func (s *switching) wait(far event.Position, now time.Time) time.Duration {
+	rate := float64(catchUpMost)
+	if took := now.Sub(s.at).Seconds(); !s.at.IsZero() && took > 0 {
+		rate = min(rate, max(1, 4*float64(s.far-far)/took))
+	}
+	s.far, s.at = far, now
+	return max(lookEvery, time.Duration(min(farEvery.Seconds(), float64(far-nearlyCaught)/rate)*float64(time.Second)))
+}
+
 // rebuilds brings builds in the making nearer to their switch, and deletes the
 // documents of retired ones. It returns when to look again, 0 for no hurry.
-func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time) (soon time.Duration) {
+//
+// How far a build is shows in the rows of lanes that move, and nobody is told of
+// these. So one process asks, as often as it takes to see the end come. When it has
+// the live lanes held, that is a change, and the others look too: what their lanes
+// have applied is to be written down. And they see to it now and then themselves.
+func (e *Engine) rebuilds(ctx context.Context, v view, switches map[string]*switching) (soon time.Duration) {
 	again := func(d time.Duration) {
 		if soon == 0 || d < soon {
 			soon = d
 		}
 	}
-	purge, vs := false, v.versions("")
+	purge, vs, here := false, v.versions(""), time.Now()
 	for _, p := range v.procs {
 		a, _ := e.processor(p.Name)
 		purge = purge || len(p.Retired) > 0
@@ -360,27 +387,47 @@ func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time
 			}
 		}
 		if p.Rebuild == 0 || p.Builds.Making.Review {
+			delete(switches, p.Name)
 			continue
 		}
-		close, isHeld := near(p, v.lanes)
-		if !close {
-			again(lookEvery)
+		s := switches[p.Name]
+		if s == nil {
+			s = &switching{tried: here}
+			switches[p.Name] = s
+		}
+		first := foremost(v.members, p.Name, e.id)
+		far, isHeld := distance(p, v.lanes)
+		if far > nearlyCaught {
+			if wait := s.wait(far, here); first {
+				again(wait)
+			} else {
+				again(holdEvery)
+			}
 			continue
 		}
-		again(switchEvery)
 		for _, o := range e.lanesOf(a) {
 			o.runner.flush()
 		}
+		if !first {
+			if again(lookEvery); isHeld {
+				again(switchEvery)
+			}
+			if here.Sub(s.tried) < unservedAtMost {
+				continue
+			}
+			s.tried = here
+		}
+		again(switchEvery)
 		err := lane.TrySwitch(ctx, e.store, p.Name)
 		switch {
 		case err == nil:
 			e.logger.Info("rebuilt read model is live", "processor", p.Name, "build", p.Rebuild, "tenant", p.RebuildTenant)
-			delete(held, p.Name)
+			delete(switches, p.Name)
 			e.progress.broadcast()
 			e.wake()
 		case errors.Is(err, lane.ErrBehind):
-			if time.Since(held[p.Name]) > holdEvery && !isHeld {
-				held[p.Name] = time.Now()
+			if time.Since(s.held) > holdEvery && !isHeld {
+				s.held = time.Now()
 				if err := lane.HoldForSwitch(ctx, e.store, p.Name); err != nil {
 					e.logger.Warn("live lanes were not held for a switch", "processor", p.Name, "error", err)
 				}
@@ -389,7 +436,7 @@ func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time
 			e.logger.Error("switch to a rebuilt read model", "processor", p.Name, "error", err)
 		}
 	}
-	if purge {
+	if purge && (len(v.members) == 0 || v.members[0].ID == e.id) { // one of all is enough
 		n, next := purgeAtOnce, switchEvery
 		if e.traffic(time.Now()) {
 			n, next = purgeGently, lookEvery
@@ -421,9 +468,9 @@ func (e *Engine) lanesOf(a *active) []*owned {
 	return all
 }
 
-// near reports whether a rebuild is close behind the live lanes, so that a
-// switch is worth trying, and whether these are held for it already.
-func near(p store.Processor, lanes []store.Lane) (close, held bool) {
+// distance returns how far a rebuild is behind the live lanes, in positions, at its
+// furthest, and whether these are held for a switch already.
+func distance(p store.Processor, lanes []store.Lane) (far event.Position, held bool) {
 	type place struct {
 		partition int
 		tenant    string
@@ -451,9 +498,9 @@ func near(p store.Processor, lanes []store.Lane) (close, held bool) {
 			old = live[place{k.partition, ""}]
 		}
 		// One that stands still comes no nearer: it is near where it need not.
-		if old-at > nearlyCaught || still[k] && old > at {
-			return false, held
+		if far = max(far, old-at); still[k] && old > at {
+			far = event.Unbounded
 		}
 	}
-	return true, held
+	return far, held
 }

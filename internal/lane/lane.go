@@ -148,15 +148,21 @@ func Heartbeat(ctx context.Context, s store.Store, m store.Member, ttl time.Dura
 }
 
 // Join makes a member, or says of one that is there what is new, and begins its
-// lease anew. It forgets members that died long ago.
+// lease anew. Since when it is there is told by the store's clock too: m.Since is
+// not looked at. It forgets members that died long ago.
 func Join(ctx context.Context, s store.Store, m store.Member, ttl time.Duration) error {
 	return s.Update(ctx, func(tx store.Tx) error {
 		members, err := tx.Members()
 		if err != nil {
 			return err
 		}
+		m.Since = tx.Now()
 		for _, x := range members {
-			if x.ID != m.ID && x.Until.Before(tx.Now().Add(-forgotten)) {
+			if x.ID == m.ID {
+				m.Since = x.Since
+				continue
+			}
+			if x.Until.Before(tx.Now().Add(-forgotten)) {
 				if err := tx.DeleteMember(x.ID); err != nil {
 					return err
 				}

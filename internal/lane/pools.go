@@ -17,7 +17,7 @@ import (
 //
 // It is one transaction and asks nobody: the owner of a lane that is not its to
 // work any more sees it in the rows and hands the lane over. A tenant that is
-// paused stays so.
+// paused stays so. [ErrState] while partitions of a processor are to be merged.
 func SetPool(ctx context.Context, s store.Store, tenant, pool string) (shared []string, err error) {
 	if err := errors.Join(event.CheckTenant(tenant), CheckPool(pool)); err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ func SetPool(ctx context.Context, s store.Store, tenant, pool string) (shared []
 				shared = append(shared, p.Name)
 				continue
 			}
-			if err := dedicate(tx, p, tenant); err != nil {
+			if err := errors.Join(notMerging(tx, p, tenant), dedicate(tx, p, tenant)); err != nil {
 				return err
 			}
 		}
