@@ -80,6 +80,7 @@ const MaxMetadata = 64 << 10
 type NewEvent struct {
 	ID         string // optional; default [event.DerivedID]
 	Type       string
+	Class      string         // of traffic; default "", production
 	OccurredAt time.Time      // default: now; years 1 to 9999; comes back in UTC, at least to the microsecond
 	Metadata   event.Metadata // at most [MaxMetadata] bytes
 	Data       []byte         // in the codec of the handlers that will read it; JSON by default
@@ -189,6 +190,9 @@ func (a *StreamAppend) Check() error {
 	for i := range a.Events {
 		e := &a.Events[i]
 		if err := event.CheckType(e.Type); err != nil {
+			return err
+		}
+		if err := event.CheckClass(e.Class); err != nil {
 			return err
 		}
 		if e.ID != "" {

@@ -30,6 +30,7 @@ type Features struct {
 	Partitions     int           // of a log that was just opened; default 1
 	SparseVersions bool          // versions have gaps or are 0; never so with Append
 	JSONOnly       bool          // payloads that are not JSON are refused
+	NoClasses      bool          // events have no traffic class: it is always ""; never so with Append
 	TimePrecision  time.Duration // of OccurredAt; default 1 ns, at most 1 µs
 
 	// Fill brings events into a log without Append. Their ids may be lost.
@@ -61,6 +62,7 @@ func Run(t *testing.T, open func(t *testing.T) eventlog.Log, f Features) {
 	}
 	sub("Features", testFeatures)
 	runReading(sub)
+	runClasses(sub)
 	runWaiting(sub)
 	if f.Append {
 		runAppending(sub)
@@ -115,6 +117,9 @@ func testFeatures(t *fixture) {
 	}
 	if t.f.Append && t.f.SparseVersions {
 		t.Error("a log that appends has dense versions")
+	}
+	if t.f.Append && t.f.NoClasses {
+		t.Error("a log that appends keeps the classes of its events")
 	}
 	if got := t.partitions(); got != t.f.Partitions {
 		t.Errorf("Partitions = %d, want %d", got, t.f.Partitions)
@@ -327,6 +332,9 @@ func brief(events []event.Event) []string {
 	for i := range events {
 		e := &events[i]
 		out[i] = fmt.Sprintf("%s/%s@%d %s", e.Tenant, e.Stream, e.Version, e.Type)
+		if e.Class != "" {
+			out[i] += " of " + e.Class
+		}
 	}
 	return out
 }

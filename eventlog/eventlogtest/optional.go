@@ -86,7 +86,7 @@ func testCount(t *fixture) {
 
 func matches(f eventlog.Filter, e event.Event) bool {
 	return (f.Tenants == nil || slices.Contains(f.Tenants, e.Tenant)) && !slices.Contains(f.Exclude, e.Tenant) &&
-		(f.Types == nil || slices.Contains(f.Types, e.Type))
+		(f.Types == nil || slices.Contains(f.Types, e.Type)) && (f.Classes == nil || slices.Contains(f.Classes, e.Class))
 }
 
 // testTruncated drops events, part by part and then all, and reads from

@@ -123,8 +123,8 @@ func (l *Log) Count(ctx context.Context, partition int, f eventlog.Filter, after
 
 // A selector is a filter in which names are quick to find.
 type selector struct {
-	tenants, exclude, types func(string) bool // nil: not filtered
-	buckets                 []eventlog.Bucket // nil: not filtered
+	tenants, exclude, types, classes func(string) bool // nil: not filtered
+	buckets                          []eventlog.Bucket // nil: not filtered
 }
 
 // FiltersBuckets implements [eventlog.BucketFilter].
@@ -141,6 +141,9 @@ func newSelector(f eventlog.Filter) selector {
 	if f.Types != nil {
 		s.types = finder(f.Types)
 	}
+	if f.Classes != nil {
+		s.classes = finder(f.Classes)
+	}
 	return s
 }
 
@@ -148,6 +151,7 @@ func (s *selector) selects(e *event.Event) bool {
 	return (s.tenants == nil || s.tenants(e.Tenant)) &&
 		(s.exclude == nil || !s.exclude(e.Tenant)) &&
 		(s.types == nil || s.types(e.Type)) &&
+		(s.classes == nil || s.classes(e.Class)) &&
 		(s.buckets == nil || slices.ContainsFunc(s.buckets, func(b eventlog.Bucket) bool { return b.Has(e.Tenant, e.Stream) }))
 }
 
