@@ -27,6 +27,8 @@ type Features struct {
 	ReadStream bool // it is an [eventlog.StreamReader]
 	Count      bool // it is an [eventlog.Counter]
 
+	CountTenants bool // it is an [eventlog.TenantCounter]
+
 	Partitions     int           // of a log that was just opened; default 1
 	SparseVersions bool          // versions have gaps or are 0; never so with Append
 	JSONOnly       bool          // payloads that are not JSON are refused
@@ -78,6 +80,9 @@ func Run(t *testing.T, open func(t *testing.T) eventlog.Log, f Features) {
 	if f.Count {
 		sub("Count", testCount)
 	}
+	if f.CountTenants {
+		sub("CountTenants", testCountTenants)
+	}
 	if f.Truncate != nil {
 		sub("Truncated", testTruncated)
 		if f.ReadStream {
@@ -103,6 +108,7 @@ func testFeatures(t *fixture) {
 	_, appends := t.log.(eventlog.Appender)
 	_, reads := t.log.(eventlog.StreamReader)
 	_, counts := t.log.(eventlog.Counter)
+	_, countsTenants := t.log.(eventlog.TenantCounter)
 	for _, tt := range []struct {
 		name          string
 		is, announced bool
@@ -110,6 +116,7 @@ func testFeatures(t *fixture) {
 		{"eventlog.Appender", appends, t.f.Append},
 		{"eventlog.StreamReader", reads, t.f.ReadStream},
 		{"eventlog.Counter", counts, t.f.Count},
+		{"eventlog.TenantCounter", countsTenants, t.f.CountTenants},
 	} {
 		if tt.is != tt.announced {
 			t.Errorf("the log is an %s: %t, its features say %t", tt.name, tt.is, tt.announced)
