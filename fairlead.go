@@ -116,9 +116,12 @@ type Options struct {
 	// for projections that choose their documents themselves. See also
 	// [ByTenant].
 	PartitionBy func(*event.Event) string
-	// Types and Tenants select events; default: all that are handled.
+	// Types, Tenants and Classes select events; default: all that are handled.
+	// Classes are traffic classes, "" for the events without one, which are
+	// production's.
 	Types   []string
 	Tenants []string
+	Classes []string
 	// Start says where a new processor begins; default: at the first event.
 	Start Start
 	// Freshness is the objective for the time from an event's recording to its
@@ -227,7 +230,7 @@ func processor(name string, options []Options) engine.Processor {
 	}
 	return engine.Processor{
 		Name: name, OrderBy: o.OrderBy, Partitions: o.Partitions, PartitionBy: o.PartitionBy,
-		Types: o.Types, Tenants: o.Tenants, Start: o.Start, Freshness: o.Freshness, Retry: o.Retry,
+		Types: o.Types, Tenants: o.Tenants, Classes: o.Classes, Start: o.Start, Freshness: o.Freshness, Retry: o.Retry,
 		Poison: o.Poison, Concurrency: o.Concurrency, Timeout: o.Timeout, NoIsolation: o.NoIsolation,
 		RebuildChanged: o.RebuildChanged, Rebuild: o.Rebuild.how(),
 	}

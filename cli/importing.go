@@ -161,6 +161,7 @@ imported elsewhere, because its versions have gaps.`,
 	p.named(c)
 	c.Flags().StringArrayVar(&s.Tenants, "tenant", nil, "only this `TENANT`; may be repeated")
 	c.Flags().StringArrayVar(&s.Types, "type", nil, "only this event `TYPE`; may be repeated")
+	c.Flags().StringArrayVar(&s.Classes, "class", nil, "only this traffic `CLASS`, '' for events without one; may be repeated")
 	c.Flags().StringVar(&from, "from", "", "only what occurred at this `TIME` or later: 2026-01-31 or 2026-01-31T12:00:00Z")
 	c.Flags().StringVar(&to, "to", "", "only what occurred before this `TIME`")
 	c.Flags().StringVarP(&out, "out", "o", "", "write to `FILE`; the endings .gz and .zst compress")

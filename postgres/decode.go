@@ -21,6 +21,7 @@ const (
 	colTenant
 	colStream
 	colType
+	colClass
 	colID
 	colMetadata
 	colData
@@ -54,6 +55,9 @@ func (m *memory) decode(e *event.Event, v [][]byte) (err error) {
 		return err
 	}
 	e.Tenant, e.Stream, e.Type = m.name(v[colTenant]), m.name(v[colStream]), m.name(v[colType])
+	if len(v[colClass]) > 0 {
+		e.Class = m.name(v[colClass])
+	}
 	if v[colID] != nil {
 		e.ID = string(v[colID])
 	} else {

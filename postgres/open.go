@@ -58,10 +58,11 @@ func (o Options) check() error {
 }
 
 var (
-	_ eventlog.Log          = (*DB)(nil)
-	_ eventlog.Appender     = (*DB)(nil)
-	_ eventlog.StreamReader = (*DB)(nil)
-	_ eventlog.Counter      = (*DB)(nil)
+	_ eventlog.Log           = (*DB)(nil)
+	_ eventlog.Appender      = (*DB)(nil)
+	_ eventlog.StreamReader  = (*DB)(nil)
+	_ eventlog.Counter       = (*DB)(nil)
+	_ eventlog.TenantCounter = (*DB)(nil)
 )
 
 // A DB is a log and a store in one schema of a database. All methods may be

@@ -215,6 +215,7 @@ func (l *batchLane) request() eventlog.ReadRequest {
 	case l.p.Tenants != nil:
 		req.Filter.Tenants = l.p.Tenants
 	}
+	req.Filter.Classes = l.p.logClasses()
 	// A filter by type is left to prepare where pages are shared: to read and
 	// drop a page that another lane has read costs less than to read it again,
 	// unless nearly all of it is to be dropped.

@@ -184,6 +184,7 @@ func (l *batchLane) mine(e *event.Event, b *batch) (mine bool, fault *projection
 	case l.id.Tenant != "" && e.Tenant != l.id.Tenant:
 		return false, nil
 	case p.Tenants != nil && !slices.Contains(p.Tenants, e.Tenant),
+		p.Classes != nil && !slices.Contains(p.Classes, e.Class),
 		p.Types != nil && !slices.Contains(p.Types, e.HandledType()):
 		b.counts.passed++
 		return false, nil

@@ -285,6 +285,7 @@ func (r *streamRunner) fetch(ctx context.Context) {
 	case l.p.Tenants != nil:
 		req.Filter.Tenants = l.p.Tenants
 	}
+	req.Filter.Classes = l.p.logClasses()
 	if req.Filter.Tenants != nil && l.p.Types != nil {
 		req.Filter.Types = storedTypes(l.p.Types)
 	}
