@@ -57,6 +57,11 @@ type Event struct {
 	// because it is larger than the reader allows; Data is then nil. 0 otherwise.
 	Withheld int64
 
+	// Fault is why a log could not decode what it has stored: such an event is
+	// parked, if it is of a type that is handled, or its type is not known ("").
+	// Its payload is withheld, so that it is read again when that is retried.
+	Fault error
+
 	memo *Memo
 }
 

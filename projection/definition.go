@@ -148,15 +148,19 @@ func (p *Projection[S]) Apply(state any, e *event.Event, t *Touched) (deleted bo
 	}
 }
 
-// TooLarge returns the error of an event whose payload was withheld.
-func TooLarge(e *event.Event) error {
-	return fmt.Errorf("payload of %d bytes is larger than this consumer allows: give it more memory, then retry", e.Withheld)
+// TooLarge returns the error of an event whose payload was withheld, because it is
+// too large or because its log could not decode it.
+func TooLarge(e *event.Event) *HandlerError {
+	if e.Fault != nil {
+		return &HandlerError{Reason: "decode", Err: e.Fault}
+	}
+	return &HandlerError{Reason: "size", Err: fmt.Errorf("payload of %d bytes is larger than this consumer allows: give it more memory, then retry", e.Withheld)}
 }
 
 // decode returns the payload as what h takes, a pointer.
 func (p *Projection[S]) decode(h handler[S], ups []Upcaster, e *event.Event) (any, error) {
 	if e.Withheld > 0 {
-		return nil, &HandlerError{Reason: "size", Err: TooLarge(e)}
+		return nil, TooLarge(e)
 	}
 	// A payload that nobody can change through a copy is decoded once for all
 	// projections that take it in the same form.

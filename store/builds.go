@@ -15,6 +15,11 @@ type Builds struct {
 	// Seen are versions that were live, or being made, and are so no more. None
 	// of them begins a rebuild by itself again: the program is the older one.
 	Seen []string `json:"seen,omitempty"`
+	// Log is the identity of the log that the positions of all lanes are of; ""
+	// where it has none.
+	Log string `json:"log,omitempty"`
+	// LogPartitions is how many that log had when the lanes were made.
+	LogPartitions int `json:"log_partitions,omitempty"`
 }
 
 // Making says how the build in the making is made.

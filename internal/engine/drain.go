@@ -94,7 +94,7 @@ func (l *batchLane) readAgain(ctx context.Context, e *event.Event) error {
 		return fmt.Errorf("lane %v: read dead letter at %v again: %w", l.id, e.Position, err)
 	}
 	for i := range page.Events {
-		if found := &page.Events[i]; found.ID == e.ID {
+		if found := &page.Events[i]; found.ID == e.ID || e.Type == "" {
 			*e = *found
 		}
 	}
@@ -248,7 +248,8 @@ func (l *batchLane) drainCommit(ctx context.Context, b *batch, letters []store.D
 func (l *batchLane) drainSQL(ctx context.Context, letters []store.DeadLetter) error {
 	for _, d := range letters {
 		if d.Event.Withheld > 0 {
-			d.Reason, d.Error = "size", projection.TooLarge(&d.Event).Error()
+			herr := projection.TooLarge(&d.Event)
+			d.Reason, d.Error = herr.Reason, herr.Error()
 			return l.drainFailed(ctx, d)
 		}
 		b := &batch{seq: l.seq + 1, from: l.at, to: l.at}

@@ -56,12 +56,13 @@ type Engine struct {
 	wakes    chan struct{}
 	changed  chan struct{} // processors were added or removed
 
-	mu      sync.Mutex
-	procs   map[string]*active
-	failed  map[store.LaneID]time.Time // lanes that ended with an error here, and when
-	running bool
-	stop    context.CancelCauseFunc // ends Run
-	wg      sync.WaitGroup          // the lanes' goroutines
+	mu       sync.Mutex
+	procs    map[string]*active
+	failed   map[store.LaneID]time.Time // lanes that ended with an error here, and when
+	running  bool
+	stop     context.CancelCauseFunc // ends Run
+	assigned *assigned               // by the log's own sharing; nil: there is none
+	wg       sync.WaitGroup          // the lanes' goroutines
 }
 
 // An active is a processor that was added.
@@ -175,9 +176,21 @@ func (e *Engine) Add(ctx context.Context, p Processor) error {
 	if p.Projection != nil {
 		row.Collection, row.Version = p.Projection.Name(), p.Projection.Version()
 	}
+	if i, ok := e.log.(eventlog.Identity); ok {
+		row.Builds.Log, row.Builds.LogPartitions = i.Identity(), logParts
+	}
 	got, err := lane.Setup(ctx, e.store, row, func(i int) event.Position { return starts[i] })
 	if err != nil {
 		return err
+	}
+	if p.follows && got.Builds.LogPartitions == 1 && got.Partitions > 1 {
+		return fmt.Errorf("processor %q: its %d lanes are shares of a log with one partition, which has %d now: give it a new name: %w",
+			p.Name, got.Partitions, logParts, lane.ErrState)
+	}
+	if p.follows && got.Builds.LogPartitions > 0 && got.Partitions < p.Partitions {
+		if got, err = lane.Grow(ctx, e.store, p.Name, p.Partitions); err != nil {
+			return err
+		}
 	}
 	if err := e.fit(ctx, &p, got); err != nil {
 		return err
@@ -258,6 +271,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	e.running, e.stop = true, cancel
+	if e.sharer() != nil {
+		e.assigned = &assigned{took: map[store.LaneID]time.Time{}}
+	}
 	e.mu.Unlock()
 	var wg sync.WaitGroup
 	defer func() {
@@ -266,7 +282,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		wg.Wait()
 		e.leave(ctx)
 		e.mu.Lock()
-		e.running = false
+		e.running, e.assigned = false, nil
 		e.mu.Unlock()
 	}()
 	logParts, err := e.log.Partitions(ctx)
@@ -276,15 +292,25 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err := e.beat(ctx); err != nil {
 		return fmt.Errorf("engine: first heartbeat: %w", err)
 	}
-	for i := range logParts {
-		wg.Go(func() {
-			e.pages.watch(ctx, i, func(err error) {
-				e.logger.Error("the log does not answer", "partition", i, "error", err)
-				pause(ctx, time.Second)
+	watch := func(from, to int) {
+		for i := from; i < to; i++ {
+			wg.Go(func() {
+				e.pages.watch(ctx, i, func(err error) {
+					e.logger.Error("the log does not answer", "partition", i, "error", err)
+					pause(ctx, time.Second)
+				})
 			})
-		})
+		}
 	}
+	watch(0, logParts)
+	wg.Go(func() { e.grow(ctx, logParts, watch) })
 	wg.Go(func() { e.heartbeats(ctx) })
+	if a := e.sharer(); a != nil {
+		e.mu.Lock()
+		e.assigned.single = logParts == 1
+		e.mu.Unlock()
+		wg.Go(func() { e.follow(ctx, a) })
+	}
 	e.supervise(ctx, logParts)
 	if err := context.Cause(ctx); errors.Is(err, store.ErrNewerSchema) {
 		return fmt.Errorf("engine: %w", err)

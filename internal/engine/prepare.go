@@ -185,7 +185,7 @@ func (l *batchLane) mine(e *event.Event, b *batch) (mine bool, fault *projection
 		return false, nil
 	case p.Tenants != nil && !slices.Contains(p.Tenants, e.Tenant),
 		p.Classes != nil && !slices.Contains(p.Classes, e.Class),
-		p.Types != nil && !slices.Contains(p.Types, e.HandledType()):
+		p.Types != nil && !slices.Contains(p.Types, e.HandledType()) && !typeUnknown(e):
 		b.counts.passed++
 		return false, nil
 	}
@@ -209,7 +209,14 @@ func (l *batchLane) add(b *batch, e *event.Event, herr *projection.HandlerError)
 	n := int32(len(b.items) - 1)
 	it := &b.items[n]
 	tenant := l.tenantSpace(e)
-	if err := e.CheckOnce(); err != nil {
+	if typeUnknown(e) {
+		herr = &projection.HandlerError{Reason: "decode", Err: e.Fault}
+		it.touched.Handled = true
+		if k, ok := l.streamKey(e); ok { // what follows it in its key must wait
+			l.blame(b, b.enter(store.Key{Tenant: tenant, ID: k}, n), n, herr)
+			return
+		}
+	} else if err := e.CheckOnce(); err != nil {
 		herr = &projection.HandlerError{Reason: "name", Err: err}
 	} else if herr != nil {
 		it.touched.Handled = true
@@ -220,7 +227,7 @@ func (l *batchLane) add(b *batch, e *event.Event, herr *projection.HandlerError)
 			key := store.Key{Tenant: tenant, ID: id}
 			g := b.enter(key, n)
 			if e.Withheld > 0 { // what follows it in its key must wait
-				l.blame(b, g, n, &projection.HandlerError{Reason: "size", Err: projection.TooLarge(e)})
+				l.blame(b, g, n, projection.TooLarge(e))
 			}
 			return
 		}
@@ -248,6 +255,23 @@ func (l *batchLane) add(b *batch, e *event.Event, herr *projection.HandlerError)
 			b.enter(store.Key{Tenant: tenant, ID: id}, n)
 		}
 	}
+}
+
+// typeUnknown reports whether a log could not even say of what type an event is. So
+// it may be one that a processor handles.
+func typeUnknown(e *event.Event) bool { return e.Fault != nil && e.Type == "" }
+
+// streamKey returns the ordering key of an event whose payload cannot be read, if it
+// can be told.
+func (l *batchLane) streamKey(e *event.Event) (key string, ok bool) {
+	if event.CheckTenant(e.Tenant) != nil || event.CheckStream(e.Stream) != nil {
+		return "", false
+	}
+	if l.p.Batch != nil {
+		key, herr := l.p.safeOrderKey(e)
+		return key, herr == nil
+	}
+	return e.Stream, l.p.Projection.ByStream()
 }
 
 // blame notes before the batch is run that an item is poison in a group.

@@ -168,7 +168,8 @@ func Reached(ctx context.Context, log eventlog.Log, s store.Store, processor str
 		if err != nil {
 			return err
 		}
-		ok = true
+		// The partition may be so new that it has no lanes yet.
+		ok = logParts <= 1 || token.Partition < p.Partitions
 		if len(token.Tenants) == 0 { // everybody's events
 			for _, l := range lanes {
 				ok = ok && (l.Number != p.Live || logParts > 1 && l.Partition != token.Partition || l.Position >= token.Position)

@@ -214,7 +214,7 @@ func (l *streamLane) examine(events []event.Event, tasks []*task, keys []string)
 		case l.id.Tenant != "" && e.Tenant != l.id.Tenant,
 			l.only != nil && !l.only(e.Tenant),
 			l.class != nil && !l.class(e.Class),
-			l.types != nil && !l.types(e.HandledType()):
+			l.types != nil && !l.types(e.HandledType()) && !typeUnknown(e):
 			if l.id.Tenant == "" {
 				passed++
 			}
@@ -235,11 +235,14 @@ func (l *streamLane) examine(events []event.Event, tasks []*task, keys []string)
 
 // faultOf returns why an event cannot be handed to a handler, or nil.
 func faultOf(e *event.Event) *projection.HandlerError {
+	if typeUnknown(e) {
+		return projection.TooLarge(e)
+	}
 	if err := e.Check(); err != nil {
 		return &projection.HandlerError{Reason: "name", Err: err}
 	}
 	if e.Withheld > 0 {
-		return &projection.HandlerError{Reason: "size", Err: projection.TooLarge(e)}
+		return projection.TooLarge(e)
 	}
 	return nil
 }

@@ -433,7 +433,7 @@ func (r *streamRunner) drain(ctx context.Context, d *drain) {
 func (r *streamRunner) readAgain(ctx context.Context, e *event.Event) error {
 	page, err := r.e.pages.read(ctx, eventlog.ReadRequest{Partition: r.logPart, After: e.Position - 1, Until: e.Position}, nil)
 	for i := range page.Events {
-		if found := &page.Events[i]; found.ID == e.ID {
+		if found := &page.Events[i]; found.ID == e.ID || e.Type == "" { // or its log could not tell anything of it
 			*e = *found
 		}
 	}
