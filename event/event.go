@@ -56,6 +56,10 @@ type Event struct {
 	// because it is larger than the reader allows; Data is then nil. 0 otherwise.
 	Withheld int64
 
+	// Fault is why a log could not decode what it has stored: such an event is
+	// parked. Its payload is withheld, so that it is read again when that is retried.
+	Fault error
+
 	memo *Memo
 }
 

@@ -150,6 +150,9 @@ func (p *Projection[S]) Apply(state any, e *event.Event, t *Touched) (deleted bo
 
 // TooLarge returns the error of an event whose payload was withheld.
 func TooLarge(e *event.Event) error {
+	if e.Fault != nil {
+		return e.Fault
+	}
 	return fmt.Errorf("payload of %d bytes is larger than this consumer allows: give it more memory, then retry", e.Withheld)
 }
 

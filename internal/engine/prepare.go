@@ -210,6 +210,8 @@ func (l *batchLane) add(b *batch, e *event.Event, herr *projection.HandlerError)
 	tenant := l.tenantSpace(e)
 	if err := e.CheckOnce(); err != nil {
 		herr = &projection.HandlerError{Reason: "name", Err: err}
+	} else if e.Fault != nil {
+		herr = &projection.HandlerError{Reason: "decode", Err: e.Fault}
 	} else if herr != nil {
 		it.touched.Handled = true
 	} else if l.p.Batch != nil {

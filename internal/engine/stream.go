@@ -236,6 +236,9 @@ func faultOf(e *event.Event) *projection.HandlerError {
 	if err := e.Check(); err != nil {
 		return &projection.HandlerError{Reason: "name", Err: err}
 	}
+	if e.Fault != nil {
+		return &projection.HandlerError{Reason: "decode", Err: e.Fault}
+	}
 	if e.Withheld > 0 {
 		return &projection.HandlerError{Reason: "size", Err: projection.TooLarge(e)}
 	}

@@ -1,0 +1,79 @@
+package kafka
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/fairlead-dev/fairlead/event"
+)
+
+// structured takes an event apart that is in the structured mode of CloudEvents
+// 1.0 (its JSON format and Kafka binding): attributes and data in one value. The
+// attribute "tenant" names the tenant where the record does not, and its other
+// attributes come as metadata, as ce_NAME, like those of the binary mode.
+func (m *Mapping) structured(r *kgo.Record, meta event.Metadata) (event.Event, error) {
+	e := m.outline(r, meta)
+	if kind := meta["content-type"]; !strings.HasPrefix(kind, "application/cloudevents+json") {
+		return e, fmt.Errorf("content-type %q: of CloudEvents in structured mode only application/cloudevents+json is read", kind)
+	}
+	var attributes map[string]json.RawMessage
+	if err := json.Unmarshal(r.Value, &attributes); err != nil {
+		return e, fmt.Errorf("a CloudEvent: %w", err)
+	}
+	e.Metadata = make(event.Metadata, len(meta)+len(attributes))
+	for k, v := range meta {
+		e.Metadata[k] = v
+	}
+	text := map[string]string{}
+	for name, raw := range attributes {
+		if name == "data" || name == "data_base64" || string(raw) == "null" {
+			continue
+		}
+		v := string(raw)
+		if raw[0] == '"' {
+			if err := json.Unmarshal(raw, &v); err != nil {
+				return e, fmt.Errorf("a CloudEvent: attribute %q: %w", name, err)
+			}
+		}
+		text[name], e.Metadata["ce_"+name] = v, v
+	}
+	if kind, ok := text["datacontenttype"]; ok {
+		e.Metadata["content-type"] = kind
+	}
+	if text["id"] == "" || text["type"] == "" || text["source"] == "" {
+		return e, fmt.Errorf("a CloudEvent without id, source or type")
+	}
+	e.ID, e.Type = cloudID(text["source"], text["id"]), text["type"]
+	if e.Tenant == "" || e.Tenant == m.Tenant && text["tenant"] != "" {
+		e.Tenant = text["tenant"]
+	}
+	if len(r.Key) == 0 && text["partitionkey"] != "" {
+		e.Stream = text["partitionkey"]
+	}
+	if v := text["time"]; v != "" {
+		t, err := time.Parse(time.RFC3339Nano, v)
+		if err != nil {
+			return e, fmt.Errorf("a CloudEvent: its time: %w", err)
+		}
+		e.OccurredAt = t.UTC()
+	}
+	switch data, ok := attributes["data"]; {
+	case ok:
+		e.Data = data
+	case attributes["data_base64"] != nil:
+		var coded string
+		err := json.Unmarshal(attributes["data_base64"], &coded)
+		if err == nil {
+			e.Data, err = base64.StdEncoding.DecodeString(coded)
+		}
+		if err != nil {
+			return e, fmt.Errorf("a CloudEvent: data_base64: %w", err)
+		}
+	}
+	return e, nil
+}

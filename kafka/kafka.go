@@ -1,0 +1,365 @@
+// Package kafka reads a topic of Apache Kafka as an event log, and lets a consumer
+// group share out its partitions.
+//
+// Reading keeps no place: each page is a fetch request of its own, at the position
+// that it is asked for. So a base lane, tenant lanes and rebuilds read one
+// partition beside each other, each where it is, and none needs a consumer of its
+// own. The place of a lane is its checkpoint in the store, and nothing else. What a
+// group has committed in Kafka mirrors it, for tools that show the lag.
+//
+// A position is an offset plus one: position 0 is before the first record.
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+)
+
+// Config says what to read, and with whom. Brokers and Topic are needed.
+type Config struct {
+	Brokers []string // host:port, to begin with
+	Topic   string
+	Group   string // the consumer group that shares out the partitions; "": the engine does, by leases in the store
+
+	// InstanceID makes the member a static one: who comes back under its id within
+	// SessionTimeout has its partitions back without a rebalance. Unique in the
+	// group; "" is a member like others.
+	InstanceID string
+
+	// ServerProtocol is the group protocol of KIP-848, of Kafka 4.0 and later: the
+	// broker decides who has what. Default: cooperative-sticky, decided by a member.
+	ServerProtocol bool
+
+	SessionTimeout time.Duration // after which a silent member is out; default 45 s; the broker's with ServerProtocol
+	DrainTimeout   time.Duration // that lanes have to end in when their partition goes; default 10 s; then they are abandoned
+	MirrorEvery    time.Duration // between commits of offsets that mirror the checkpoints; default 5 s
+
+	// Decode makes an event of a record; default [Mapping.Decode] of the zero
+	// Mapping. It is called by many goroutines at once.
+	Decode func(r *kgo.Record) (event.Event, error)
+
+	Options []kgo.Opt // TLS, SASL and the like, for every client that is made
+	Logger  *slog.Logger
+}
+
+// ErrRecreated means that the topic was deleted and made again: the positions of
+// the old one say nothing in the new one.
+var ErrRecreated = errors.New("kafka: the topic is another one of that name")
+
+// A CorruptError is a batch that cannot be read: its checksum is wrong, or its
+// compression or format is unknown. The lane stops there; what follows is not read
+// over it.
+type CorruptError struct {
+	Topic     string
+	Partition int
+	Offset    int64 // from which on nothing could be read
+	Err       error
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("kafka: topic %q, partition %d: the batch at offset %d cannot be read: %v: "+
+		"restore it from a replica, or move the lane past it by hand", e.Topic, e.Partition, e.Offset, e.Err)
+}
+
+func (e *CorruptError) Unwrap() error { return e.Err }
+
+// A Log is a topic. It implements [eventlog.Log] and, where it has a group,
+// [eventlog.Assigner]. Use [Open].
+type Log struct {
+	cfg    Config
+	logger *slog.Logger
+	client *kgo.Client // for requests that are answered at once
+	polls  *kgo.Client // for those that wait: one connection serves one request after another
+	decode func(*kgo.Record) (event.Event, error)
+	rest   rest
+	id     [16]byte // of the topic, as it was opened
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // the pollers
+
+	mu      sync.Mutex
+	leaders []int32          // by partition
+	watched map[int]*watched // partitions that are waited for
+	pollers map[int32]*poller
+	mine    map[int]bool  // the partitions that the group gave to this process; nil: it is in no group now
+	moved   chan struct{} // closed when mine changes
+}
+
+// Open connects to the brokers and looks the topic up.
+func Open(ctx context.Context, cfg Config) (*Log, error) {
+	if len(cfg.Brokers) == 0 || cfg.Topic == "" {
+		return nil, errors.New("kafka: brokers and a topic are needed")
+	}
+	if cfg.Group == "" && (cfg.InstanceID != "" || cfg.ServerProtocol) {
+		return nil, errors.New("kafka: an instance id and a group protocol are a group's: name the group")
+	}
+	cfg.setDefaults()
+	l := &Log{
+		cfg: cfg, logger: cfg.Logger, decode: cfg.Decode, moved: make(chan struct{}),
+		watched: map[int]*watched{}, pollers: map[int32]*poller{},
+	}
+	l.rest.limit = restBytes
+	opts := append([]kgo.Opt{kgo.SeedBrokers(cfg.Brokers...), kgo.RetryTimeout(20 * time.Second)}, cfg.Options...)
+	var err error
+	if l.client, err = kgo.NewClient(opts...); err != nil {
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
+	if l.polls, err = kgo.NewClient(opts...); err != nil {
+		l.client.Close()
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
+	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if _, err := l.refresh(ctx); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (c *Config) setDefaults() {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Decode == nil {
+		c.Decode = new(Mapping).Decode
+	}
+	if c.SessionTimeout == 0 {
+		c.SessionTimeout = 45 * time.Second
+	}
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = 10 * time.Second
+	}
+	if c.MirrorEvery == 0 {
+		c.MirrorEvery = 5 * time.Second
+	}
+}
+
+// Close ends all connections. Nothing may use the log any more.
+func (l *Log) Close() error {
+	l.cancel()
+	l.wg.Wait()
+	l.polls.Close()
+	l.client.Close()
+	return nil
+}
+
+// refresh asks for the topic's partitions and leaders, and returns how many
+// partitions it has.
+func (l *Log) refresh(ctx context.Context) (int, error) {
+	req := kmsg.NewPtrMetadataRequest()
+	topic := kmsg.NewMetadataRequestTopic()
+	topic.Topic = &l.cfg.Topic
+	req.Topics = append(req.Topics, topic)
+	resp, err := req.RequestWith(ctx, l.client)
+	if err != nil {
+		return 0, fmt.Errorf("kafka: topic %q: %w", l.cfg.Topic, ended(ctx, err))
+	}
+	if len(resp.Topics) != 1 {
+		return 0, fmt.Errorf("kafka: topic %q: the broker answers for %d topics", l.cfg.Topic, len(resp.Topics))
+	}
+	t := &resp.Topics[0]
+	if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+		return 0, fmt.Errorf("kafka: topic %q: %w", l.cfg.Topic, err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch l.id {
+	case [16]byte{}:
+		l.id = t.TopicID
+	case t.TopicID:
+	default:
+		return 0, fmt.Errorf("kafka: topic %q has the id %x and had %x: %w: rebuild the read model under a new processor name, or move its lanes to position 0 by hand",
+			l.cfg.Topic, t.TopicID, l.id, ErrRecreated)
+	}
+	for i := range t.Partitions {
+		p := &t.Partitions[i]
+		for int(p.Partition) >= len(l.leaders) {
+			l.leaders = append(l.leaders, -1)
+		}
+		l.leaders[p.Partition] = p.Leader // -1 while there is none
+	}
+	return len(l.leaders), nil
+}
+
+// Partitions implements [eventlog.Log].
+func (l *Log) Partitions(ctx context.Context) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	return l.refresh(ctx)
+}
+
+// leader returns the broker that has a partition, asking anew if it is not known.
+func (l *Log) leader(ctx context.Context, partition int) (int32, error) {
+	known := func() (int32, bool) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if partition < 0 || partition >= len(l.leaders) {
+			return -1, false
+		}
+		return l.leaders[partition], true
+	}
+	if id, ok := known(); ok && id >= 0 {
+		return id, nil
+	}
+	if partition < 0 {
+		return -1, fmt.Errorf("kafka: topic %q has no partition %d", l.cfg.Topic, partition)
+	}
+	if _, err := l.refresh(ctx); err != nil {
+		return -1, err
+	}
+	id, ok := known()
+	if !ok {
+		return -1, fmt.Errorf("kafka: topic %q has no partition %d", l.cfg.Topic, partition)
+	}
+	if id < 0 {
+		return -1, fmt.Errorf("kafka: topic %q, partition %d: %w", l.cfg.Topic, partition, kerr.LeaderNotAvailable)
+	}
+	return id, nil
+}
+
+const (
+	tryFor   = 20 * time.Second // that a request is tried again when its partition has no leader or its broker is gone
+	tryEvery = 100 * time.Millisecond
+)
+
+// ask sends a request to the leader of a partition. While that one is unknown, is
+// another or does not answer, it is tried again. Code returns the error that the
+// response has for the partition.
+func (l *Log) ask(ctx context.Context, partition int, req func() kmsg.Request, code func(kmsg.Response) int16) (kmsg.Response, error) {
+	until := time.Now().Add(tryFor)
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		id, err := l.leader(ctx, partition)
+		var resp kmsg.Response
+		if err == nil {
+			resp, err = l.client.Broker(int(id)).RetriableRequest(ctx, req())
+			if err == nil {
+				if err = kerr.ErrorForCode(code(resp)); err == nil || errors.Is(err, kerr.OffsetOutOfRange) {
+					return resp, err
+				}
+			} else if ctx.Err() == nil {
+				l.forget(partition) // the broker may be gone for good
+				if time.Now().Before(until) && pause(ctx, tryEvery) {
+					continue
+				}
+			}
+		}
+		err = ended(ctx, err)
+		if !kerr.IsRetriable(err) || time.Now().After(until) {
+			return nil, err
+		}
+		l.forget(partition)
+		if !pause(ctx, tryEvery) {
+			return nil, ctx.Err()
+		}
+		// That it was deleted or made again is for refresh to say.
+		if _, err := l.refresh(ctx); err != nil && !kerr.IsRetriable(err) {
+			return nil, err
+		}
+	}
+}
+
+// forget makes the next request ask for the leader of a partition.
+func (l *Log) forget(partition int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if partition >= 0 && partition < len(l.leaders) {
+		l.leaders[partition] = -1
+	}
+}
+
+// Head implements [eventlog.Log]: what stands before the first transaction that
+// has not ended.
+func (l *Log) Head(ctx context.Context, partition int) (event.Position, error) {
+	p, err := l.offset(ctx, partition, latest)
+	return event.Position(p), err
+}
+
+// PositionAt implements [eventlog.Log], by the timestamps of the records: the
+// producer's, or the broker's where the topic says so. They have milliseconds.
+func (l *Log) PositionAt(ctx context.Context, partition int, t time.Time) (event.Position, error) {
+	ms := t.UnixMilli()
+	if t.Sub(time.UnixMilli(ms)) > 0 {
+		ms++
+	}
+	if ms < 0 {
+		ms = earliest // nothing is older
+	}
+	at, err := l.offset(ctx, partition, ms)
+	if err == nil && at < 0 {
+		at, err = l.offset(ctx, partition, latest)
+	}
+	return event.Position(at), err
+}
+
+const latest, earliest = -1, -2 // in place of a time, in milliseconds
+
+// offset returns the first offset of a time; -1 where there is none.
+func (l *Log) offset(ctx context.Context, partition int, ms int64) (int64, error) {
+	part := func(resp kmsg.Response) *kmsg.ListOffsetsResponseTopicPartition {
+		r := resp.(*kmsg.ListOffsetsResponse)
+		if len(r.Topics) != 1 || len(r.Topics[0].Partitions) != 1 {
+			return &kmsg.ListOffsetsResponseTopicPartition{ErrorCode: kerr.UnknownServerError.Code}
+		}
+		return &r.Topics[0].Partitions[0]
+	}
+	resp, err := l.ask(ctx, partition, func() kmsg.Request {
+		req := kmsg.NewPtrListOffsetsRequest()
+		req.IsolationLevel = 1 // read committed
+		t := kmsg.NewListOffsetsRequestTopic()
+		t.Topic = l.cfg.Topic
+		p := kmsg.NewListOffsetsRequestTopicPartition()
+		p.Partition, p.Timestamp = int32(partition), ms
+		t.Partitions = append(t.Partitions, p)
+		req.Topics = append(req.Topics, t)
+		return req
+	}, func(resp kmsg.Response) int16 { return part(resp).ErrorCode })
+	if err != nil {
+		return 0, l.wrap(partition, "look up an offset", err)
+	}
+	return part(resp).Offset, nil
+}
+
+func (l *Log) wrap(partition int, what string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("kafka: topic %q, partition %d: %s: %w", l.cfg.Topic, partition, what, err)
+}
+
+// ended returns the error of ctx where that is why a request failed.
+func ended(ctx context.Context, err error) error {
+	if cerr := ctx.Err(); err != nil && cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// pause waits; false if ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+var _ eventlog.Log = (*Log)(nil)

@@ -1,0 +1,179 @@
+package kafka
+
+import (
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/tenancy"
+)
+
+// TombstoneType is the type of a record without a value, unless a header says
+// another one: in a compacted topic it deletes its key.
+const TombstoneType = "Tombstone"
+
+// A Mapping makes events of records. The zero Mapping is ready to use.
+//
+//   - The tenant is that of the headers that Names says, else what the key has in
+//     front of KeySeparator, else Tenant.
+//   - The stream is the key, without the tenant in front of it. A key that is no
+//     name in UTF-8 is written as 0x and its bytes in hexadecimal. A record without
+//     a key is of the stream TOPIC/PARTITION: Kafka keeps no other order for it.
+//   - The type is the header "type" or "ce_type", else [TombstoneType] for a record
+//     without a value, else Type, else the topic.
+//   - The id is the header "id", or "ce_source" and "ce_id", else
+//     TOPIC/PARTITION/OFFSET, which is unique and stays.
+//   - It happened at the header "occurred_at" or "ce_time" (RFC 3339), else at the
+//     record's timestamp.
+//   - The data are the value as it is; the metadata are the headers.
+//
+// Versions are 0: Kafka has none, and order follows from positions. An event in
+// CloudEvents' structured mode (content-type application/cloudevents+json) is taken
+// apart in the same way.
+type Mapping struct {
+	Names        *tenancy.Names // of headers; default: the preset "fairlead", and a header "tenant"
+	KeySeparator string         // "" (default): the key has no tenant in it
+	Tenant       string         // of records that name none; "" (default): they are parked
+	Type         string         // of records that name none; default: the topic
+}
+
+var defaultNames = tenancy.Presets["fairlead"]
+
+// Decode makes an event of a record.
+func (m *Mapping) Decode(r *kgo.Record) (event.Event, error) {
+	meta := headersOf(r.Headers)
+	if strings.HasPrefix(meta["content-type"], "application/cloudevents") {
+		return m.structured(r, meta)
+	}
+	e := m.outline(r, meta)
+	if f := m.names().fault(r); f != tenancy.NoFault {
+		return e, fmt.Errorf("its headers cannot be relied on: %v", f)
+	}
+	for _, name := range [...]string{"occurred_at", "ce_time"} {
+		v, ok := meta[name]
+		if !ok {
+			continue
+		}
+		t, err := time.Parse(time.RFC3339Nano, v)
+		if err != nil {
+			return e, fmt.Errorf("header %q is no time as in RFC 3339: %w", name, err)
+		}
+		e.OccurredAt = t.UTC()
+		break
+	}
+	e.Data = r.Value
+	return e, nil
+}
+
+// outline is the event without its data and time: what can always be told.
+func (m *Mapping) outline(r *kgo.Record, meta event.Metadata) event.Event {
+	e := event.Event{Metadata: meta, Tenant: m.names().tenant(r)}
+	key := string(r.Key)
+	if m.KeySeparator != "" && e.Tenant == "" {
+		if tenant, rest, ok := strings.Cut(key, m.KeySeparator); ok {
+			e.Tenant, key = tenant, rest
+		}
+	}
+	if e.Tenant == "" {
+		e.Tenant = m.Tenant
+	}
+	switch place := r.Topic + "/" + strconv.Itoa(int(r.Partition)); {
+	case len(r.Key) == 0:
+		e.Stream = place
+	case event.CheckStream(key) == nil:
+		e.Stream = key
+	case len(key) > event.MaxStream/2-1: // an error for its reader: it cannot be written out
+		e.Stream = key
+	default:
+		e.Stream = "0x" + hex.EncodeToString([]byte(key))
+	}
+	e.Type = first(meta, "type", "ce_type")
+	switch {
+	case e.Type != "":
+	case r.Value == nil:
+		e.Type = TombstoneType
+	case m.Type != "":
+		e.Type = m.Type
+	default:
+		e.Type = r.Topic
+	}
+	e.ID = meta["id"]
+	if id := meta["ce_id"]; e.ID == "" && id != "" {
+		e.ID = cloudID(meta["ce_source"], id)
+	}
+	if e.ID == "" {
+		e.ID = r.Topic + "/" + strconv.Itoa(int(r.Partition)) + "/" + strconv.FormatInt(r.Offset, 10)
+	}
+	return e
+}
+
+// cloudID is the id of a CloudEvent: it is unique in its source only.
+func cloudID(source, id string) string {
+	if source == "" {
+		return id
+	}
+	return source + "/" + id
+}
+
+// names are where to look for the tenant.
+type names struct {
+	n     *tenancy.Names
+	plain string // one more header
+}
+
+func (m *Mapping) names() names {
+	if m.Names != nil {
+		return names{m.Names, ""}
+	}
+	return names{&defaultNames, "tenant"}
+}
+
+func (n names) tenant(r *kgo.Record) string {
+	if len(r.Headers) == 0 {
+		return ""
+	}
+	if t := tenancy.Read(n.n, r.Headers).Tenant; len(t) > 0 {
+		return string(t)
+	}
+	if n.plain != "" {
+		for i := range r.Headers {
+			if r.Headers[i].Key == n.plain {
+				return string(r.Headers[i].Value)
+			}
+		}
+	}
+	return ""
+}
+
+func (n names) fault(r *kgo.Record) tenancy.Fault {
+	if len(r.Headers) == 0 {
+		return tenancy.NoFault
+	}
+	return tenancy.Read(n.n, r.Headers).Fault
+}
+
+// headersOf returns headers as metadata: of those that come twice, the last.
+func headersOf(headers []kgo.RecordHeader) event.Metadata {
+	if len(headers) == 0 {
+		return nil
+	}
+	m := make(event.Metadata, len(headers))
+	for i := range headers {
+		m[headers[i].Key] = string(headers[i].Value)
+	}
+	return m
+}
+
+func first(m event.Metadata, names ...string) string {
+	for _, n := range names {
+		if v := m[n]; v != "" {
+			return v
+		}
+	}
+	return ""
+}

@@ -1,0 +1,215 @@
+package kafka
+
+import (
+	"context"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/fairlead-dev/fairlead/event"
+)
+
+const (
+	pollWait  = 5 * time.Second       // that a broker holds a request back for want of records
+	pollAgain = time.Second           // after an error
+	idleAfter = 30 * time.Second      // a partition that nobody waits for is not polled
+	gatherFor = 5 * time.Millisecond  // so that partitions that are waited for at once come into one request
+	busyEvery = 10 * time.Millisecond // the most often that a broker is polled
+	lookAgain = 10 * time.Second      // a partition that the group gave to others is looked at so often
+)
+
+// A watched is a partition whose end is watched.
+type watched struct {
+	head    int64         // the last stable offset, as far as it is known
+	more    chan struct{} // closed as head grows, and when it cannot be told
+	waiting int
+	last    time.Time // when somebody waited last
+}
+
+// A poller asks one broker for what is new in all partitions that are waited for,
+// with one request that the broker answers when there is something.
+type poller struct {
+	cancel context.CancelFunc // of the request in flight; nil: there is none
+	parts  map[int]bool       // that it has
+}
+
+// Wait implements [eventlog.Log]. All that wait for partitions of one broker
+// share one request. A partition that a group has given to another process is only
+// looked at now and then.
+func (l *Log) Wait(ctx context.Context, partition int, after event.Position) error {
+	l.mu.Lock()
+	mine, moved := l.mine, l.moved
+	l.mu.Unlock()
+	if mine != nil && !mine[partition] {
+		t := time.NewTimer(lookAgain)
+		defer t.Stop()
+		select {
+		case <-moved:
+			return nil
+		case <-t.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	head, err := l.Head(ctx, partition)
+	if err != nil || head > after {
+		return err
+	}
+	l.mu.Lock()
+	w := l.watched[partition]
+	if w == nil {
+		w = &watched{head: int64(head), more: make(chan struct{})}
+		l.watched[partition] = w
+	}
+	w.waiting++
+	w.last = time.Now()
+	more, there := w.more, w.head > int64(after)
+	if !there {
+		l.watch(partition)
+	}
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		w.waiting--
+		w.last = time.Now()
+		l.mu.Unlock()
+	}()
+	if there {
+		return nil
+	}
+	select {
+	case <-more:
+		return nil
+	case <-l.ctx.Done():
+		return l.ctx.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// watch sees to it that a partition is polled. The caller holds mu.
+func (l *Log) watch(partition int) {
+	leader := l.leaders[partition]
+	p := l.pollers[leader]
+	if p != nil && p.parts[partition] {
+		return
+	}
+	if p == nil {
+		p = &poller{parts: map[int]bool{}}
+		l.pollers[leader] = p
+		if l.ctx.Err() == nil {
+			l.wg.Go(func() { l.poll(leader, p) })
+		}
+	}
+	p.parts[partition] = true
+	if p.cancel != nil {
+		p.cancel()
+	}
+}
+
+// poll asks a broker until nobody waits for its partitions any more.
+func (l *Log) poll(leader int32, p *poller) {
+	for pause(l.ctx, gatherFor) {
+		ctx, cancel := context.WithCancel(l.ctx)
+		froms := l.begin(leader, p, cancel)
+		if froms == nil {
+			cancel()
+			return
+		}
+		began := time.Now()
+		resp, err := l.request(int32(pollWait/time.Millisecond), 1<<20, froms...).RequestWith(ctx, l.polls.Broker(int(leader)))
+		changed := ctx.Err() != nil && l.ctx.Err() == nil
+		l.mu.Lock()
+		p.cancel = nil
+		l.mu.Unlock()
+		cancel()
+		switch {
+		case changed: // there is another partition to ask for
+		case err != nil || resp.ErrorCode != 0:
+			l.lost(leader, p)
+		default:
+			l.grown(p, resp)
+			if took := time.Since(began); took < busyEvery && !pause(l.ctx, busyEvery-took) {
+				return
+			}
+		}
+	}
+}
+
+// begin returns what to ask for; nil: nothing, and the poller has ended.
+func (l *Log) begin(leader int32, p *poller, cancel context.CancelFunc) (froms []fetchFrom) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pollers[leader] != p {
+		return nil
+	}
+	for partition := range p.parts {
+		w := l.watched[partition]
+		if w.waiting == 0 && time.Since(w.last) > idleAfter || l.leaders[partition] != leader {
+			delete(p.parts, partition)
+			l.drop(partition)
+			continue
+		}
+		froms = append(froms, fetchFrom{int32(partition), w.head, 1}) // a broker sends one batch at least
+	}
+	if len(froms) == 0 {
+		delete(l.pollers, leader)
+		return nil
+	}
+	p.cancel = cancel
+	return froms
+}
+
+// drop forgets what is known of the end of a partition, and tells those who wait.
+// The caller holds mu.
+func (l *Log) drop(partition int) {
+	if w := l.watched[partition]; w != nil {
+		delete(l.watched, partition)
+		close(w.more)
+	}
+}
+
+// grown notes how far partitions reach.
+func (l *Log) grown(p *poller, resp *kmsg.FetchResponse) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range resp.Topics {
+		for j := range resp.Topics[i].Partitions {
+			part := &resp.Topics[i].Partitions[j]
+			w := l.watched[int(part.Partition)]
+			if w == nil {
+				continue
+			}
+			if kerr.ErrorForCode(part.ErrorCode) != nil { // who waits asks for the head, and sees what is wrong
+				l.leaders[part.Partition] = -1
+				delete(p.parts, int(part.Partition))
+				l.drop(int(part.Partition))
+				continue
+			}
+			head := part.LastStableOffset
+			if head < 0 {
+				head = part.HighWatermark
+			}
+			if head > w.head {
+				w.head = head
+				close(w.more)
+				w.more = make(chan struct{})
+			}
+		}
+	}
+}
+
+// lost ends the poller of a broker that does not answer. Those who wait ask for
+// the head then, which finds the new leader.
+func (l *Log) lost(leader int32, p *poller) {
+	pause(l.ctx, pollAgain)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.pollers, leader)
+	for partition := range p.parts {
+		l.leaders[partition] = -1
+		l.drop(partition)
+	}
+}

@@ -1,0 +1,332 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+)
+
+const (
+	minFetch  = 64 << 10 // bytes of batches asked for at least
+	maxFetch  = 4 << 20  // and at most, unless one batch is larger
+	restBytes = 16 << 20 // of records that were fetched and did not fit into a page
+)
+
+// A chunk is what one fetch brought: records in order, those of aborted
+// transactions and control records left out.
+type chunk struct {
+	partition int
+	from      int64 // the offset that was asked for
+	next      int64 // the offset behind what was examined
+	head      int64 // the last stable offset
+	records   []*kgo.Record
+	bytes     int
+}
+
+// Read implements [eventlog.Log]: committed records only, and none behind a
+// transaction that is still open.
+func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
+	if err := ctx.Err(); err != nil {
+		return eventlog.Page{}, err
+	}
+	if req.MaxEvents <= 0 {
+		req.MaxEvents = 1000
+	}
+	if req.MaxBytes <= 0 {
+		req.MaxBytes = 4 << 20
+	}
+	after := max(0, int64(req.After))
+	c := l.rest.take(req.Partition, after)
+	if c == nil {
+		var err error
+		if c, err = l.fetch(ctx, req.Partition, after, req.MaxEvents, req.MaxBytes); err != nil {
+			return eventlog.Page{}, err
+		}
+	}
+	return l.page(c, &req), nil
+}
+
+// page makes a page of a chunk, and keeps what does not fit into it.
+func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
+	p := eventlog.Page{Next: max(req.After, event.Position(c.next)), Head: event.Position(c.head)}
+	if req.Until != 0 && p.Next > req.Until {
+		p.Next = max(req.After, req.Until)
+	}
+	size := 0
+	p.Events = make([]event.Event, 0, min(len(c.records), req.MaxEvents))
+	for i, r := range c.records {
+		at := event.Position(r.Offset + 1)
+		if at > p.Next { // it is behind Until
+			l.rest.put(c, i, int64(p.Next))
+			break
+		}
+		if len(p.Events) == req.MaxEvents || size >= req.MaxBytes {
+			p.Next = at - 1
+			l.rest.put(c, i, int64(p.Next))
+			break
+		}
+		e := l.event(r)
+		if !selects(&req.Filter, &e) {
+			continue
+		}
+		size += e.Size()
+		if req.MaxEventBytes > 0 && len(e.Data) > req.MaxEventBytes {
+			e.Data, e.Withheld = nil, int64(len(e.Data))
+		}
+		p.Events = append(p.Events, e)
+	}
+	return p
+}
+
+// event decodes a record. One that cannot be decoded is an event all the same,
+// without its payload and with the reason: its key is parked, and it is decoded
+// again when that is retried.
+func (l *Log) event(r *kgo.Record) event.Event {
+	e, err := l.safeDecode(r)
+	if err != nil {
+		plain := headersOf(r.Headers)
+		base := new(Mapping).outline(r, plain)
+		if e.Tenant == "" {
+			e.Tenant = base.Tenant
+		}
+		if e.Stream == "" {
+			e.Stream = base.Stream
+		}
+		if e.Type == "" {
+			e.Type = base.Type
+		}
+		if e.ID == "" {
+			e.ID = base.ID
+		}
+		e.Metadata = plain
+		e.Data, e.Withheld = nil, max(1, int64(len(r.Value)))
+		e.Fault = fmt.Errorf("record %s: %w", base.ID, err)
+	}
+	e.Position, e.RecordedAt = event.Position(r.Offset+1), r.Timestamp.UTC()
+	if e.OccurredAt.IsZero() {
+		e.OccurredAt = e.RecordedAt
+	}
+	e.OccurredAt = e.OccurredAt.UTC()
+	return e
+}
+
+// safeDecode calls the user's function.
+func (l *Log) safeDecode(r *kgo.Record) (e event.Event, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("decoding panicked: %v", v)
+		}
+	}()
+	return l.decode(r)
+}
+
+func selects(f *eventlog.Filter, e *event.Event) bool {
+	return (f.Tenants == nil || slices.Contains(f.Tenants, e.Tenant)) &&
+		(f.Exclude == nil || !slices.Contains(f.Exclude, e.Tenant)) &&
+		(f.Types == nil || slices.Contains(f.Types, e.Type))
+}
+
+// fetch asks the leader for what follows an offset.
+func (l *Log) fetch(ctx context.Context, partition int, from int64, events, bytes int) (*chunk, error) {
+	size := l.rest.guess(partition, events, bytes)
+	for {
+		resp, err := l.ask(ctx, partition, func() kmsg.Request {
+			return l.request(0, size, fetchFrom{int32(partition), from, size})
+		}, func(resp kmsg.Response) int16 {
+			p, code := only(resp.(*kmsg.FetchResponse))
+			if code != 0 {
+				return code
+			}
+			return p.ErrorCode
+		})
+		if errors.Is(err, kerr.OffsetOutOfRange) {
+			c, again, err := l.outside(ctx, partition, from)
+			if again {
+				continue
+			}
+			return c, err
+		}
+		if err != nil {
+			return nil, l.wrap(partition, fmt.Sprintf("fetch at offset %d", from), err)
+		}
+		part, _ := only(resp.(*kmsg.FetchResponse))
+		c, err := l.chunk(part, from)
+		if err != nil {
+			return nil, err
+		}
+		if c.next > from || c.next >= c.head {
+			l.rest.learn(partition, len(part.RecordBatches), c)
+			return c, nil
+		}
+		// A broker sends one batch whatever its size. One that does not is asked for more.
+		if size >= 1<<30 {
+			return nil, l.wrap(partition, "fetch", fmt.Errorf("the broker sends nothing at offset %d, below the last stable offset %d", from, c.head))
+		}
+		size *= 4
+	}
+}
+
+// outside says why there is nothing at an offset: retention has passed it, or it
+// is behind the end. Again means that there is something now.
+func (l *Log) outside(ctx context.Context, partition int, from int64) (c *chunk, again bool, err error) {
+	first, err := l.offset(ctx, partition, earliest)
+	if err != nil {
+		return nil, false, err
+	}
+	head, err := l.offset(ctx, partition, latest)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case from < first:
+		return nil, false, &eventlog.TruncatedError{Partition: partition, After: event.Position(from), First: event.Position(first + 1)}
+	case from <= head:
+		return nil, true, nil
+	}
+	return &chunk{partition: partition, from: from, next: from, head: head}, false, nil
+}
+
+// chunk decodes what a fetch brought for a partition.
+func (l *Log) chunk(part *kmsg.FetchResponseTopicPartition, from int64) (*chunk, error) {
+	got, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
+		Offset: from, IsolationLevel: kgo.ReadCommitted(), Topic: l.cfg.Topic, Partition: part.Partition,
+	}, part, decompressor, nil)
+	if got.Err != nil && len(got.Records) == 0 {
+		return nil, &CorruptError{Topic: l.cfg.Topic, Partition: int(part.Partition), Offset: next, Err: got.Err}
+	}
+	c := &chunk{partition: int(part.Partition), from: from, next: next, head: part.LastStableOffset, records: got.Records}
+	if c.head < 0 { // of a broker without transactions
+		c.head = part.HighWatermark
+	}
+	if got.Err != nil { // what is before the bad batch is good; the next fetch says what is wrong
+		c.next = c.records[len(c.records)-1].Offset + 1
+	}
+	// The broker sends nothing behind the last stable offset.
+	c.next = max(from, min(c.next, max(c.head, from)))
+	for _, r := range c.records {
+		c.bytes += 200 + len(r.Key) + len(r.Value)
+		for _, h := range r.Headers {
+			c.bytes += len(h.Key) + len(h.Value)
+		}
+	}
+	return c, nil
+}
+
+var decompressor = kgo.DefaultDecompressor()
+
+// A fetchFrom is a partition of a fetch request.
+type fetchFrom struct {
+	partition int32
+	offset    int64
+	bytes     int
+}
+
+// request makes a fetch request that waits for so many milliseconds.
+func (l *Log) request(wait int32, bytes int, parts ...fetchFrom) *kmsg.FetchRequest {
+	req := kmsg.NewPtrFetchRequest()
+	req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.IsolationLevel = wait, 1, int32(bytes), 1
+	t := kmsg.NewFetchRequestTopic()
+	t.Topic = l.cfg.Topic
+	l.mu.Lock()
+	t.TopicID = l.id
+	l.mu.Unlock()
+	for _, f := range parts {
+		p := kmsg.NewFetchRequestTopicPartition()
+		p.Partition, p.FetchOffset, p.PartitionMaxBytes = f.partition, f.offset, int32(f.bytes)
+		t.Partitions = append(t.Partitions, p)
+	}
+	req.Topics = append(req.Topics, t)
+	return req
+}
+
+// only returns the one partition of a response.
+func only(r *kmsg.FetchResponse) (*kmsg.FetchResponseTopicPartition, int16) {
+	if r.ErrorCode != 0 {
+		return nil, r.ErrorCode
+	}
+	if len(r.Topics) != 1 || len(r.Topics[0].Partitions) != 1 {
+		return nil, kerr.UnknownServerError.Code
+	}
+	return &r.Topics[0].Partitions[0], 0
+}
+
+// A rest keeps records that were fetched and have not been handed out, since a
+// broker sends whole batches and a page has so many events. It also knows how
+// large records are, so that there is seldom much of it.
+type rest struct {
+	limit int // bytes
+
+	mu     sync.Mutex
+	chunks []*chunk // the oldest first
+	bytes  int
+	sizes  map[int]sizes
+}
+
+// sizes are averages of a partition, in bytes of a record.
+type sizes struct{ sent, kept float64 }
+
+// take returns the chunk that begins at an offset, if there is one.
+func (r *rest) take(partition int, from int64) *chunk {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := slices.IndexFunc(r.chunks, func(c *chunk) bool { return c.partition == partition && c.from == from })
+	if i < 0 {
+		return nil
+	}
+	c := r.chunks[i]
+	r.chunks = slices.Delete(r.chunks, i, i+1)
+	r.bytes -= c.bytes
+	return c
+}
+
+// put keeps the records of a chunk from the i-th on, of which a page ended at an
+// offset.
+func (r *rest) put(c *chunk, i int, from int64) {
+	kept := *c
+	kept.from, kept.records = from, c.records[i:]
+	kept.bytes = c.bytes / len(c.records) * len(kept.records)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.chunks = append(r.chunks, &kept)
+	for r.bytes += kept.bytes; r.bytes > r.limit; r.chunks = r.chunks[1:] {
+		r.bytes -= r.chunks[0].bytes
+	}
+}
+
+// learn notes how large the records of a fetch were.
+func (r *rest) learn(partition, sent int, c *chunk) {
+	if len(c.records) == 0 {
+		return
+	}
+	n := float64(len(c.records))
+	now := sizes{float64(sent) / n, float64(c.bytes) / n}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sizes == nil {
+		r.sizes = map[int]sizes{}
+	}
+	if was, ok := r.sizes[partition]; ok {
+		now = sizes{(3*was.sent + now.sent) / 4, (3*was.kept + now.kept) / 4}
+	}
+	r.sizes[partition] = now
+}
+
+// guess returns how many bytes of batches make a page.
+func (r *rest) guess(partition, events, bytes int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.sizes[partition]
+	if !ok {
+		return 256 << 10
+	}
+	n := min(float64(events), float64(bytes)/max(s.kept, 1))
+	return int(max(minFetch, min(maxFetch, n*s.sent)))
+}
