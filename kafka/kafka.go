@@ -24,6 +24,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/tenancy"
 )
 
 // Config says what to read, and with whom. Brokers and Topic are needed.
@@ -44,6 +45,10 @@ type Config struct {
 	SessionTimeout time.Duration // after which a silent member is out; default 45 s; the broker's with ServerProtocol
 	DrainTimeout   time.Duration // that lanes have to end in when their partition goes; default 10 s; then they are abandoned
 	MirrorEvery    time.Duration // between commits of offsets that mirror the checkpoints; default 5 s
+
+	// Router says which records are this consumer's, by their headers: others are read
+	// over, and counted. Default: all are.
+	Router *tenancy.Router
 
 	// Decode makes an event of a record; default [Mapping.Decode] of the zero
 	// Mapping. It is called by many goroutines at once.
@@ -84,6 +89,7 @@ type Log struct {
 	decode func(*kgo.Record) (event.Event, error)
 	rest   rest
 	id     [16]byte // of the topic, as it was opened
+	routed tenancy.Counts
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -133,7 +139,11 @@ func (c *Config) setDefaults() {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Decode == nil {
-		c.Decode = new(Mapping).Decode
+		m := &Mapping{}
+		if c.Router != nil && *c.Router.Names() != defaultNames {
+			m.Names = c.Router.Names()
+		}
+		c.Decode = m.Decode
 	}
 	if c.SessionTimeout == 0 {
 		c.SessionTimeout = 45 * time.Second

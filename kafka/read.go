@@ -74,7 +74,11 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 			l.rest.put(c, i, int64(p.Next))
 			break
 		}
-		e := l.event(r)
+		taken, fault := l.route(r)
+		if !taken {
+			continue
+		}
+		e := l.event(r, fault)
 		if !selects(&req.Filter, &e) {
 			continue
 		}
@@ -87,11 +91,14 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 	return p
 }
 
-// event decodes a record. One that cannot be decoded is an event all the same,
-// without its payload and with the reason: its key is parked, and it is decoded
-// again when that is retried.
-func (l *Log) event(r *kgo.Record) event.Event {
+// event decodes a record. One that cannot be decoded, or has a fault already, is an
+// event all the same, without its payload and with the reason: its key is parked, and
+// it is decoded again when that is retried.
+func (l *Log) event(r *kgo.Record, fault error) event.Event {
 	e, err := l.safeDecode(r)
+	if fault != nil {
+		err = fault
+	}
 	if err != nil {
 		plain := headersOf(r.Headers)
 		base := new(Mapping).outline(r, plain)
