@@ -22,6 +22,7 @@ type self struct {
 	lane     func(store.LaneID) *heldLane // that it works; nil: it does not
 	leaving  int                          // lanes that are being given away
 	failed   map[store.LaneID]time.Time   // lanes that ended with an error here, and when
+	assigned *assigned                    // by the log's own sharing; nil: there is none
 }
 
 // A procSelf is a processor that the member has.
@@ -40,13 +41,14 @@ type heldLane struct {
 
 // A decision is what a member is to do now.
 type decision struct {
-	start []store.LaneID // acquire and work these
-	back  []store.Lane   // its own by the rows, but not worked: give them back
-	leave []handOver     // give these away, when what they have in hand is done
-	rest  []store.LaneID // these end by themselves for a split or merge; their handlers have so long
-	late  []store.LaneID // of those that are to end: end the contexts of their handlers
-	held  []store.Lane   // the rows of the lanes that it works
-	other []store.LaneID // another member works them
+	start []store.LaneID        // acquire and work these
+	take  map[store.LaneID]bool // of them, those that may be taken from a live owner
+	back  []store.Lane          // its own by the rows, but not worked: give them back
+	leave []handOver            // give these away, when what they have in hand is done
+	rest  []store.LaneID        // these end by themselves for a split or merge; their handlers have so long
+	late  []store.LaneID        // of those that are to end: end the contexts of their handlers
+	held  []store.Lane          // the rows of the lanes that it works
+	other []store.LaneID        // another member works them
 	costs map[string]int64
 
 	// unowned are the lanes of its processors that should be worked and that
@@ -129,6 +131,11 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 				} else {
 					d.late = append(d.late, l.LaneID)
 				}
+			case me.shared(pool) != nil:
+				if !me.assigned.has(l.LaneID) {
+					d.leave = append(d.leave, handOver{l.LaneID, ""})
+					d.again(now.Add(handOverAtMost))
+				}
 			case mine && (!placed || target == me.id || !calm):
 			case mine && now.Sub(o.since) < me.calm && !mutant.Is(mutant.MovesAnyTime):
 				d.again(o.since.Add(me.calm))
@@ -169,6 +176,9 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			if owner == me.id { // who handed it over did not know that yet
 				d.back = append(d.back, *l)
 			}
+			continue
+		case me.shared(pool) != nil:
+			d.takeGiven(l, me.assigned, owner, me.id, now)
 			continue
 		case owner == me.id && mine: // it was handed over to this process
 			if !mutant.Is(mutant.HandedIgnored) {

@@ -57,11 +57,12 @@ type Engine struct {
 	wakes    chan struct{}
 	changed  chan struct{} // processors were added or removed
 
-	mu      sync.Mutex
-	procs   map[string]*active
-	failed  map[store.LaneID]time.Time // lanes that ended with an error here, and when
-	running bool
-	wg      sync.WaitGroup // the lanes' goroutines
+	mu       sync.Mutex
+	procs    map[string]*active
+	failed   map[store.LaneID]time.Time // lanes that ended with an error here, and when
+	running  bool
+	assigned *assigned      // by the log's own sharing; nil: there is none
+	wg       sync.WaitGroup // the lanes' goroutines
 }
 
 // An active is a processor that was added.
@@ -255,6 +256,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	e.running, e.since = true, time.Now()
+	if e.sharer() != nil {
+		e.assigned = &assigned{took: map[store.LaneID]time.Time{}}
+	}
 	e.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -264,7 +268,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		wg.Wait()
 		e.leave(ctx)
 		e.mu.Lock()
-		e.running = false
+		e.running, e.assigned = false, nil
 		e.mu.Unlock()
 	}()
 	logParts, err := e.log.Partitions(ctx)
@@ -283,6 +287,12 @@ func (e *Engine) Run(ctx context.Context) error {
 		})
 	}
 	wg.Go(func() { e.heartbeats(ctx) })
+	if a := e.sharer(); a != nil {
+		e.mu.Lock()
+		e.assigned.single = logParts == 1
+		e.mu.Unlock()
+		wg.Go(func() { e.follow(ctx, a) })
+	}
 	e.supervise(ctx, logParts)
 	return ctx.Err()
 }

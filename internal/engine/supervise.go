@@ -104,7 +104,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 		}
 	}
 	for ids := range slices.Chunk(d.start, acquireAtOnce) {
-		if err := e.start(ctx, ids, logParts, share, d.costs); err != nil && ctx.Err() == nil {
+		if err := e.start(ctx, ids, d.take, logParts, share, d.costs); err != nil && ctx.Err() == nil {
 			d.again(time.Now().Add(startAgain))
 			e.logger.Error("lanes were not acquired", "lanes", len(ids), "first", ids[0].String(), "error", err)
 		}
@@ -114,7 +114,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 
 // self returns what the decision must know of this process. The caller has the lock.
 func (e *Engine) self() *self {
-	me := &self{id: e.id, pool: e.cfg.Pool, calm: e.calmAfter(), retry: retryFailed, procs: map[string]procSelf{}, failed: e.failed}
+	me := &self{id: e.id, pool: e.cfg.Pool, calm: e.calmAfter(), retry: retryFailed, procs: map[string]procSelf{}, failed: e.failed, assigned: e.assigned}
 	for name, a := range e.procs {
 		me.procs[name] = procSelf{gone: a.gone, version: version(a.p)}
 		for _, o := range a.lanes {
@@ -227,9 +227,9 @@ func (e *Engine) complain(id store.LaneID, o *owned) {
 }
 
 // start acquires lanes and works each in a goroutine of its own. Lanes that
-// another process has taken meanwhile are left alone.
-func (e *Engine) start(ctx context.Context, ids []store.LaneID, logParts, budget int, costs map[string]int64) error {
-	acquired, err := lane.AcquireAll(ctx, e.store, ids, e.id, func(store.LaneID, error) error { return nil })
+// another process has taken meanwhile are left alone, unless they may be taken.
+func (e *Engine) start(ctx context.Context, ids []store.LaneID, take map[store.LaneID]bool, logParts, budget int, costs map[string]int64) error {
+	acquired, err := lane.TakeAll(ctx, e.store, ids, e.id, func(id store.LaneID) bool { return take[id] }, func(store.LaneID, error) error { return nil })
 	if err != nil {
 		return err
 	}
@@ -237,9 +237,12 @@ func (e *Engine) start(ctx context.Context, ids []store.LaneID, logParts, budget
 	e.mu.Lock()
 	for _, row := range acquired {
 		a := e.procs[row.Processor]
-		if a == nil || a.gone {
+		if a == nil || a.gone || e.assigned != nil && !e.assigned.has(row.LaneID) {
 			back = append(back, row)
 			continue
+		}
+		if e.assigned != nil {
+			e.assigned.took[row.LaneID] = e.assigned.parts[e.assigned.of(row.LaneID)].at
 		}
 		e.work(ctx, a, row, logParts, budget, costs[row.String()])
 	}
@@ -289,6 +292,7 @@ func (e *Engine) work(ctx context.Context, a *active, row store.Lane, logParts, 
 			e.news()
 			e.logger.Error("lane ended", "lane", id.String(), "error", err)
 		}
+		e.checkReleased()
 		e.mu.Unlock()
 		e.wake()
 	})

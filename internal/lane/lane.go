@@ -184,6 +184,13 @@ func Acquire(ctx context.Context, s store.Store, id store.LaneID, owner string) 
 // or that a live member holds, is given to refused with its error; where that
 // returns an error nothing is acquired, else the other lanes are.
 func AcquireAll(ctx context.Context, s store.Store, ids []store.LaneID, owner string, refused func(store.LaneID, error) error) ([]store.Lane, error) {
+	return TakeAll(ctx, s, ids, owner, func(store.LaneID) bool { return false }, refused)
+}
+
+// TakeAll is AcquireAll for who was told, by something else than leases, that some
+// lanes are its own now: take says which of them it may take from a live member.
+// That one is fenced by the epoch like any other that lost a lane.
+func TakeAll(ctx context.Context, s store.Store, ids []store.LaneID, owner string, take func(store.LaneID) bool, refused func(store.LaneID, error) error) ([]store.Lane, error) {
 	var got []store.Lane
 	err := s.Update(ctx, func(tx store.Tx) error {
 		got = got[:0]
@@ -204,7 +211,7 @@ func AcquireAll(ctx context.Context, s store.Store, ids []store.LaneID, owner st
 			switch p := rows[id.Processor]; {
 			case err == nil && p != nil && !worked(p, id.Number) && !mutant.Is(mutant.KeptWorked):
 				err = fmt.Errorf("lane %v: its build is kept as it is, or is no more: %w", id, ErrState)
-			case err == nil && l.Owner != "" && l.Owner != owner && alive[l.Owner] && !mutant.Is(mutant.LeaseIgnored):
+			case err == nil && l.Owner != "" && l.Owner != owner && alive[l.Owner] && !take(id) && !mutant.Is(mutant.LeaseIgnored):
 				err = fmt.Errorf("lane %v: %w: %s", id, ErrOwned, l.Owner)
 			case err == nil:
 				l.Owner, l.Epoch = owner, l.Epoch+1

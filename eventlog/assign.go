@@ -1,0 +1,48 @@
+package eventlog
+
+import (
+	"context"
+
+	"github.com/fairlead-dev/fairlead/event"
+)
+
+// An Assigner is a log whose server shares out the log partitions among the
+// processes that read it, as Kafka does among the members of a consumer group. An
+// engine on it works the lanes of the partitions that were given to its process,
+// and shares out nothing by itself.
+//
+// Who has a partition takes its lanes from a process that had them before, even if
+// that one still lives: the lane's epoch grows, and so the store refuses what the
+// other one writes. What is said here decides who works, never what is safe.
+type Assigner interface {
+	Log
+
+	// Shares reports whether the log does so, as it is configured.
+	Shares() bool
+
+	// Assign takes part in the sharing for w until ctx ends, and then leaves. Its
+	// error is that of ctx, or why it cannot take part. It is called once at a time.
+	Assign(ctx context.Context, w Worker) error
+
+	// Assigned returns the log partitions that this process has now.
+	Assigned() []int
+}
+
+// A Worker works the log partitions that an [Assigner] gives to a process.
+type Worker interface {
+	// Own says which partitions are this process's from now on. The result is
+	// closed when no lane of others is worked here any more. It is not called
+	// concurrently, and does not block.
+	Own(partitions []int) (released <-chan struct{})
+
+	// Checkpoints returns how far the store has all that this process's processors
+	// made of these partitions: the position of the lane that is furthest behind,
+	// rebuilds left out. What it cannot tell is missing.
+	Checkpoints(ctx context.Context, partitions []int) (map[int]event.Position, error)
+}
+
+// An Identity is a log that knows itself again. Where a log of the same name has
+// another identity, positions of the one mean nothing in the other.
+type Identity interface {
+	Identity() string
+}

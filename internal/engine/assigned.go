@@ -1,0 +1,206 @@
+package engine
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// takeWithin is for how long after a partition was given to this process it may
+// take the partition's lanes from a live owner. A process that was frozen and wakes
+// up believes that it still has its partitions, but it takes nothing back.
+const takeWithin = 30 * time.Second
+
+// assigned is what an [eventlog.Assigner] gave to this process. It is guarded by
+// the engine's lock. Nil: the log shares out nothing, or this process belongs to a
+// pool, whose tenants' lanes are leased like those on other logs.
+type assigned struct {
+	single   bool // the log has one partition: all lanes read it, whatever shares of it they work
+	parts    map[int]given
+	took     map[store.LaneID]time.Time // lanes that were acquired: when their partition had been given
+	released []chan struct{}            // closed when no lane of another partition is worked any more
+}
+
+// given is when a partition was given to this process.
+type given struct{ at time.Time }
+
+// of returns the log partition that a lane reads.
+func (a *assigned) of(id store.LaneID) int {
+	if a.single {
+		return 0
+	}
+	return id.Partition
+}
+
+// has reports whether a lane is this process's to work.
+func (a *assigned) has(id store.LaneID) bool {
+	_, ok := a.parts[a.of(id)]
+	return ok
+}
+
+// takes reports whether the lane may be taken from a live owner: once, and soon
+// after the partition was given. Who had it before has been told, or is out of the
+// group. One that took a lane and lost it again was overtaken itself.
+func (a *assigned) takes(id store.LaneID, now time.Time) bool {
+	g, ok := a.parts[a.of(id)]
+	return ok && now.Sub(g.at) < takeWithin && a.took[id] != g.at
+}
+
+// shared returns the engine's assigned for lanes of a pool; nil: they are leased.
+func (me *self) shared(pool string) *assigned {
+	if pool != "" {
+		return nil
+	}
+	return me.assigned
+}
+
+// takeGiven adds to d what is to be done about a lane that nobody works here and
+// that the log's own sharing decides about. Owner is the live one; "": none.
+func (d *decision) takeGiven(l *store.Lane, a *assigned, owner, self string, now time.Time) {
+	switch {
+	case !a.has(l.LaneID) && owner == self:
+		d.back = append(d.back, *l)
+	case a.has(l.LaneID) && (owner == "" || owner == self):
+		d.start = append(d.start, l.LaneID)
+	case a.has(l.LaneID) && a.takes(l.LaneID, now):
+		d.start = append(d.start, l.LaneID)
+		if d.take == nil {
+			d.take = map[store.LaneID]bool{}
+		}
+		d.take[l.LaneID] = true
+	case owner == "":
+		d.unowned[l.LaneID] = nil
+	default:
+		d.other = append(d.other, l.LaneID)
+	}
+}
+
+// sharer returns the log if it shares out its partitions and this process takes part.
+func (e *Engine) sharer() eventlog.Assigner {
+	if a, ok := e.log.(eventlog.Assigner); ok && a.Shares() && e.cfg.Pool == "" {
+		return a
+	}
+	return nil
+}
+
+// follow takes part in the log's sharing until ctx ends.
+func (e *Engine) follow(ctx context.Context, a eventlog.Assigner) {
+	for ctx.Err() == nil {
+		if err := a.Assign(ctx, worker{e}); err != nil && ctx.Err() == nil {
+			e.logger.Error("no part in the sharing out of the log's partitions", "error", err)
+			pause(ctx, 5*startAgain)
+		}
+	}
+}
+
+// A worker is the engine as an [eventlog.Assigner] sees it.
+type worker struct{ e *Engine }
+
+// Own implements [eventlog.Worker]. Lanes of partitions that went are ended at
+// once, not with the next look at the rows: the others of the group wait for it.
+func (w worker) Own(partitions []int) <-chan struct{} {
+	e := w.e
+	done := make(chan struct{})
+	now := time.Now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a := e.assigned
+	if a == nil { // the engine has ended
+		close(done)
+		return done
+	}
+	parts := make(map[int]given, len(partitions))
+	for _, p := range partitions {
+		if g, ok := a.parts[p]; ok {
+			parts[p] = g
+		} else {
+			parts[p] = given{now}
+		}
+	}
+	a.parts = parts
+	maps.DeleteFunc(a.took, func(id store.LaneID, _ time.Time) bool { return !a.has(id) })
+	for o := range e.strays() {
+		if o.leaving.IsZero() {
+			if o.leaving, o.to = now, ""; !o.runner.retire() {
+				o.cancel()
+			}
+		}
+	}
+	a.released = append(a.released, done)
+	e.checkReleased()
+	e.wake()
+	return done
+}
+
+// strays are the lanes that are worked here although their partition is not this
+// process's. The caller has the lock.
+func (e *Engine) strays() func(yield func(*owned) bool) {
+	return func(yield func(*owned) bool) {
+		for _, a := range e.procs {
+			for id, o := range a.lanes {
+				if !e.assigned.has(id) && !yield(o) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// checkReleased tells those who wait that no stray is left. The caller has the lock.
+func (e *Engine) checkReleased() {
+	if e.assigned == nil || len(e.assigned.released) == 0 {
+		return
+	}
+	for range e.strays() {
+		return
+	}
+	for _, c := range e.assigned.released {
+		close(c)
+	}
+	e.assigned.released = nil
+}
+
+// Checkpoints implements [eventlog.Worker], from the rows: they are what is
+// committed.
+func (w worker) Checkpoints(ctx context.Context, partitions []int) (map[int]event.Position, error) {
+	wanted, procs, a := map[int]bool{}, map[string]bool{}, assigned{}
+	for _, p := range partitions {
+		wanted[p] = true
+	}
+	w.e.mu.Lock()
+	for name, a := range w.e.procs {
+		procs[name] = !a.gone
+	}
+	if w.e.assigned != nil {
+		a.single = w.e.assigned.single
+	}
+	w.e.mu.Unlock()
+	at := map[int]event.Position{}
+	err := w.e.store.View(ctx, func(tx store.Tx) error {
+		clear(at)
+		rows, err := tx.Processors()
+		if err != nil {
+			return err
+		}
+		live := map[string]int64{}
+		for i := range rows {
+			live[rows[i].Name] = rows[i].Live
+		}
+		lanes, err := tx.Lanes("")
+		for i := range lanes {
+			l := &lanes[i]
+			if !procs[l.Processor] || l.Number != live[l.Processor] || !wanted[a.of(l.LaneID)] {
+				continue
+			}
+			if p, ok := at[a.of(l.LaneID)]; !ok || l.Position < p {
+				at[a.of(l.LaneID)] = l.Position
+			}
+		}
+		return err
+	})
+	return at, err
+}
