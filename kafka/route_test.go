@@ -37,6 +37,9 @@ func notes() *fairlead.Projection[noted] {
 // stamped by the hook that a producer has.
 func TestBaselineAndSandboxes(t *testing.T) {
 	const file = `
+kafka:
+  brokers: [localhost:9092]
+  topic: notes
 consumer:
   groupId: notes
   service: notes
