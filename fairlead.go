@@ -104,6 +104,15 @@ type Processor struct{ p engine.Processor }
 // Name returns the processor's name.
 func (p Processor) Name() string { return p.p.Name }
 
+// From returns the processor with a place to begin, unless its options say one. Like
+// [Options.Start] it counts once, when the processor is new to the store.
+func (p Processor) From(s Start) Processor {
+	if p.p.Start == (Start{}) {
+		p.p.Start = s
+	}
+	return p
+}
+
 // Options tunes a processor. The zero Options is ready to use.
 type Options struct {
 	// Partitions cuts the work of a new processor into so many lanes by the hash

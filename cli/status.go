@@ -173,12 +173,12 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 
 func (p *program) status(ctx context.Context, db Database) (statusJSON, error) {
 	s := statusJSON{Database: withoutPassword(p.db), Heads: []int64{}, Holders: []holderJSON{}, Processors: []processorJSON{}, Members: []memberJSON{}}
-	parts, err := db.Partitions(ctx)
+	parts, err := p.log(db).Partitions(ctx)
 	if err != nil {
 		return s, err
 	}
 	for i := range parts {
-		h, err := db.Head(ctx, i)
+		h, err := p.log(db).Head(ctx, i)
 		if err != nil {
 			return s, err
 		}

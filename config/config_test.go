@@ -23,12 +23,19 @@ func parse(t *testing.T, text string) *config.File {
 	return f
 }
 
+// topic is needed where there is a consumer.
+const topic = "kafka: {brokers: ['localhost:9092'], topic: orders}\n"
+
 func TestParse(t *testing.T) {
 	f := parse(t, `
 database: postgres://app:${PASSWORD}@localhost/app
 memory: 256MiB
 lease: 15s
 slots: 8
+kafka:
+  brokers: [localhost:9092]
+  topic: orders
+  sasl: {mechanism: plain, user: app, password: "${PASSWORD}"}
 consumer:
   groupId: orders
   service: orders
@@ -36,6 +43,9 @@ consumer:
   enableTenantRouting: true
   headers: doordash
 `)
+	if k := f.Kafka; k.Topic != "orders" || k.SASL.Password != "s3cret" {
+		t.Errorf("%+v", k)
+	}
 	if f.Database != "postgres://app:s3cret@localhost/app" || f.Memory != 256<<20 || time.Duration(f.Lease) != 15*time.Second || f.Slots != 8 {
 		t.Errorf("%+v", f)
 	}
@@ -45,7 +55,7 @@ consumer:
 	if f := parse(t, ""); f.Consumer != nil {
 		t.Errorf("of nothing: %+v", f)
 	}
-	if f := parse(t, "consumer: {groupId: g, headers: {tenant: x-tenant, class: x-class}}"); f.Consumer.Headers.Tenant != "x-tenant" {
+	if f := parse(t, topic+"consumer: {groupId: g, headers: {tenant: x-tenant, class: x-class}}"); f.Consumer.Headers.Tenant != "x-tenant" {
 		t.Errorf("%+v", f.Consumer)
 	}
 }
@@ -68,6 +78,11 @@ func TestBadFiles(t *testing.T) {
 		{"reset", "consumer:\n  groupId: g\n  autoOffsetReset: newest\n", `fairlead.yaml:3: consumer.autoOffsetReset: "newest"`},
 		{"empty list", "consumer:\n  groupId: g\n  allowedConsumerTenancies: []\n", "fairlead.yaml:3: consumer.allowedConsumerTenancies: an empty list"},
 		{"preset", "consumer:\n  groupId: g\n  headers: dordash\n", `fairlead.yaml:3: consumer.headers: no preset "dordash": there are doordash, fairlead`},
+		{"no broker", "kafka:\n  topic: t\n", "kafka.brokers: name a broker"},
+		{"no topic", "name: a\nkafka:\n  brokers: [a:1]\n", "kafka.topic: name the topic"},
+		{"mechanism", "kafka:\n  brokers: [a:1]\n  topic: t\n  sasl:\n    mechanism: md5\n    user: u\n    password: p\n", "fairlead.yaml:5: kafka.sasl.mechanism: \"md5\""},
+		{"no password", "kafka:\n  brokers: [a:1]\n  topic: t\n  sasl: {mechanism: plain, user: u, password: \"${NONE}\"}\n", "fairlead.yaml:4: kafka.sasl.password: the environment has no NONE"},
+		{"a consumer of no topic", "consumer:\n  groupId: g\n", "consumer: only a topic is shared"},
 		{"no YAML", "name: [\n", "fairlead.yaml:"},
 		{"tab", "name: a\n\tlease: 10s\n", "fairlead.yaml:2"},
 		{"two documents", "name: a\n---\nname: b\n", "more than one document"},
@@ -108,7 +123,7 @@ func TestIdentify(t *testing.T) {
 		{"no such class", "{groupId: g, service: s, allowedConsumerTenancies: [prod, tset]}", "", "", "", `"tset", which is no class`, ""},
 		{"classes of their own", "{groupId: g, service: s, allowedConsumerTenancies: [live, doortest], productionClass: live, testClasses: [doortest]}", "", "g", "none", "", ""},
 	} {
-		id, err := parse(t, "consumer: "+x.text).Consumer.Identify(func(name string) string {
+		id, err := parse(t, topic+"consumer: "+x.text).Consumer.Identify(func(name string) string {
 			if name == "FAIRLEAD_HOST_LABEL" {
 				return x.host
 			}
@@ -135,7 +150,7 @@ func TestConfiguredRouter(t *testing.T) {
 		Key   string
 		Value []byte
 	}
-	c := parse(t, "consumer: {groupId: g, service: orders, headers: doordash, testClasses: [doortest], hostLabelEnv: HOST}").Consumer
+	c := parse(t, topic+"consumer: {groupId: g, service: orders, headers: doordash, testClasses: [doortest], hostLabelEnv: HOST}").Consumer
 	sandbox, err := c.Identify(func(name string) string { v, _ := env(name); return v })
 	if err != nil {
 		t.Fatal(err)

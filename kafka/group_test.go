@@ -239,4 +239,3 @@ func TestBrokerRestarts(t *testing.T) {
 	l.check(b.db, p)
 	eventually(t, time.Minute, "both share again", share(4, a, b))
 }
-

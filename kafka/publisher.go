@@ -1,5 +1,3 @@
-// Package kafka publishes events to Kafka, for fairlead.Forward, and stamps the records
-// of producers that exist.
 package kafka
 
 import (

@@ -1,0 +1,56 @@
+package config
+
+import "fmt"
+
+// A Kafka is a topic that is the log in place of the database, which then is the
+// store only.
+type Kafka struct {
+	// Brokers are host:port of some brokers, to begin with.
+	Brokers []string `yaml:"brokers"`
+	// Topic is the topic to read.
+	Topic string `yaml:"topic"`
+	// KeySeparator ends the tenant in a key, as ":" in tenant:key; default: keys have no tenant.
+	KeySeparator string `yaml:"keySeparator"`
+	// Tenant is that of records which name none; default: they are parked.
+	Tenant string `yaml:"tenant"`
+	// InstanceID makes the process a static member of the group; unique in it.
+	InstanceID string `yaml:"instanceId"`
+	// ServerProtocol is the group protocol of KIP-848, of Kafka 4.0 and later.
+	ServerProtocol bool `yaml:"serverProtocol"`
+	// TLS encrypts connections, and checks the brokers by the system's certificates.
+	TLS bool `yaml:"tls"`
+	// SASL is how to log in; default: not at all.
+	SASL *SASL `yaml:"sasl"`
+}
+
+// SASL is a login.
+type SASL struct {
+	// Mechanism is plain, scram-sha-256 or scram-sha-512.
+	Mechanism string `yaml:"mechanism"`
+	// User and Password are the account's.
+	User string `yaml:"user"`
+	// Password of the account; ${NAME} takes it from the environment.
+	Password string `yaml:"password"`
+}
+
+// check says what is wrong.
+func (k *Kafka) check() (errs []keyError) {
+	fail := func(key, format string, args ...any) { errs = append(errs, keyError{key, fmt.Errorf(format, args...)}) }
+	if len(k.Brokers) == 0 {
+		fail("brokers", "name a broker, as host:port")
+	}
+	if k.Topic == "" {
+		fail("topic", "name the topic to read")
+	}
+	if s := k.SASL; s != nil {
+		switch s.Mechanism {
+		case "plain", "scram-sha-256", "scram-sha-512":
+		default:
+			fail("sasl.mechanism", "%q: plain, scram-sha-256 or scram-sha-512", s.Mechanism)
+		}
+		if s.User == "" || s.Password == "" {
+			fail("sasl", "user and password are needed")
+		}
+	}
+	return errs
+}
