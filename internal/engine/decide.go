@@ -21,6 +21,7 @@ type self struct {
 	procs    map[string]procSelf
 	lane     func(store.LaneID) *heldLane // that it works; nil: it does not
 	leaving  int                          // lanes that are being given away
+	worked   map[store.LaneID]int64       // the last epoch under which it worked a lane
 	failed   map[store.LaneID]time.Time   // lanes that ended with an error here, and when
 }
 
@@ -41,6 +42,7 @@ type heldLane struct {
 // A decision is what a member is to do now.
 type decision struct {
 	start []store.LaneID // acquire and work these
+	take  []store.Lane   // work these: they were handed to this member, and so acquired for it
 	back  []store.Lane   // its own by the rows, but not worked: give them back
 	leave []handOver     // give these away, when what they have in hand is done
 	rest  []store.LaneID // these end by themselves for a split or merge; their handlers have so long
@@ -82,7 +84,7 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			owners[l.LaneID] = l.Owner
 		}
 	}
-	from := f.see(v.members, now, me.calm)
+	from := f.see(v.staying(), now, me.calm)
 	calm := !now.Before(from) && alive[me.id] || mutant.Is(mutant.MovesAnyTime)
 	if len(v.members) > 1 && !calm && alive[me.id] { // else: when it is alive again, which is a change
 		d.again(from)
@@ -171,7 +173,12 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			}
 			continue
 		case owner == me.id && mine: // it was handed over to this process
-			if !mutant.Is(mutant.HandedIgnored) {
+			switch {
+			case mutant.Is(mutant.HandedIgnored):
+			case l.Epoch > me.worked[l.LaneID] || mutant.Is(mutant.TakenTwice):
+				d.take = append(d.take, *l)
+				d.again(now.Add(me.calm)) // no row changes by it, and it may have another place since
+			default: // it was to be given up, and that failed: what is in flight must not count
 				d.start = append(d.start, l.LaneID)
 			}
 			continue
@@ -181,7 +188,8 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 		case owner != "":
 			d.other = append(d.other, l.LaneID)
 			// It may be about to be given away.
-			f.moving = f.moving || target == me.id && (calm || v.told()[owner].Pool != pool)
+			n := v.told()[owner]
+			f.moving = f.moving || target == me.id && (calm || n.Pool != pool || n.Leaving)
 			continue
 		}
 		// A tenant that has just left its base lane is first of all the business
@@ -232,7 +240,7 @@ func (v *view) nobody(l *store.Lane, pool string) error {
 			"start one that has processor %q in that pool, or clear the tenant's pool", l.LaneID, l.Tenant, pool, l.Processor)
 	}
 	for _, n := range v.told() {
-		if n.Pool == "" {
+		if n.Pool == "" && !n.Leaving {
 			return nil
 		}
 	}

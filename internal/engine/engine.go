@@ -60,8 +60,11 @@ type Engine struct {
 	mu      sync.Mutex
 	procs   map[string]*active
 	failed  map[store.LaneID]time.Time // lanes that ended with an error here, and when
+	worked  map[store.LaneID]int64     // the last epoch under which a lane was worked here
 	running bool
+	leaving bool           // Run is about to end
 	wg      sync.WaitGroup // the lanes' goroutines
+	given   giving
 }
 
 // An active is a processor that was added.
@@ -138,7 +141,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg: cfg, log: cfg.Log, store: cfg.Store, logger: cfg.Logger,
 		pages: newPages(cfg.Log, cfg.Memory/4), turns: newTurns(cfg.Slots), gently: gently{turn: make(chan struct{}, 1)},
 		id: cfg.Name + "/" + rand.Text()[:10], wakes: make(chan struct{}, 1), changed: make(chan struct{}, 1),
-		procs: map[string]*active{}, failed: map[store.LaneID]time.Time{},
+		procs: map[string]*active{}, failed: map[store.LaneID]time.Time{}, worked: map[store.LaneID]int64{},
 	}, nil
 }
 
@@ -246,23 +249,25 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// Run works until ctx ends. When it returns, every goroutine that it started
-// has returned, and its leases are given up. An engine runs once at a time.
+// Run works until ctx ends. Then it gives its lanes to the other processes, for some
+// seconds at most, if there are any: handlers may be called until theirs is given.
+// When it returns, every goroutine that it started has returned, and its leases are
+// given up. An engine runs once at a time.
 func (e *Engine) Run(ctx context.Context) error {
 	e.mu.Lock()
 	if e.running {
 		e.mu.Unlock()
 		return ErrRunning
 	}
-	e.running, e.since = true, time.Now()
+	e.running, e.leaving, e.since = true, false, time.Now()
 	e.mu.Unlock()
-	ctx, cancel := context.WithCancel(ctx)
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the lanes' and all that they need
 	var wg sync.WaitGroup
 	defer func() {
 		cancel()
 		e.wg.Wait()
 		wg.Wait()
-		e.leave(ctx)
+		e.leave(work)
 		e.mu.Lock()
 		e.running = false
 		e.mu.Unlock()
@@ -276,14 +281,14 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	for i := range logParts {
 		wg.Go(func() {
-			e.pages.watch(ctx, i, func(err error) {
+			e.pages.watch(work, i, func(err error) {
 				e.logger.Error("the log does not answer", "partition", i, "error", err)
-				pause(ctx, time.Second)
+				pause(work, time.Second)
 			})
 		})
 	}
-	wg.Go(func() { e.heartbeats(ctx) })
-	e.supervise(ctx, logParts)
+	wg.Go(func() { e.heartbeats(work) })
+	e.supervise(ctx, work, logParts)
 	return ctx.Err()
 }
 

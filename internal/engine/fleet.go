@@ -15,6 +15,9 @@ const (
 	handOverAtMost = 5 * time.Second        // that handlers in progress may take before a lane is handed over without their end
 	stopOver       = 300 * time.Millisecond // that a reactor's lane stays where its tenant was, to learn what is in progress there
 	handOverAtOnce = 16                     // lanes that a process gives away at a time, so that none waits for many others
+	tellAtMost     = time.Second            // that a process which is to end takes to say so
+	leaveAtMost    = 5 * time.Second        // that it takes then to give its lanes to the others, a few at a time
+	gatherFor      = time.Millisecond       // that a lane which has ended waits for others, to be given up with them
 	acquireAtOnce  = 64                     // lanes acquired in one transaction
 	costWindow     = 30 * time.Second
 )
@@ -29,6 +32,9 @@ type memberNotes struct {
 	Costs    map[string]int64  `json:"costs,omitempty"` // by lane; those that are not there cost 1
 	Refuses  []string          `json:"refuses,omitempty"`
 	Pool     string            `json:"pool,omitempty"` // of which it works the tenants' lanes; "": all others
+	// Leaving means that it is about to end, and gives its lanes to the others:
+	// nothing is placed on it any more.
+	Leaving bool `json:"leaving,omitempty"`
 }
 
 func (n *memberNotes) String() string {
@@ -44,7 +50,7 @@ func (n *memberNotes) String() string {
 func (e *Engine) notes(now time.Time) *memberNotes {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	n := &memberNotes{Processors: []string{}, Costs: map[string]int64{}, Pool: e.cfg.Pool}
+	n := &memberNotes{Processors: []string{}, Costs: map[string]int64{}, Pool: e.cfg.Pool, Leaving: e.leaving}
 	for name, a := range e.procs {
 		if a.gone {
 			continue
@@ -145,6 +151,12 @@ func PoolOf(m *store.Member) string {
 	return v.told()[m.ID].Pool
 }
 
+// staying returns the live members that are not about to end.
+func (v *view) staying() []store.Member {
+	told := v.told()
+	return slices.DeleteFunc(slices.Clone(v.members), func(m store.Member) bool { return told[m.ID].Leaving })
+}
+
 // place says who is to work which lane, of all that can be worked: the same in
 // every process that sees the same rows. It also returns what lanes cost. Each
 // pool's lanes are shared out among its members, those of the tenants in no pool
@@ -161,6 +173,9 @@ func place(v *view) (targets map[store.LaneID]string, costs map[string]int64) {
 		n := told[m.ID]
 		for lane, c := range n.Costs {
 			costs[lane] = max(costs[lane], c)
+		}
+		if n.Leaving {
+			continue // what its lanes cost counts: they are to be placed
 		}
 		if mutant.Is(mutant.PoolIgnored) {
 			n.Pool = ""
