@@ -79,6 +79,7 @@ func TestHandOver(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	detachedEnd := tenant(manyDetached)
 	// The detached tenants, two streams at a time, and as many of the others.
 	wg.Go(func() {
 		for i := 0; ctx.Err() == nil; rest(ctx, 200*time.Millisecond) {
@@ -97,6 +98,16 @@ func TestHandOver(t *testing.T) {
 			}
 		}
 	})
+	lanesOf := func(tenant, stream string) (all []string) {
+		for i, n := range manyPartitions {
+			k := fmt.Sprintf("p%d#1/%d ", i, partition.Bucket(tenant+"\x00"+stream, n))
+			if i == len(manyPartitions)-1 && tenant < detachedEnd {
+				k += tenant
+			}
+			all = append(all, k)
+		}
+		return all
+	}
 	quiet := func() {
 		t.Helper()
 		f.until(t, c, fmt.Sprintf("SELECT (%s) + (SELECT count(DISTINCT (lane, epoch)) - count(DISTINCT lane) FROM turnover.seen WHERE at > clock_timestamp() - interval '3 s')", turnover.Ownerless),
@@ -104,14 +115,14 @@ func TestHandOver(t *testing.T) {
 	}
 	read := func(from time.Time) []turnover.Move {
 		t.Helper()
-		moves, err := turnover.Read(ctx, c, from, time.Now())
+		to := time.Now()
+		moves, err := turnover.Read(ctx, c, from, to, lanesOf)
 		if err != nil {
 			t.Fatal(err)
 		}
-		frees, pauses := turnover.Frees(moves), turnover.Pauses(moves)
-		f.note("%d moves; without an owner P50 %v, P99 %v, longest %v; pause P50 %v, P99 %v, longest %v", len(moves),
-			turnover.Quantile(frees, .5), turnover.Quantile(frees, .99), turnover.Quantile(frees, 1),
-			turnover.Quantile(pauses, .5), turnover.Quantile(pauses, .99), turnover.Quantile(pauses, 1))
+		stands := f.stands(t, from, to)
+		f.note("%d moves, %d of lanes that were given up; P50 / P99 / longest, ms: pause %s, stood still %s, without an owner %s, gap %s", len(moves), len(stands),
+			quantiles(turnover.Pauses(moves)), quantiles(stands), quantiles(turnover.Frees(moves)), quantiles(turnover.Gaps(moves)))
 		return moves
 	}
 	const atMost = lease + time.Second
@@ -160,7 +171,7 @@ func TestHandOver(t *testing.T) {
 	f.until(t, c, turnover.Ownerless, func(n int) bool { return n > 0 }) // its lease has ended
 	f.until(t, c, turnover.Ownerless, func(n int) bool { return n == 0 })
 	moves = read(began)
-	taken := slices.DeleteFunc(moves, func(m turnover.Move) bool { return m.Given })
+	taken := slices.DeleteFunc(moves, func(m turnover.Move) bool { return m.Given || m.Handed })
 	if len(taken) == 0 {
 		t.Fatal("the process that was killed had no lane")
 	}
@@ -187,6 +198,14 @@ func TestHandOver(t *testing.T) {
 	for _, err := range f.ended {
 		t.Error(err)
 	}
+}
+
+// quantiles says what durations in ascending order come to.
+func quantiles(all []time.Duration) string {
+	ms := func(q float64) string {
+		return fmt.Sprintf("%.0f", float64(turnover.Quantile(all, q).Microseconds())/1000)
+	}
+	return ms(.5) + " / " + ms(.99) + " / " + ms(1)
 }
 
 // until asks for a number until it is as it should be.

@@ -159,3 +159,19 @@ func (e *Engine) handOver(ctx context.Context, all []lane.Given) error {
 	defer cancel()
 	return lane.HandOver(ctx, e.store, e.id, all...)
 }
+
+// tellBegin says that a lane has begun to take events: it has read its row.
+func (e *Engine) tellBegin(id store.LaneID, epoch int64) {
+	e.logger.Debug("lane begins", "lane", id.String(), "epoch", epoch)
+}
+
+// tellEnd says that a lane takes no more events, and since when it does not.
+func (e *Engine) tellEnd(id store.LaneID, o *owned) {
+	e.mu.Lock()
+	since, to := o.leaving, o.to
+	e.mu.Unlock()
+	if since.IsZero() {
+		since = time.Now()
+	}
+	e.logger.Debug("lane ends", "lane", id.String(), "epoch", o.epoch, "since", since, "to", to)
+}

@@ -132,11 +132,14 @@ func (r *streamRunner) read(ctx context.Context) {
 		r.pool.unlock()
 		return
 	}
-	held := l.row.State == store.Held
+	held, first := l.row.State == store.Held, !l.loaded
 	err = l.adopt(v)
 	r.revision.Store(v.row.Revision)
 	r.status.position.Store(int64(v.row.Position))
 	r.pool.unlock()
+	if first && err == nil {
+		r.e.tellBegin(r.id, l.epoch)
+	}
 	switch {
 	case err != nil:
 		r.status.set(err)

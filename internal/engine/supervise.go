@@ -286,6 +286,7 @@ func (e *Engine) work(ctx context.Context, a *active, row store.Lane, logParts, 
 		defer close(o.ended)
 		defer cancel()
 		err := o.runner.run(lctx)
+		e.tellEnd(id, o)
 		switch {
 		case errors.Is(err, errLaneGone), errors.Is(err, errMerged):
 		default:
