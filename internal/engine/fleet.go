@@ -17,6 +17,7 @@ const (
 	handOverAtOnce = 16                     // lanes that a process gives away at a time, so that none waits for many others
 	tellAtMost     = time.Second            // that a process which is to end takes to say so
 	leaveAtMost    = 5 * time.Second        // that it takes then to give its lanes to the others, a few at a time
+	leaveAtLeast   = 4                      // lanes that it gives away at a time, however few the others are
 	gatherFor      = time.Millisecond       // that a lane which has ended waits for others, to be given up with them
 	acquireAtOnce  = 64                     // lanes acquired in one transaction
 	costWindow     = 30 * time.Second

@@ -49,16 +49,14 @@ func (e *Engine) handAll(ctx context.Context, v view) {
 			all = append(all, id)
 		}
 	}
-	first, then := handOverOrder(all, func(p string) bool { return e.procs[p].p.React != nil })
+	groups := handOverOrder(all, heirs, func(p string) bool { return e.procs[p].p.React != nil })
 	e.mu.Unlock()
-	for _, ids := range [][]store.LaneID{first, then} {
-		for some := range slices.Chunk(ids, handOverAtOnce) {
-			for _, ended := range e.endLanes(some, heirs) {
-				select {
-				case <-ended:
-				case <-ctx.Done():
-					return
-				}
+	for _, ids := range groups {
+		for _, ended := range e.endLanes(ids, heirs) {
+			select {
+			case <-ended:
+			case <-ctx.Done():
+				return
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"maps"
+	"slices"
 
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -38,16 +39,34 @@ func (v *view) heirs(id string) map[store.LaneID]string {
 	return heirs
 }
 
-// handOverOrder puts the lanes that a leaving process works into the order in which
-// it hands them over. A reactor's tenant lanes come after all others, because events
-// of the tenant may still be in progress in its base lane.
-func handOverOrder(lanes []store.LaneID, reactor func(processor string) bool) (first, then []store.LaneID) {
+// handOverOrder puts the lanes that a leaving process works into the groups in which
+// it hands them over, one after the other: one lane for each heir or a few, so that a
+// lane waits for few others there. A reactor's tenant lanes come after all others,
+// because events of the tenant may still be in progress in its base lane.
+func handOverOrder(lanes []store.LaneID, heirs map[store.LaneID]string, reactor func(processor string) bool) (groups [][]store.LaneID) {
+	var parts [2]map[string][]store.LaneID // by heir
 	for _, id := range lanes {
+		part := &parts[0]
 		if id.Tenant != "" && reactor(id.Processor) {
-			then = append(then, id)
-		} else {
-			first = append(first, id)
+			part = &parts[1]
 		}
+		if *part == nil {
+			*part = map[string][]store.LaneID{}
+		}
+		(*part)[heirs[id]] = append((*part)[heirs[id]], id)
 	}
-	return first, then
+	for _, part := range parts {
+		var all []store.LaneID
+		names := slices.Sorted(maps.Keys(part))
+		for i, more := 0, true; more; i++ {
+			more = false
+			for _, name := range names {
+				if of := part[name]; i < len(of) {
+					all, more = append(all, of[i]), true
+				}
+			}
+		}
+		groups = slices.AppendSeq(groups, slices.Chunk(all, min(max(len(names), leaveAtLeast), handOverAtOnce)))
+	}
+	return groups
 }

@@ -77,7 +77,7 @@ type simMember struct {
 	beat   time.Time
 	ending bool        // it leaves
 	told   bool        // and has said so
-	then   func() bool // what it does with its last lanes; true: done
+	then   func() bool // with its lanes, one group after the other; false: not now
 
 	saw   []string // the members that it has seen, for the checks, and since when
 	since time.Time
@@ -216,7 +216,6 @@ func (m *simMember) act() bool {
 			return lane.Heartbeat(ctx, h.st, store.Member{ID: h.id, Host: m.name, Notes: m.notes()}, m.f.lease)
 		})
 	case m.then != nil && m.then():
-		m.then = nil
 	case len(m.todo) > 0:
 		do := m.todo[0]
 		m.todo = m.todo[1:]
@@ -457,17 +456,19 @@ func (m *simMember) leave() {
 			}
 			heirs := v.heirs(h.id)
 			m.f.inherit(m, &v, heirs)
-			first, then := handOverOrder(slices.SortedFunc(maps.Keys(m.lanes), compareLanes), func(p string) bool { return m.f.reactors[p] != nil })
-			m.handOver(first, heirs)
-			if len(first) == 0 || len(then) == 0 {
-				m.handOver(then, heirs)
-				return nil
-			}
+			groups := handOverOrder(slices.SortedFunc(maps.Keys(m.lanes), compareLanes), heirs, func(p string) bool { return m.f.reactors[p] != nil })
+			n := 0 // groups that are to go, of which the last is going
 			m.then = func() bool {
-				if slices.ContainsFunc(first, func(id store.LaneID) bool { return m.lanes[id] != nil }) {
+				if n > 0 && slices.ContainsFunc(groups[n-1], func(id store.LaneID) bool { return m.lanes[id] != nil }) {
 					return false
 				}
-				m.handOver(then, heirs)
+				if n == len(groups) {
+					m.then = nil
+					m.stop("") // what came meanwhile
+					return false
+				}
+				m.handOver(groups[n], heirs)
+				n++
 				return true
 			}
 			return nil

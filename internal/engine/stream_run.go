@@ -107,6 +107,7 @@ func (e *Engine) streamRunner(p *Processor, row store.Lane, logPart int) *stream
 	l.nudge = r.nudge
 	r.limit.Store(leastWindow)
 	r.look.Store(true)
+	r.revision.Store(row.Revision) // or a newer one, when it has read the row
 	return r
 }
 

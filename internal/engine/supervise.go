@@ -326,7 +326,9 @@ func (e *Engine) batchRunner(p *Processor, row store.Lane, logPart int) *batchRu
 	l.streams, _ = e.log.(eventlog.StreamReader)
 	l.density = 1          // until it is known
 	l.row.Exclusions = nil // restart reads them
-	return &batchRunner{l: l, e: e, id: row.LaneID, kick: make(chan struct{}, 1)}
+	r := &batchRunner{l: l, e: e, id: row.LaneID, kick: make(chan struct{}, 1)}
+	r.revision.Store(row.Revision) // or a newer one, when it has read the row
+	return r
 }
 
 // workers says how many goroutines fold a batch of a processor: one for what is

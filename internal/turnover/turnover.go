@@ -125,7 +125,7 @@ type appended struct {
 func ofLane(lane string, all []seen, own []appended) (moves []Move) {
 	var gaps, delays []time.Duration // usual ones
 	var commit, given time.Time
-	worker := "" // who has committed last
+	worker := ""      // who has committed last
 	var waiting []int // moves since the last commit
 	for i := range all {
 		if i == 0 {
