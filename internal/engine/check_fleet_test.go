@@ -146,7 +146,7 @@ func (f *simFleet) checkEnded(m *simMember, id store.LaneID, x *simHeld) {
 
 // view returns what a member without faults would see.
 func (f *simFleet) view() view {
-	v, _, err := look(context.Background(), f.mem, "", view{}, true, time.Now())
+	v, _, err := look(context.Background(), f.mem, "", view{}, true, time.Now(), nil)
 	if err != nil {
 		panic(err)
 	}

@@ -34,7 +34,7 @@ func (e *Engine) handAll(ctx context.Context, v view) {
 		e.logger.Warn("the others were not told that this process is leaving: its lanes are just given up", "error", err)
 		return
 	}
-	v, _, err := look(tctx, e.store, e.id, view{}, true, time.Now())
+	v, _, err := look(tctx, e.store, e.id, view{}, true, time.Now(), nil)
 	if err != nil {
 		e.logger.Warn("the rows cannot be read: the lanes of this process are just given up", "error", err)
 		return
@@ -80,6 +80,13 @@ func (e *Engine) endLanes(ids []store.LaneID, heirs map[store.LaneID]string) (en
 		ended = append(ended, o.ended)
 	}
 	return ended
+}
+
+// workedUnder returns the last epoch under which this process has worked a lane.
+func (e *Engine) workedUnder(id store.LaneID) int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.worked[id]
 }
 
 // forgetWorked forgets under which epochs lanes were worked that are gone. The caller

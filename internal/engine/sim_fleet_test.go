@@ -134,6 +134,7 @@ func (m *simMember) start() {
 	m.fl, m.w, m.todo, m.busy, m.ending, m.told, m.frozen = fleet{}, newWatch(), nil, false, false, false, time.Time{}
 	m.lanes, m.failed, m.procs = map[store.LaneID]*simHeld{}, map[store.LaneID]time.Time{}, map[string]*procSelf{}
 	m.worked, m.then = map[store.LaneID]int64{}, nil
+	m.w.worked = func(id store.LaneID) int64 { return m.worked[id] }
 	for _, p := range m.f.procs {
 		m.procs[p.Name] = &procSelf{}
 	}
@@ -266,6 +267,12 @@ func (m *simMember) decide(ctx context.Context) error {
 	m.f.decided(m, &m.w.v, &d)
 	for _, row := range d.take {
 		m.begin(row)
+		first := m.w.v.first(&row)
+		if x := m.lanes[row.LaneID]; x.stream != nil {
+			x.stream.r.first = first
+		} else {
+			x.batch.l.first = first
+		}
 	}
 	if len(d.take) > 0 {
 		m.beat = time.Now() // what lanes cost, see Engine.assign
@@ -448,7 +455,7 @@ func (m *simMember) leave() {
 			err := lane.Join(ctx, h.st, store.Member{ID: h.id, Host: m.name, Notes: m.notes()}, m.f.lease)
 			var v view
 			if err == nil && m.h == h {
-				v, _, err = look(ctx, &fleetView{h.st, m}, h.id, view{}, true, m.now())
+				v, _, err = look(ctx, &fleetView{h.st, m}, h.id, view{}, true, m.now(), nil)
 			}
 			if err != nil || m.h != h {
 				m.stop("")

@@ -22,6 +22,7 @@ type streamRunner struct {
 	pool    *streamPool
 	id      store.LaneID
 	logPart int
+	first   *laneView          // as it was when it was handed over, see batchLane.first
 	cancel  context.CancelFunc // of the handlers' contexts
 	async   func(func())       // starts a call of the log or the store beside the shell, whose answer it waits for
 

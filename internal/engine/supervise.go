@@ -37,6 +37,7 @@ const (
 // process has, while it goes on.
 func (e *Engine) supervise(ctx, work context.Context, logParts int) {
 	w := newWatch()
+	w.worked = e.workedUnder
 	var fl fleet
 	held := map[string]time.Time{} // when a processor's lanes were held last
 	recuts := map[store.LaneID]*attempt{}
@@ -103,7 +104,7 @@ func (e *Engine) assign(ctx, work context.Context, v view, logParts int, f *flee
 	d := f.decide(&v, now, e.self())
 	share := e.apply(&d, &v, now)
 	for _, l := range d.take {
-		e.work(work, e.procs[l.Processor], l, logParts, share, d.costs[l.String()])
+		e.work(work, e.procs[l.Processor], l, v.first(&l), logParts, share, d.costs[l.String()])
 	}
 	if len(d.take) > 0 && len(d.costs) > 0 {
 		e.news() // who had the lanes before will not tell what they cost any more
@@ -257,7 +258,7 @@ func (e *Engine) start(ctx, work context.Context, ids []store.LaneID, logParts, 
 			back = append(back, row)
 			continue
 		}
-		e.work(work, a, row, logParts, budget, costs[row.String()])
+		e.work(work, a, row, nil, logParts, budget, costs[row.String()])
 	}
 	if len(costs) > 0 {
 		e.news() // who had the lanes before will not tell what they cost any more
@@ -271,15 +272,15 @@ func (e *Engine) start(ctx, work context.Context, ids []store.LaneID, logParts, 
 }
 
 // work works a lane that was acquired, in a goroutine of its own. Class is what
-// it has cost, 0 if that is not known.
-func (e *Engine) work(ctx context.Context, a *active, row store.Lane, logParts, budget int, class int64) {
+// it has cost, 0 if that is not known; first is what it begins with, if that is known.
+func (e *Engine) work(ctx context.Context, a *active, row store.Lane, first *laneView, logParts, budget int, class int64) {
 	id := row.LaneID
 	delete(e.failed, id)
 	e.worked[id] = row.Epoch
 	a.stats.started(id)
 	lctx, cancel := context.WithCancel(ctx)
 	now := time.Now()
-	o := &owned{heldLane: heldLane{epoch: row.Epoch, since: now}, runner: e.runner(a.p, row, logParts), cancel: cancel, ended: make(chan struct{}), asked: now, class: class, rate: assign.Cost(class)}
+	o := &owned{heldLane: heldLane{epoch: row.Epoch, since: now}, runner: e.runner(a.p, row, first, logParts), cancel: cancel, ended: make(chan struct{}), asked: now, class: class, rate: assign.Cost(class)}
 	o.runner.budget(budget)
 	a.lanes[id] = o
 	e.wg.Go(func() {
@@ -311,11 +312,15 @@ func (e *Engine) work(ctx context.Context, a *active, row store.Lane, logParts, 
 }
 
 // runner makes the shell of a lane.
-func (e *Engine) runner(p *Processor, row store.Lane, logParts int) runner {
+func (e *Engine) runner(p *Processor, row store.Lane, first *laneView, logParts int) runner {
 	if p.React != nil {
-		return e.streamRunner(p, row, e.logPartition(p, row.Partition, logParts))
+		r := e.streamRunner(p, row, e.logPartition(p, row.Partition, logParts))
+		r.first = first
+		return r
 	}
-	return e.batchRunner(p, row, e.logPartition(p, row.Partition, logParts))
+	r := e.batchRunner(p, row, e.logPartition(p, row.Partition, logParts))
+	r.l.first = first
+	return r
 }
 
 func (e *Engine) batchRunner(p *Processor, row store.Lane, logPart int) *batchRunner {
