@@ -42,6 +42,7 @@ func runScalePostgres(ctx context.Context, b *bench) (err error) {
 	}
 	type figures struct {
 		rates, reads []float64
+		moves        []int64
 		last         scaleRun
 	}
 	sets := []int{1, 2, 4, 8}
@@ -58,6 +59,7 @@ func runScalePostgres(ctx context.Context, b *bench) (err error) {
 			}
 			got[i].rates = append(got[i].rates, run.perSecond)
 			got[i].reads = append(got[i].reads, run.reads)
+			got[i].moves = append(got[i].moves, run.moves)
 			got[i].last = run
 		}
 	}
@@ -71,7 +73,7 @@ func runScalePostgres(ctx context.Context, b *bench) (err error) {
 			n, scalePartitions, scaleWait, scaleConcurrency, f.last.events, scaleKeys, runs, s.settings)
 		b.add("events_per_second", rate, "events/s", line{}, "%.0f %% of what the handlers' waits allow; %s; %s", 100*rate*scaleWait.Seconds()/scaleConcurrency/float64(n), spread(f.rates), cond)
 		b.add("speedup", rate/one, "x", line{}, "to one process; %s", cond)
-		b.add("log_reads_per_event", median(f.reads), "", atMost(1.1), "events that came from the log to any of the processes, to events in it; %s", cond)
+		b.add("log_reads_per_event", median(f.reads), "", atMost(1.1), "events that came from the log to any of the processes, to events in it; %s; moves of lanes while they were worked, by run: %v; %s", spread(f.reads), f.moves, cond)
 		b.add("processors_busy", f.last.busy, "%", line{}, "of all of the machine; server %.0f %%, consumers %.0f %%; limit: %s; the last run: %s; %s", f.last.serverBusy, f.last.childBusy, f.last.limit(), f.last.database, cond)
 	}
 	return nil
@@ -81,6 +83,7 @@ func runScalePostgres(ctx context.Context, b *bench) (err error) {
 type scaleRun struct {
 	events                      int
 	perSecond, reads            float64
+	moves                       int64   // of lanes, from one process to another
 	busy, serverBusy, childBusy float64 // of all processors, %
 	waits                       []string
 	idle                        bool // no session of the server was waiting on average
@@ -145,6 +148,10 @@ func (b *bench) scale(ctx context.Context, s *pgServer, n, events int) (r scaleR
 	if err := pgExec(ctx, url, "VACUUM ANALYZE"); err != nil {
 		return r, err
 	}
+	epochs, err := laneEpochs(ctx, db)
+	if err != nil {
+		return r, err
+	}
 	before, err := sample(ctx, url)
 	if err != nil {
 		return r, err
@@ -175,6 +182,11 @@ func (b *bench) scale(ctx context.Context, s *pgServer, n, events int) (r scaleR
 	if err != nil {
 		return r, err
 	}
+	now, err := laneEpochs(ctx, db)
+	if err != nil {
+		return r, err
+	}
+	r.moves = now - epochs
 	stopWatching()
 	waits := <-watched
 	var first, last, handled, read int64
@@ -232,6 +244,19 @@ func sharedOut(ctx context.Context, db *postgres.DB, n int) error {
 		}
 	}
 	return fmt.Errorf("the lanes are not shared out among %d processes after 30 s", n)
+}
+
+// laneEpochs returns the sum of the lanes' epochs: each move raises it by one.
+func laneEpochs(ctx context.Context, db *postgres.DB) (sum int64, err error) {
+	err = db.View(ctx, func(tx store.Tx) error {
+		lanes, err := tx.Lanes("scale")
+		sum = 0
+		for _, l := range lanes {
+			sum += l.Epoch
+		}
+		return err
+	})
+	return sum, err
 }
 
 // A scaleChild is a process of the set.

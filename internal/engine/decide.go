@@ -17,6 +17,7 @@ import (
 type self struct {
 	id, pool string
 	calm     time.Duration // that members must have been the same before lanes are moved
+	steady   time.Duration // that a lane must have had another place before it is moved there, where the members are not the reason
 	retry    time.Duration // before a lane that ended with an error is tried again
 	procs    map[string]procSelf
 	lane     func(store.LaneID) *heldLane // that it works; nil: it does not
@@ -134,8 +135,8 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			case mine && (!placed || target == me.id || !calm):
 			case mine && now.Sub(o.since) < me.calm && !mutant.Is(mutant.MovesAnyTime):
 				d.again(o.since.Add(me.calm))
-			case mine && now.Sub(wanted.since) < me.calm && !mutant.Is(mutant.MovesAnyTime):
-				d.again(wanted.since.Add(me.calm))
+			case mine && now.Sub(wanted.since) < f.lasting(wanted.since, me) && !mutant.Is(mutant.MovesAnyTime):
+				d.again(wanted.since.Add(f.lasting(wanted.since, me)))
 			case !mine && untouched(rows[l.Processor], l) && now.Sub(o.since) < stopOver:
 				d.again(o.since.Add(stopOver))
 			case leaving < handOverAtOnce: // the others, as soon as these have gone

@@ -21,6 +21,7 @@ const (
 	gatherFor      = time.Millisecond       // that a lane which has ended waits for others, to be given up with them
 	acquireAtOnce  = 64                     // lanes acquired in one transaction
 	costWindow     = 30 * time.Second
+	placeSteady    = costWindow / 2 // that a lane must have had another place, because of what lanes cost, before it is moved there
 )
 
 // memberNotes are what a process tells the others of itself, with its
@@ -131,6 +132,18 @@ func (f *fleet) see(members []store.Member, now time.Time, calm time.Duration) (
 		f.ids, f.calm = ids, now.Add(wait)
 	}
 	return f.calm
+}
+
+// lasting returns for how long a lane must have had another place before it is moved
+// there, since when it has. While members come and go that is no longer than these
+// must be the same. Later it is what lanes cost, which is an average over costWindow:
+// while load begins or ends, what is told of lanes that cost the same differs by half,
+// and each move has the events read again that its owner had before it.
+func (f *fleet) lasting(since time.Time, me *self) time.Duration {
+	if since.Before(f.calm) {
+		return me.calm
+	}
+	return max(me.calm, me.steady)
 }
 
 // told returns what the live members have told of themselves, by id.

@@ -247,7 +247,7 @@ func (m *simMember) decide(ctx context.Context) error {
 		return err
 	}
 	now = m.now()
-	me := &self{id: h.id, pool: m.pool, calm: m.f.lease / 2, retry: simRetry, procs: map[string]procSelf{}, failed: m.failed, worked: m.worked}
+	me := &self{id: h.id, pool: m.pool, calm: m.f.lease / 2, steady: m.f.lease, retry: simRetry, procs: map[string]procSelf{}, failed: m.failed, worked: m.worked}
 	for name, p := range m.procs {
 		me.procs[name] = *p
 	}

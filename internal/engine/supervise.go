@@ -127,7 +127,7 @@ func (e *Engine) assign(ctx, work context.Context, v view, logParts int, f *flee
 
 // self returns what the decision must know of this process. The caller has the lock.
 func (e *Engine) self() *self {
-	me := &self{id: e.id, pool: e.cfg.Pool, calm: e.calmAfter(), retry: retryFailed, procs: map[string]procSelf{}, failed: e.failed, worked: e.worked}
+	me := &self{id: e.id, pool: e.cfg.Pool, calm: e.calmAfter(), steady: placeSteady, retry: retryFailed, procs: map[string]procSelf{}, failed: e.failed, worked: e.worked}
 	for name, a := range e.procs {
 		me.procs[name] = procSelf{gone: a.gone, version: version(a.p)}
 		for _, o := range a.lanes {
