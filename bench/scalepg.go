@@ -53,7 +53,7 @@ func runScalePostgres(ctx context.Context, b *bench) (err error) {
 			// So many that a run takes about so long, if the processes had the machine
 			// for themselves; eight cannot have two cores.
 			events := int(seconds * scaleConcurrency / scaleWait.Seconds() * float64(min(n, 4)))
-			run, err := b.scale(ctx, s, n, events)
+			run, err := b.scale(ctx, s, n, events, false)
 			if err != nil {
 				return fmt.Errorf("%d processes: %w", n, err)
 			}
@@ -63,6 +63,19 @@ func runScalePostgres(ctx context.Context, b *bench) (err error) {
 			got[i].last = run
 		}
 	}
+	// The measurement begins when the lanes have their owners. What it costs when they
+	// get others while they are worked, the run with a process that joins says.
+	const joined = 4
+	events := int(seconds * scaleConcurrency / scaleWait.Seconds() * joined)
+	var joins figures
+	for range runs {
+		run, err := b.scale(ctx, s, joined, events, true)
+		if err != nil {
+			return fmt.Errorf("%d processes and one that joins: %w", joined, err)
+		}
+		joins.reads, joins.moves = append(joins.reads, run.reads), append(joins.moves, run.moves)
+	}
+	b.add("log_reads_per_event_join", median(joins.reads), "", line{}, "the same with %d processes and one that joins while they work; %s; moves of lanes, by run: %v; %d events; %s", joined, spread(joins.reads), joins.moves, events, s.settings)
 	for i, n := range sets {
 		f := &got[i]
 		rate := median(f.rates)
@@ -108,8 +121,8 @@ type scaleReport struct {
 	Processor     float64
 }
 
-// scale runs one set of processes.
-func (b *bench) scale(ctx context.Context, s *pgServer, n, events int) (r scaleRun, err error) {
+// scale runs one set of processes; joins: and one that comes while they work.
+func (b *bench) scale(ctx context.Context, s *pgServer, n, events int, joins bool) (r scaleRun, err error) {
 	r.events = events
 	url, err := s.empty(ctx)
 	if err != nil {
@@ -170,6 +183,17 @@ func (b *bench) scale(ctx context.Context, s *pgServer, n, events int) (r scaleR
 		handled = 0
 		for _, c := range children {
 			handled += c.handled.Load()
+		}
+		if joins && handled > int64(events)/20 {
+			joins = false
+			c, err := startScaleChild(ctx, url)
+			if err != nil {
+				return r, err
+			}
+			defer c.kill()
+			if children = append(children, c); c.say("go") != nil {
+				return r, errors.New("the process that joins has ended")
+			}
 		}
 		if time.Now().After(deadline) {
 			return r, fmt.Errorf("wrong result: %d of %d events are handled after 90 s", handled, events)
