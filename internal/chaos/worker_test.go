@@ -109,6 +109,9 @@ func work() error {
 	defer out.Close()
 	m := &model{healed: os.Getenv(healedVar) != "", version: os.Getenv(versionVar), outside: out, worker: session, lanes: os.Getenv(lanesVar) != ""}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if m.lanes { // their times are read, see stands
+		logger = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
 	for ctx.Err() == nil {
 		err := run(ctx, m, logger)
 		if err == nil || ctx.Err() != nil {

@@ -59,10 +59,13 @@ type Engine struct {
 	mu       sync.Mutex
 	procs    map[string]*active
 	failed   map[store.LaneID]time.Time // lanes that ended with an error here, and when
+	worked   map[store.LaneID]int64     // the last epoch under which a lane was worked here
 	running  bool
-	stop     context.CancelCauseFunc // ends Run
+	leaving  bool                    // Run is about to end
+	stop     context.CancelCauseFunc // has Run end
 	assigned *assigned               // by the log's own sharing; nil: there is none
 	wg       sync.WaitGroup          // the lanes' goroutines
+	given    giving
 }
 
 // An active is a processor that was added.
@@ -139,7 +142,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg: cfg, log: cfg.Log, store: cfg.Store, logger: cfg.Logger,
 		pages: newPages(cfg.Log, cfg.Memory/4), turns: newTurns(cfg.Slots), gently: gently{turn: make(chan struct{}, 1)},
 		id: cfg.Name + "/" + rand.Text()[:10], wakes: make(chan struct{}, 1), changed: make(chan struct{}, 1),
-		procs: map[string]*active{}, failed: map[store.LaneID]time.Time{},
+		procs: map[string]*active{}, failed: map[store.LaneID]time.Time{}, worked: map[store.LaneID]int64{},
 	}, nil
 }
 
@@ -260,27 +263,30 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 }
 
 // Run works until ctx ends, or the store has become one of a newer program, which its
-// statements do not fit any more ([store.ErrNewerSchema]). When it returns, every
-// goroutine that it started has returned, and its leases are given up. An engine runs
-// once at a time.
+// statements do not fit any more ([store.ErrNewerSchema]). Then it gives its lanes to
+// the other processes, for some seconds at most, if there are any: handlers may be
+// called until theirs is given. When it returns, every goroutine that it started has
+// returned, and its leases are given up. An engine runs once at a time.
 func (e *Engine) Run(ctx context.Context) error {
 	e.mu.Lock()
 	if e.running {
 		e.mu.Unlock()
 		return ErrRunning
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	e.running, e.stop = true, cancel
+	ctx, stop := context.WithCancelCause(ctx)
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the lanes' and all that they need
+	e.running, e.leaving, e.stop = true, false, stop
 	if e.sharer() != nil {
 		e.assigned = &assigned{took: map[store.LaneID]time.Time{}}
 	}
 	e.mu.Unlock()
 	var wg sync.WaitGroup
 	defer func() {
-		cancel(nil)
+		stop(nil)
+		cancel()
 		e.wg.Wait()
 		wg.Wait()
-		e.leave(ctx)
+		e.leave(work)
 		e.mu.Lock()
 		e.running, e.assigned = false, nil
 		e.mu.Unlock()
@@ -295,23 +301,23 @@ func (e *Engine) Run(ctx context.Context) error {
 	watch := func(from, to int) {
 		for i := from; i < to; i++ {
 			wg.Go(func() {
-				e.pages.watch(ctx, i, func(err error) {
+				e.pages.watch(work, i, func(err error) {
 					e.logger.Error("the log does not answer", "partition", i, "error", err)
-					pause(ctx, time.Second)
+					pause(work, time.Second)
 				})
 			})
 		}
 	}
 	watch(0, logParts)
-	wg.Go(func() { e.grow(ctx, logParts, watch) })
-	wg.Go(func() { e.heartbeats(ctx) })
+	wg.Go(func() { e.grow(work, logParts, watch) })
+	wg.Go(func() { e.heartbeats(work) })
 	if a := e.sharer(); a != nil {
 		e.mu.Lock()
 		e.assigned.single = logParts == 1
 		e.mu.Unlock()
-		wg.Go(func() { e.follow(ctx, a) })
+		wg.Go(func() { e.follow(work, a) })
 	}
-	e.supervise(ctx, logParts)
+	e.supervise(ctx, work, logParts)
 	if err := context.Cause(ctx); errors.Is(err, store.ErrNewerSchema) {
 		return fmt.Errorf("engine: %w", err)
 	}

@@ -18,6 +18,7 @@ const (
 	lost = -1 // no revision: a lane that is told of it reads its row in any case
 
 	lookEvery    = 50 * time.Millisecond // the most often that rows are looked at because another hand has changed them
+	movingEvery  = 5 * time.Millisecond  // the same, while a lane is about to be given to this process
 	lookAtLeast  = time.Minute           // in case that all else fails
 	startAgain   = time.Second           // where the store could not do it
 	switchEvery  = 20 * time.Millisecond // while a rebuild is near its switch
@@ -33,8 +34,12 @@ const (
 // the rows when another hand has changed them; when a lease ends, for whoever has
 // it may have extended it, and nothing says so; and when a lane of its own says
 // that there is something to do. A process that is idle does not look at all.
-func (e *Engine) supervise(ctx context.Context, logParts int) {
+//
+// The lanes work until work ends: when ctx has ended, the others are given what this
+// process has, while it goes on.
+func (e *Engine) supervise(ctx, work context.Context, logParts int) {
 	w := newWatch()
+	w.worked = e.workedUnder
 	var fl fleet
 	switches := map[string]*switching{}
 	recuts := map[store.LaneID]*attempt{}
@@ -55,16 +60,17 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 				w.latest, err = e.store.Revision(ctx)
 			}
 		case <-ctx.Done():
+			e.handAll(work, w.v)
 			return
 		}
 		often := lookEvery
 		if fl.moving {
-			often = switchEvery
+			often = movingEvery
 		}
 		if err == nil && w.due(time.Now(), often) {
 			var same bool
 			if same, err = w.look(ctx, e.store, e.id, time.Now()); err == nil && !same {
-				w.again = e.assign(ctx, w.v, logParts, &fl)
+				w.again = e.assign(ctx, work, w.v, logParts, &fl)
 				if soon := e.rebuilds(ctx, w.v, switches); soon > 0 {
 					w.again = earlier(w.again, time.Now().Add(soon))
 				}
@@ -93,12 +99,19 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 // assign starts the lanes that nobody works and that are this process's to work,
 // gives away those that are another's, and tells running ones of changes. It
 // returns when to look again although no row has changed; zero: no hurry.
-func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (due time.Time) {
+func (e *Engine) assign(ctx, work context.Context, v view, logParts int, f *fleet) (due time.Time) {
 	e.turns.setWeights(v.weights)
 	now := time.Now()
 	e.mu.Lock()
+	e.forgetWorked(&v)
 	d := f.decide(&v, now, e.self())
 	share := e.apply(&d, &v, now)
+	for _, l := range d.take {
+		e.work(work, e.procs[l.Processor], l, v.first(&l), logParts, share, d.costs[l.String()])
+	}
+	if len(d.take) > 0 && len(d.costs) > 0 {
+		e.news() // who had the lanes before will not tell what they cost any more
+	}
 	e.mu.Unlock()
 	for _, l := range d.back {
 		if err := lane.Release(ctx, e.store, l.LaneID, e.id, l.Epoch); err != nil && ctx.Err() == nil {
@@ -107,7 +120,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 		}
 	}
 	for ids := range slices.Chunk(d.start, acquireAtOnce) {
-		if err := e.start(ctx, ids, d.take, logParts, share, d.costs); err != nil && ctx.Err() == nil {
+		if err := e.start(ctx, work, ids, d.force, logParts, share, d.costs); err != nil && ctx.Err() == nil {
 			d.again(time.Now().Add(startAgain))
 			e.logger.Error("lanes were not acquired", "lanes", len(ids), "first", ids[0].String(), "error", err)
 		}
@@ -117,7 +130,10 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 
 // self returns what the decision must know of this process. The caller has the lock.
 func (e *Engine) self() *self {
-	me := &self{id: e.id, pool: e.cfg.Pool, calm: e.calmAfter(), retry: retryFailed, procs: map[string]procSelf{}, failed: e.failed, assigned: e.assigned}
+	me := &self{
+		id: e.id, pool: e.cfg.Pool, calm: e.calmAfter(), steady: placeSteady, retry: retryFailed, procs: map[string]procSelf{}, failed: e.failed, worked: e.worked,
+		assigned: e.assigned,
+	}
 	for name, a := range e.procs {
 		me.procs[name] = procSelf{gone: a.gone, version: version(a.p)}
 		for _, o := range a.lanes {
@@ -167,8 +183,9 @@ func (e *Engine) apply(d *decision, v *view, now time.Time) (share int) {
 	for id, reason := range d.unowned {
 		e.procs[id.Processor].unowned[id] = reason
 	}
-	lanes := max(1, len(d.held)+len(d.start))
-	e.pages.share(len(d.held) + len(d.start))
+	n := len(d.held) + len(d.start) + len(d.take)
+	lanes := max(1, n)
+	e.pages.share(n)
 	e.pages.want(e.buckets(d, v))
 	share = e.cfg.Memory / 2 / lanes
 	for _, a := range e.procs {
@@ -189,6 +206,9 @@ func (e *Engine) buckets(d *decision, v *view) []eventlog.Bucket {
 	all, start := map[eventlog.Bucket]bool{}, map[store.LaneID]bool{}
 	for _, id := range d.start {
 		start[id] = true
+	}
+	for i := range d.take {
+		start[d.take[i].LaneID] = true
 	}
 	for i := range v.lanes {
 		l := &v.lanes[i]
@@ -231,8 +251,8 @@ func (e *Engine) complain(id store.LaneID, o *owned) {
 
 // start acquires lanes and works each in a goroutine of its own. Lanes that
 // another process has taken meanwhile are left alone, unless they may be taken.
-func (e *Engine) start(ctx context.Context, ids []store.LaneID, take map[store.LaneID]bool, logParts, budget int, costs map[string]int64) error {
-	acquired, err := lane.TakeAll(ctx, e.store, ids, e.id, func(id store.LaneID) bool { return take[id] }, func(store.LaneID, error) error { return nil })
+func (e *Engine) start(ctx, work context.Context, ids []store.LaneID, force map[store.LaneID]bool, logParts, budget int, costs map[string]int64) error {
+	acquired, err := lane.TakeAll(ctx, e.store, ids, e.id, func(id store.LaneID) bool { return force[id] }, func(store.LaneID, error) error { return nil })
 	if err != nil {
 		return err
 	}
@@ -247,7 +267,7 @@ func (e *Engine) start(ctx context.Context, ids []store.LaneID, take map[store.L
 		if e.assigned != nil {
 			e.assigned.took[row.LaneID] = e.assigned.parts[e.assigned.of(row.LaneID)].at
 		}
-		e.work(ctx, a, row, logParts, budget, costs[row.String()])
+		e.work(work, a, row, nil, logParts, budget, costs[row.String()])
 	}
 	if len(costs) > 0 {
 		e.news() // who had the lanes before will not tell what they cost any more
@@ -261,31 +281,31 @@ func (e *Engine) start(ctx context.Context, ids []store.LaneID, take map[store.L
 }
 
 // work works a lane that was acquired, in a goroutine of its own. Class is what
-// it has cost, 0 if that is not known.
-func (e *Engine) work(ctx context.Context, a *active, row store.Lane, logParts, budget int, class int64) {
+// it has cost, 0 if that is not known; first is what it begins with, if that is known.
+func (e *Engine) work(ctx context.Context, a *active, row store.Lane, first *laneView, logParts, budget int, class int64) {
 	id := row.LaneID
 	delete(e.failed, id)
+	e.worked[id] = row.Epoch
 	a.stats.started(id)
 	lctx, cancel := context.WithCancel(ctx)
 	now := time.Now()
-	o := &owned{heldLane: heldLane{epoch: row.Epoch, since: now}, runner: e.runner(a.p, row, logParts), cancel: cancel, ended: make(chan struct{}), asked: now, class: class, rate: assign.Cost(class)}
+	o := &owned{heldLane: heldLane{epoch: row.Epoch, since: now}, runner: e.runner(a.p, row, first, logParts), cancel: cancel, ended: make(chan struct{}), asked: now, class: class, rate: assign.Cost(class)}
 	o.runner.budget(budget)
 	a.lanes[id] = o
 	e.wg.Go(func() {
 		defer close(o.ended)
 		defer cancel()
 		err := o.runner.run(lctx)
+		e.tellEnd(id, o)
 		switch {
 		case errors.Is(err, errLaneGone), errors.Is(err, errMerged):
 		default:
-			rctx, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			e.mu.Lock()
 			to := o.to
 			e.mu.Unlock()
-			if rerr := lane.HandOver(rctx, e.store, id, e.id, row.Epoch, to); rerr != nil {
+			if rerr := e.given.give(context.WithoutCancel(ctx), e, lane.Given{ID: id, Epoch: row.Epoch, To: to}); rerr != nil {
 				e.logger.Warn("lane was not released; its lease ends by itself", "lane", id.String(), "error", rerr)
 			}
-			done()
 		}
 		e.mu.Lock()
 		delete(a.lanes, id)
@@ -302,11 +322,15 @@ func (e *Engine) work(ctx context.Context, a *active, row store.Lane, logParts, 
 }
 
 // runner makes the shell of a lane.
-func (e *Engine) runner(p *Processor, row store.Lane, logParts int) runner {
+func (e *Engine) runner(p *Processor, row store.Lane, first *laneView, logParts int) runner {
 	if p.React != nil {
-		return e.streamRunner(p, row, e.logPartition(p, row.Partition, logParts))
+		r := e.streamRunner(p, row, e.logPartition(p, row.Partition, logParts))
+		r.first = first
+		return r
 	}
-	return e.batchRunner(p, row, e.logPartition(p, row.Partition, logParts))
+	r := e.batchRunner(p, row, e.logPartition(p, row.Partition, logParts))
+	r.l.first = first
+	return r
 }
 
 func (e *Engine) batchRunner(p *Processor, row store.Lane, logPart int) *batchRunner {
@@ -317,7 +341,9 @@ func (e *Engine) batchRunner(p *Processor, row store.Lane, logPart int) *batchRu
 	l.streams, _ = e.log.(eventlog.StreamReader)
 	l.density = 1          // until it is known
 	l.row.Exclusions = nil // restart reads them
-	return &batchRunner{l: l, e: e, id: row.LaneID, kick: make(chan struct{}, 1)}
+	r := &batchRunner{l: l, e: e, id: row.LaneID, kick: make(chan struct{}, 1)}
+	r.revision.Store(row.Revision) // or a newer one, when it has read the row
+	return r
 }
 
 // workers says how many goroutines fold a batch of a processor: one for what is
