@@ -25,7 +25,11 @@ type wireArray interface {
 }
 
 func (a wireTexts) appendWire(b []byte, element uint32) []byte {
-	b = appendArrayHeader(b, element, len(a), false)
+	size := 0
+	for _, s := range a {
+		size += 4 + len(s)
+	}
+	b = appendArrayHeader(slices.Grow(b, headerSize+size), element, len(a), false)
 	for _, s := range a {
 		b = append(binary.BigEndian.AppendUint32(b, uint32(len(s))), s...)
 	}
@@ -33,7 +37,7 @@ func (a wireTexts) appendWire(b []byte, element uint32) []byte {
 }
 
 func (a wireInt8s) appendWire(b []byte, element uint32) []byte {
-	b = appendArrayHeader(b, element, len(a), false)
+	b = appendArrayHeader(slices.Grow(b, headerSize+12*len(a)), element, len(a), false)
 	for _, n := range a {
 		b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(b, 8), uint64(n))
 	}
@@ -51,8 +55,12 @@ func (a wireJSONB) appendWire(b []byte, element uint32) []byte {
 // appendElements appends an array whose elements are those of a behind a prefix.
 func appendElements(b []byte, element uint32, a [][]byte, prefix []byte) []byte {
 	const null = 1<<32 - 1
-	nulls := slices.ContainsFunc(a, func(v []byte) bool { return v == nil })
-	b = appendArrayHeader(b, element, len(a), nulls)
+	size, nulls := 0, false
+	for _, v := range a {
+		size += 4 + len(prefix) + len(v)
+		nulls = nulls || v == nil
+	}
+	b = appendArrayHeader(slices.Grow(b, headerSize+size), element, len(a), nulls)
 	for _, v := range a {
 		if v == nil {
 			b = binary.BigEndian.AppendUint32(b, null)
@@ -63,6 +71,8 @@ func appendElements(b []byte, element uint32, a [][]byte, prefix []byte) []byte 
 	}
 	return b
 }
+
+const headerSize = 20
 
 // appendArrayHeader appends what stands before the elements of an array of one
 // dimension.
