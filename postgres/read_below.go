@@ -41,10 +41,10 @@ type eventSize struct {
 	measure atomic.Int64 // so many pages are to be measured before they are sent
 }
 
-// readBelow reads a page up to the safe head, if all of it is below, and reports
-// whether it did.
+// readBelow reads a page that ends before the safe head, and reports whether it
+// did. One that comes to the safe head must say how far the log reaches by now.
 func (p *pageReader) readBelow(ctx context.Context, db *DB, safe int64, maxData int) (done bool, err error) {
-	if db.mapped != nil || !p.req.Filter.All() || safe-int64(p.req.After) < int64(p.req.MaxEvents) {
+	if db.mapped != nil || !p.req.Filter.All() || safe-int64(p.req.After) <= int64(p.req.MaxEvents) {
 		return false, nil
 	}
 	if n := db.sizes.measure.Load(); n > 0 {
@@ -78,7 +78,7 @@ func (p *pageReader) readBelow(ctx context.Context, db *DB, safe int64, maxData 
 	if p.tooLarge {
 		db.sizes.measure.Store(measureAfter)
 	}
-	return !p.tooLarge || len(p.out) > 0, nil
+	return int64(p.next()) < safe && (!p.tooLarge || len(p.out) > 0), nil
 }
 
 // take takes the events of a page from the first result of br, and returns their

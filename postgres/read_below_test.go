@@ -141,6 +141,33 @@ func TestReadBelowNoMore(t *testing.T) {
 	}
 }
 
+// TestReadBelowToTheEnd: a page that comes to the safe head that was known says
+// that the log ends there only if it does.
+func TestReadBelowToTheEnd(t *testing.T) {
+	db := settled(t, 90)
+	known := db.head.position()
+	mustAppend(t, openAt(t, db.pool.Config().ConnString()), one("later"))
+	for maxEvents := 1; maxEvents < 40; maxEvents++ {
+		db.head.mu.Lock()
+		db.head.safe = int64(known)
+		db.head.mu.Unlock()
+		req := eventlog.ReadRequest{MaxEvents: maxEvents, MaxBytes: 4 << 20}
+		for {
+			page, err := db.Read(t.Context(), req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.After = page.Next
+			if page.Next >= page.Head {
+				break
+			}
+		}
+		if req.After <= known {
+			t.Errorf("%d events a page: the log ends at %v, want more than %v", maxEvents, req.After, known)
+		}
+	}
+}
+
 // TestWireArrays: they come to the server as the driver's own would.
 func TestWireArrays(t *testing.T) {
 	db := openTemp(t)
