@@ -78,6 +78,7 @@ type DB struct {
 	sql        *statements // that read the log
 	mapped     *mapped     // a log that another program writes; nil: our own
 	head       safeHead
+	sizes      eventSize
 	watch      watch
 	rows       rowWatch
 
@@ -206,6 +207,7 @@ func poolConfig(url string, o Options) (*pgxpool.Config, error) {
 	if _, ok := c.RuntimeParams["default_transaction_isolation"]; !ok && !o.Pooler {
 		c.RuntimeParams["default_transaction_isolation"] = "read committed"
 	}
+	config.AfterConnect = teachArrays
 	// Times come and go in UTC by themselves; nothing here depends on a setting
 	// of the session.
 	return config, nil

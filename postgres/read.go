@@ -239,6 +239,10 @@ func (p *pageReader) read(ctx context.Context, db *DB, safe int64) error {
 	if p.req.MaxEventBytes > 0 {
 		maxData = min(p.req.MaxEventBytes, maxData)
 	}
+	if done, err := p.readBelow(ctx, db, safe, maxData); done || err != nil {
+		return err
+	}
+	*p = pageReader{req: p.req, memory: memory{mapped: p.mapped}}
 	args := []any{pgx.QueryResultFormats{pgx.BinaryFormatCode},
 		safe, int64(p.req.After), int64(p.req.Until), p.req.MaxEvents, int64(p.req.MaxBytes), maxData}
 	if f := normal(&p.req.Filter); !f.all() {
@@ -263,6 +267,7 @@ func (p *pageReader) readPage(ctx context.Context, db *DB, sql string, args []an
 		return err
 	}
 	defer rows.Close()
+	defer p.done()
 	sorted := true
 	for rows.Next() {
 		v := rows.RawValues()

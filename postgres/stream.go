@@ -47,6 +47,7 @@ func (db *DB) readStream(ctx context.Context, stream eventlog.StreamRef, after i
 	defer rows.Close()
 	var out []event.Event
 	m := memory{mapped: db.mapped != nil}
+	defer m.done()
 	for rows.Next() {
 		v := rows.RawValues()
 		if v[0] != nil {

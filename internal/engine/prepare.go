@@ -29,6 +29,7 @@ type batch struct {
 	events  int
 	ages    []age
 	changed []change
+	fresh   float64 // documents that the last part was the first to change, for each of its events
 	counts  counts
 	took    time.Duration // to fold and seal it
 
