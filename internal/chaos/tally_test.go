@@ -66,7 +66,7 @@ const (
 var operations = []string{detached, merged, paused, resumed, allPaused, tenantRebuilt, allRebuilt, dedicated, shared, toSplit, toMerge}
 
 // wholeList is how long a run must be to have all of the list in it.
-const wholeList = 45 * time.Second
+const wholeList = 90 * time.Second
 
 // done counts what was done to the fleet, once it was.
 func (f *fleet) done(kind string) {
