@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,8 +39,8 @@ func (f *fleet) operate(ctx context.Context) {
 		if len(first) > 0 && rng.IntN(2) == 0 { // one of each, early
 			kind, first = operations[first[0]], first[1:]
 		}
-		if t := o.away(ctx, p); (kind == merged || kind == resumed) && t != "" && rng.IntN(4) > 0 {
-			tenant = t
+		if (kind == merged || kind == resumed) && rng.IntN(4) > 0 {
+			tenant = cmp.Or(o.away(ctx, p), tenant)
 		}
 		err := o.do(ctx, kind, p, tenant)
 		if err != nil && !errors.Is(err, fairlead.ErrUnknown) && !errors.Is(err, fairlead.ErrState) && !errors.Is(err, context.DeadlineExceeded) && !passing(err) && ctx.Err() == nil {

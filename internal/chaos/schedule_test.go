@@ -171,7 +171,7 @@ func variant(rng *rand.Rand) []string {
 	case 0, 1:
 		return []string{missingVar + "=" + processors[rng.IntN(len(processors))]}
 	case 2:
-		return []string{versionVar + "=2"}
+		return []string{versionVar + "=" + otherVersion}
 	}
 	return nil
 }

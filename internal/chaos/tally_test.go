@@ -66,7 +66,7 @@ const (
 var operations = []string{detached, merged, paused, resumed, allPaused, tenantRebuilt, allRebuilt, dedicated, shared, toSplit, toMerge}
 
 // wholeList is how long a run must be to have all of the list in it.
-const wholeList = 45 * time.Second
+const wholeList = 90 * time.Second
 
 // done counts what was done to the fleet, once it was.
 func (f *fleet) done(kind string) {
@@ -97,8 +97,8 @@ func (f *fleet) happened(ctx context.Context, c, out *pgx.Conn, length time.Dura
 		kind, query string
 		c           *pgx.Conn
 	}{
-		{"partitions split", "SELECT count(*) FROM chaos.cuts WHERE now > was", c},
-		{"partitions merged", "SELECT count(*) FROM chaos.cuts WHERE now < was", c},
+		{"partitions split", "SELECT count(*) FROM chaos.cuts WHERE now > was AND lane LIKE '% '", c},
+		{"partitions merged", "SELECT count(*) FROM chaos.cuts WHERE now < was AND lane LIKE '% '", c},
 		{"rebuilds switched to", "SELECT count(*) FROM chaos.switches", c},
 		{"commits of dedicated tenants by the pool's workers", "SELECT count(*) FROM chaos.commits WHERE worker LIKE 'chaos-w0-%'", c},
 		{"take-overs from another process", "SELECT count(*) FROM chaos.takeovers", c},

@@ -40,8 +40,9 @@ const (
 )
 
 const (
-	lease    = 2 * time.Second
-	maxConns = 8
+	lease        = 2 * time.Second
+	maxConns     = 8
+	otherVersion = "2" // of a projection, that some workers come back with
 )
 
 func TestMain(m *testing.M) {
