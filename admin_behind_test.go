@@ -90,7 +90,7 @@ func TestLanesOfManyTenants(t *testing.T) {
 	check(err)
 	behind := 0
 	for i, l := range lanes {
-		if l.Behind != each[i].Behind || (l.Lag - each[i].Lag).Abs() > time.Minute || (l.Lag == 0) != (each[i].Lag == 0) {
+		if l.Behind != each[i].Behind || (l.Lag-each[i].Lag).Abs() > time.Minute || (l.Lag == 0) != (each[i].Lag == 0) {
 			t.Fatalf("lane %v is %d events and %v behind, want %d and %v", l.LaneID, l.Behind, l.Lag, each[i].Behind, each[i].Lag)
 		}
 		if l.Tenant != "" && l.Behind > 0 {
