@@ -2,6 +2,7 @@ package fairlead_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -117,7 +118,9 @@ func TestClasses(t *testing.T) {
 					}
 					log.mu.Unlock()
 					cancel()
-					<-ended
+					if err := <-ended; !errors.Is(err, context.Canceled) {
+						t.Error(err)
+					}
 				})
 			})
 		}

@@ -90,6 +90,13 @@ func (a Admin) SetPool(ctx context.Context, tenant, pool string) (shared []strin
 	return lane.SetPool(ctx, a.Store, tenant, pool)
 }
 
+// SetPools is [Admin.SetPool] for many tenants at once: for all of them, or none.
+// One after another, each of thousands would write what says of all before it that
+// they are out.
+func (a Admin) SetPools(ctx context.Context, tenants []string, pool string) (shared []string, err error) {
+	return lane.SetPools(ctx, a.Store, tenants, pool)
+}
+
 // ClearPool gives a tenant back to the processes without a pool; its lanes merge
 // with those of the others as soon as they have caught up, also where the tenant
 // had been detached by hand before. [ErrUnknown] if it was in no pool.

@@ -33,7 +33,8 @@ var (
 	ErrStandby = errors.New("postgres: server is a standby: connect to the primary (target_session_attrs=primary finds it among several hosts)")
 	// ErrEncoding means that the database cannot hold every Unicode name.
 	ErrEncoding = errors.New("postgres: database must have the encoding UTF8: make one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0")
-	// ErrOldSchema means that the schema needs a migration that was not allowed.
+	// ErrOldSchema means that the schema needs a migration that was not allowed, or is
+	// not there; see [*SchemaError].
 	ErrOldSchema = errors.New("postgres: schema is older than this program")
 	// ErrSequence means that the sequence of positions is not as Fairlead needs
 	// it. Reading on could lose events.
@@ -164,3 +165,18 @@ func isNetwork(err error) bool {
 	s := err.Error()
 	return strings.Contains(s, "unexpected EOF") || strings.Contains(s, "conn closed") || strings.Contains(s, "closed pool")
 }
+
+// A SchemaError says of which version a schema is that needs a migration.
+type SchemaError struct {
+	Schema   string
+	Database string // host, port and name
+	Version  int    // 0: nothing of Fairlead is there
+	Need     int
+}
+
+func (e *SchemaError) Error() string {
+	return fmt.Sprintf("%v: schema %q of %s has version %d, this program needs %d: open it once without NoMigrate, "+
+		"with a role that may create the schema's tables", ErrOldSchema, e.Schema, e.Database, e.Version, e.Need)
+}
+
+func (e *SchemaError) Unwrap() error { return ErrOldSchema }
