@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -27,9 +28,7 @@ func (m *Mapping) structured(r *kgo.Record, meta event.Metadata) (event.Event, e
 		return e, fmt.Errorf("a CloudEvent: %w", err)
 	}
 	e.Metadata = make(event.Metadata, len(meta)+len(attributes))
-	for k, v := range meta {
-		e.Metadata[k] = v
-	}
+	maps.Copy(e.Metadata, meta)
 	text := map[string]string{}
 	for name, raw := range attributes {
 		if name == "data" || name == "data_base64" || string(raw) == "null" {

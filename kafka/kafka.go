@@ -1,5 +1,6 @@
 // Package kafka reads a topic of Apache Kafka as an event log, and lets a consumer
-// group share out its partitions.
+// group share out its partitions. It also publishes events to Kafka, for
+// fairlead.Forward, and stamps the records of producers that exist.
 //
 // Reading keeps no place: each page is a fetch request of its own, at the position
 // that it is asked for. So a base lane, tenant lanes and rebuilds read one
@@ -30,8 +31,8 @@ import (
 // Config says what to read, and with whom. Brokers and Topic are needed.
 type Config struct {
 	Brokers []string // host:port, to begin with
-	Topic   string
-	Group   string // the consumer group that shares out the partitions; "": the engine does, by leases in the store
+	Topic   string   // one topic: its partitions are the log partitions
+	Group   string   // the consumer group that shares out the partitions; "": the engine does, by leases in the store
 
 	// InstanceID makes the member a static one: who comes back under its id within
 	// SessionTimeout has its partitions back without a rebalance. Unique in the
@@ -58,8 +59,8 @@ type Config struct {
 	// returns with an error is the Mapping's.
 	Decode func(r *kgo.Record) (event.Event, error)
 
-	Options []kgo.Opt // TLS, SASL and the like, for every client that is made
-	Logger  *slog.Logger
+	Options []kgo.Opt    // TLS, SASL and the like, for every client that is made
+	Logger  *slog.Logger // default: says nothing
 }
 
 // ErrRecreated means that the topic was deleted and made again: the positions of
