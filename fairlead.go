@@ -77,9 +77,11 @@ func (c *Consumer) Add(ctx context.Context, processors ...Processor) error {
 // see [Admin.Drop] to delete them.
 func (c *Consumer) Remove(ctx context.Context, name string) error { return c.e.Remove(ctx, name) }
 
-// Run works until ctx ends, and returns ctx's error then; or until a newer program
-// has changed the store such that this one cannot work on it: [store.ErrNewerSchema].
-// When it returns, everything it started has ended and its leases are given up.
+// Run works until ctx ends, hands its lanes over to other processes if there are
+// any, for 6 s at most and working them meanwhile, and returns ctx's error. It ends with
+// [store.ErrNewerSchema] when a newer program has changed the store such that this one
+// cannot work on it. When it returns, everything it started has ended and its leases
+// are given up.
 func (c *Consumer) Run(ctx context.Context) error { return c.e.Run(ctx) }
 
 // WaitFor returns nil as soon as a processor's read model contains the append

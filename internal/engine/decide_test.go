@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -115,9 +116,7 @@ func TestMovesForCostsLast(t *testing.T) {
 	}}
 	share := func(v *view) {
 		targets, _ := place(v)
-		for id, to := range targets {
-			owners[id] = to
-		}
+		maps.Copy(owners, targets)
 	}
 	var f fleet
 	leaves := func(at time.Duration, v *view) bool { return len(f.decide(v, began.Add(at), me).leave) > 0 }
