@@ -56,7 +56,7 @@ func TestNotMigrated(t *testing.T) {
 		return n
 	}
 	before := objects()
-	check("empty", `nothing of Fairlead is in schema "fairlead" of `, "the command migrate makes the schema", "--db", "schema=NAME")
+	check("empty", `nothing of Fairlead is in schema "fairlead" of `, "make the schema: the commands migrate, import and run do that", "--db", "schema=NAME")
 	if n := objects(); n != before {
 		t.Errorf("the commands have made %d objects in an empty database", n-before)
 	}
@@ -65,7 +65,7 @@ func TestNotMigrated(t *testing.T) {
 	if _, err := c.Exec(t.Context(), "DELETE FROM fairlead.migrations WHERE version > 3"); err != nil {
 		t.Fatal(err)
 	}
-	check("old", `schema "fairlead" of `, fmt.Sprintf("has version 3, this program needs %.0f: the command migrate brings it up to date", to))
+	check("old", `schema "fairlead" of `, fmt.Sprintf("has version 3, this program needs %.0f: bring it up to date with a role that owns the schema's tables: the commands migrate, import and run do that", to))
 	var version int
 	if err := c.QueryRow(t.Context(), "SELECT max(version) FROM fairlead.migrations").Scan(&version); err != nil || version != 3 {
 		t.Errorf("version %d after commands that work on what is there, %v, want 3", version, err)

@@ -66,12 +66,12 @@ type notMigrated struct{ *postgres.SchemaError }
 
 func (e notMigrated) Error() string {
 	if e.Version == 0 {
-		return fmt.Sprintf("nothing of Fairlead is in schema %q of %s, which has version 0: if that is the right database, the command migrate "+
-			"makes the schema, and so do import and run; else correct --db or %s, or give the schema's name as schema=NAME in the URL",
+		return fmt.Sprintf("nothing of Fairlead is in schema %q of %s, which has version 0: if that is the right database, make the schema: "+
+			"the commands migrate, import and run do that; else correct --db or %s, or give the schema's name as schema=NAME in the URL",
 			e.Schema, e.Database, EnvDB)
 	}
-	return fmt.Sprintf("schema %q of %s has version %d, this program needs %d: the command migrate brings it up to date, and so do import and run, "+
-		"with a role that owns the schema's tables; or use the program of that version", e.Schema, e.Database, e.Version, e.Need)
+	return fmt.Sprintf("schema %q of %s has version %d, this program needs %d: bring it up to date with a role that owns the schema's tables: "+
+		"the commands migrate, import and run do that; or use the program of that version", e.Schema, e.Database, e.Version, e.Need)
 }
 
 func (e notMigrated) Unwrap() error { return e.SchemaError }
