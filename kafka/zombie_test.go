@@ -31,7 +31,6 @@ func TestZombieIsRefused(t *testing.T) {
 	cfg := kafka.Config{Brokers: kafkatest.Brokers(t), Topic: topic, Group: kafkatest.Name(t), SessionTimeout: 3 * time.Second, DrainTimeout: 300 * time.Millisecond}
 	gate := make(chan struct{})
 	open := sync.OnceFunc(func() { close(gate) })
-	t.Cleanup(open)
 	var entered sync.Map // partitions in which a handler is stuck
 	stuck := fairlead.NewProjection("tallies", fairlead.On("Added", func(c *tally, e fairlead.Event[added]) error {
 		entered.Store(e.Stream, true)
@@ -58,6 +57,7 @@ func TestZombieIsRefused(t *testing.T) {
 		return odd && even
 	})
 	b := start(t, url, cfg, fairlead.Project(p))
+	t.Cleanup(open) // before the members are stopped: that waits for handlers
 	eventually(t, 30*time.Second, "two members share", share(parts, a, b))
 	moved := b.log.Assigned()[0]
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
