@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/config"
@@ -28,10 +29,13 @@ func (p *program) openTopic(ctx context.Context) (*topic, error) {
 	cfg := kafka.Config{
 		Brokers: k.Brokers, Topic: k.Topic, InstanceID: k.InstanceID, ServerProtocol: k.ServerProtocol,
 		Options: []kgo.Opt{kgo.ClientID(p.app.Name)}, Logger: p.logger(false),
-		Mapping: kafka.Mapping{KeySeparator: k.KeySeparator, Tenant: k.Tenant},
+		SessionTimeout: time.Duration(k.SessionTimeout), DrainTimeout: time.Duration(k.DrainTimeout),
+		Mapping: kafka.Mapping{KeySeparator: k.KeySeparator, Tenant: k.Tenant, Type: k.Type},
 	}
 	t := &topic{}
-	if c := p.file.Consumer; c != nil {
+	if c := p.file.Consumer; c == nil && (k.InstanceID != "" || k.ServerProtocol) {
+		return nil, errors.New("config: kafka.instanceId and kafka.serverProtocol are a consumer group's: name it in consumer.groupId")
+	} else if c != nil {
 		id, err := c.Identify(os.Getenv)
 		if err != nil {
 			return nil, err

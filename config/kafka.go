@@ -13,6 +13,12 @@ type Kafka struct {
 	KeySeparator string `yaml:"keySeparator"`
 	// Tenant is that of records which name none; default: they are parked.
 	Tenant string `yaml:"tenant"`
+	// Type is that of records which name none; default: the topic.
+	Type string `yaml:"type"`
+	// SessionTimeout is the time after which a silent member of the group is out; default 45s.
+	SessionTimeout Duration `yaml:"sessionTimeout"`
+	// DrainTimeout is the time that lanes have to end in when their partition goes; default 10s.
+	DrainTimeout Duration `yaml:"drainTimeout"`
 	// InstanceID makes the process a static member of the group; unique in it.
 	InstanceID string `yaml:"instanceId"`
 	// ServerProtocol is the group protocol of KIP-848, of Kafka 4.0 and later.
