@@ -27,15 +27,13 @@ type topic struct {
 func (p *program) openTopic(ctx context.Context) (*topic, error) {
 	k := p.file.Kafka
 	cfg := kafka.Config{
-		Brokers: k.Brokers, Topic: k.Topic, InstanceID: k.InstanceID, ServerProtocol: k.ServerProtocol,
+		Brokers: k.Brokers, Topic: k.Topic, Group: k.Group, InstanceID: k.InstanceID, ServerProtocol: k.ServerProtocol,
 		Options: []kgo.Opt{kgo.ClientID(p.app.Name)}, Logger: p.logger(false),
 		SessionTimeout: time.Duration(k.SessionTimeout), DrainTimeout: time.Duration(k.DrainTimeout),
 		Mapping: kafka.Mapping{KeySeparator: k.KeySeparator, Tenant: k.Tenant, Type: k.Type},
 	}
 	t := &topic{}
-	if c := p.file.Consumer; c == nil && (k.InstanceID != "" || k.ServerProtocol) {
-		return nil, errors.New("config: kafka.instanceId and kafka.serverProtocol are a consumer group's: name it in consumer.groupId")
-	} else if c != nil {
+	if c := p.file.Consumer; c != nil {
 		id, err := c.Identify(os.Getenv)
 		if err != nil {
 			return nil, err

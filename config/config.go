@@ -69,7 +69,7 @@ func Parse(name string, data []byte, env func(string) (string, bool)) (*File, er
 	}
 	values := []value{{"database", &f.Database}, {"name", &f.Name}, {"pool", &f.Pool}, {"metrics", &f.Metrics}}
 	if k := f.Kafka; k != nil {
-		values = append(values, value{"kafka.topic", &k.Topic}, value{"kafka.instanceId", &k.InstanceID})
+		values = append(values, value{"kafka.topic", &k.Topic}, value{"kafka.group", &k.Group}, value{"kafka.instanceId", &k.InstanceID})
 		for i := range k.Brokers {
 			values = append(values, value{"kafka.brokers", &k.Brokers[i]})
 		}
@@ -90,7 +90,7 @@ func Parse(name string, data []byte, env func(string) (string, bool)) (*File, er
 		errs = append(errs, at(name, data, "lease", fmt.Errorf("%v: at least a second", time.Duration(f.Lease))))
 	}
 	if f.Kafka != nil {
-		for _, err := range f.Kafka.check() {
+		for _, err := range f.Kafka.check(f.Consumer) {
 			errs = append(errs, at(name, data, "kafka."+err.key, err.err))
 		}
 	}

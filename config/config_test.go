@@ -82,6 +82,8 @@ func TestBadFiles(t *testing.T) {
 		{"no topic", "name: a\nkafka:\n  brokers: [a:1]\n", "kafka.topic: name the topic"},
 		{"mechanism", "kafka:\n  brokers: [a:1]\n  topic: t\n  sasl:\n    mechanism: md5\n    user: u\n    password: p\n", "fairlead.yaml:5: kafka.sasl.mechanism: \"md5\""},
 		{"no password", "kafka:\n  brokers: [a:1]\n  topic: t\n  sasl: {mechanism: plain, user: u, password: \"${NONE}\"}\n", "fairlead.yaml:4: kafka.sasl.password: the environment has no NONE"},
+		{"two groups", "kafka:\n  brokers: [a:1]\n  topic: t\n  group: g\nconsumer:\n  groupId: h\n", "fairlead.yaml:4: kafka.group: \"g\": there is a consumer"},
+		{"a member of no group", "kafka:\n  brokers: [a:1]\n  topic: t\n  serverProtocol: true\n", "kafka.group: instanceId and serverProtocol"},
 		{"a consumer of no topic", "consumer:\n  groupId: g\n", "consumer: only a topic is shared"},
 		{"no YAML", "name: [\n", "fairlead.yaml:"},
 		{"tab", "name: a\n\tlease: 10s\n", "fairlead.yaml:2"},

@@ -9,6 +9,9 @@ type Kafka struct {
 	Brokers []string `yaml:"brokers"`
 	// Topic is the topic to read.
 	Topic string `yaml:"topic"`
+	// Group is the consumer group that shares out the partitions, where there is one
+	// environment only; else it is consumer.groupId. Default: lanes are leased in the database.
+	Group string `yaml:"group"`
 	// KeySeparator ends the tenant in a key, as ":" in tenant:key; default: keys have no tenant.
 	KeySeparator string `yaml:"keySeparator"`
 	// Tenant is that of records which name none; default: they are parked.
@@ -40,13 +43,19 @@ type SASL struct {
 }
 
 // check says what is wrong.
-func (k *Kafka) check() (errs []keyError) {
+func (k *Kafka) check(c *Consumer) (errs []keyError) {
 	fail := func(key, format string, args ...any) { errs = append(errs, keyError{key, fmt.Errorf(format, args...)}) }
 	if len(k.Brokers) == 0 {
 		fail("brokers", "name a broker, as host:port")
 	}
 	if k.Topic == "" {
 		fail("topic", "name the topic to read")
+	}
+	switch {
+	case k.Group != "" && c != nil:
+		fail("group", "%q: there is a consumer, whose group is its groupId: leave one of them out", k.Group)
+	case k.Group == "" && c == nil && (k.InstanceID != "" || k.ServerProtocol):
+		fail("group", "instanceId and serverProtocol are a consumer group's: name it")
 	}
 	if s := k.SASL; s != nil {
 		switch s.Mechanism {
