@@ -40,7 +40,8 @@ type Lane struct {
 	Parked int // ordering keys in the dead letters
 
 	// Pool is the worker pool that the lane's tenant is given to. Unserved says
-	// why nobody works the lane, if that is because no process of the pool lives.
+	// why nobody works the lane, and what to do, if that is because no process of the
+	// pool lives, or none with the version of the code that makes the lane's build.
 	Pool     string
 	Unserved string
 }
@@ -88,7 +89,7 @@ func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
 		if err != nil {
 			return err
 		}
-		pools, err := livePools(tx)
+		live, err := liveMembers(tx)
 		if err != nil {
 			return err
 		}
@@ -103,8 +104,8 @@ func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
 			if l.Tenant != "" {
 				x.Pool = given[l.Tenant]
 			}
-			if x.Pool != "" && !x.Alive && !pools[x.Pool] {
-				x.Unserved = fmt.Sprintf("no process of pool %q is alive: start one, or clear the tenant's pool", x.Pool)
+			if !x.Alive {
+				x.Unserved = unserved(&p, &x, live)
 			}
 			lanes = append(lanes, x)
 		}
@@ -117,15 +118,7 @@ func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i := range lanes {
-		if lanes[i].Kept {
-			continue
-		}
-		if err := a.behind(ctx, &lanes[i], parts); err != nil {
-			return nil, fmt.Errorf("lane %v: %w", lanes[i].LaneID, err)
-		}
-	}
-	return lanes, nil
+	return lanes, a.countBehind(ctx, lanes, parts)
 }
 
 // countParked counts each parked key with the lane that would drain it.
@@ -152,40 +145,6 @@ func countParked(tx store.Tx, lanes []Lane) error {
 			}
 			byID[id].Parked++
 		}
-	}
-	return nil
-}
-
-// behind fills in how far a lane is behind the log.
-func (a Admin) behind(ctx context.Context, l *Lane, parts int) error {
-	part := 0
-	if parts > 1 {
-		part = l.Partition
-	}
-	head, err := a.Log.Head(ctx, part)
-	if err != nil || head <= l.Position {
-		return err
-	}
-	counter, ok := a.Log.(eventlog.Counter)
-	if !ok {
-		l.Behind = int64(head - l.Position)
-		return nil
-	}
-	var f eventlog.Filter
-	if l.Tenant != "" {
-		f.Tenants = []string{l.Tenant}
-	}
-	for t, until := range l.Exclusions {
-		if until == event.Unbounded {
-			f.Exclude = append(f.Exclude, t)
-		}
-	}
-	n, oldest, err := counter.Count(ctx, part, f, l.Position, head, BehindLimit)
-	if err != nil {
-		return err
-	}
-	if l.Behind = int64(n); n > 0 {
-		l.Lag = max(0, time.Since(oldest))
 	}
 	return nil
 }

@@ -77,8 +77,11 @@ func (c *Consumer) Add(ctx context.Context, processors ...Processor) error {
 // see [Admin.Drop] to delete them.
 func (c *Consumer) Remove(ctx context.Context, name string) error { return c.e.Remove(ctx, name) }
 
-// Run works until ctx ends, and returns ctx's error then. When it returns,
-// everything it started has ended and its leases are given up.
+// Run works until ctx ends, hands its lanes over to other processes if there are
+// any, for 6 s at most and working them meanwhile, and returns ctx's error. It ends with
+// [store.ErrNewerSchema] when a newer program has changed the store such that this one
+// cannot work on it. When it returns, everything it started has ended and its leases
+// are given up.
 func (c *Consumer) Run(ctx context.Context) error { return c.e.Run(ctx) }
 
 // WaitFor returns nil as soon as a processor's read model contains the append
@@ -103,6 +106,15 @@ type Processor struct{ p engine.Processor }
 // Name returns the processor's name.
 func (p Processor) Name() string { return p.p.Name }
 
+// From returns the processor with a place to begin, unless its options say one. Like
+// [Options.Start] it counts once, when the processor is new to the store.
+func (p Processor) From(s Start) Processor {
+	if p.p.Start == (Start{}) {
+		p.p.Start = s
+	}
+	return p
+}
+
 // Options tunes a processor. The zero Options is ready to use.
 type Options struct {
 	// Partitions cuts the work of a new processor into so many lanes by the hash
@@ -115,9 +127,12 @@ type Options struct {
 	// for projections that choose their documents themselves. See also
 	// [ByTenant].
 	PartitionBy func(*event.Event) string
-	// Types and Tenants select events; default: all that are handled.
+	// Types, Tenants and Classes select events; default: all that are handled.
+	// Classes are traffic classes, "" for the events without one, which are
+	// production's.
 	Types   []string
 	Tenants []string
+	Classes []string
 	// Start says where a new processor begins; default: at the first event.
 	Start Start
 	// Freshness is the objective for the time from an event's recording to its
@@ -226,7 +241,7 @@ func processor(name string, options []Options) engine.Processor {
 	}
 	return engine.Processor{
 		Name: name, OrderBy: o.OrderBy, Partitions: o.Partitions, PartitionBy: o.PartitionBy,
-		Types: o.Types, Tenants: o.Tenants, Start: o.Start, Freshness: o.Freshness, Retry: o.Retry,
+		Types: o.Types, Tenants: o.Tenants, Classes: o.Classes, Start: o.Start, Freshness: o.Freshness, Retry: o.Retry,
 		Poison: o.Poison, Concurrency: o.Concurrency, Timeout: o.Timeout, NoIsolation: o.NoIsolation,
 		RebuildChanged: o.RebuildChanged, Rebuild: o.Rebuild.how(),
 	}

@@ -26,9 +26,11 @@ type ShardedConfig struct {
 
 	// Shard says in which shard a tenant is; "" is the control store. It is asked
 	// when the first event of a tenant is seen: the answer is written into the
-	// control store, and holds whatever would be answered later. While
-	// it fails for a tenant, the lanes that have come to an event of that tenant
-	// wait before it and ask again.
+	// control store, and holds whatever would be answered later. It is asked for
+	// several tenants at once, for each within 5 seconds, when its context ends.
+	// While it fails or hangs for a tenant, the lanes that have come to an event of
+	// that tenant, in its partition, wait before it with an error that names the
+	// tenant, and it is asked again, less and less often, up to every 10 seconds.
 	Shard func(ctx context.Context, tenant string) (string, error)
 
 	// Open opens the store of a shard, once in a process, when the first tenant in

@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/eventlog/memlog"
+	"github.com/fairlead-dev/fairlead/partition"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/fairlead-dev/fairlead/store/memstore"
 )
@@ -213,6 +214,101 @@ func TestShardedResolverFails(t *testing.T) {
 		}
 		s.fail("a-1", nil)
 		s.wait(c, token)
+		s.check(c)
+	})
+}
+
+// While the resolver hangs for a tenant, lanes come up to its first event, those of
+// other partitions go on behind it, and whoever waits for it is told.
+func TestShardedResolverHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const partitions = 4
+		s := newSpread(t)
+		cfg, back := s.config(), make(chan struct{})
+		resolve := cfg.Shard
+		cfg.Shard = func(ctx context.Context, tenant string) (string, error) {
+			if tenant == "b-stuck" {
+				<-back // it does not look at its context
+			}
+			return resolve(ctx, tenant)
+		}
+		c, err := fairlead.NewSharded(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var seen sync.Map // what a reactor with the same partitions got
+		react := fairlead.React("mail", func(_ context.Context, d fairlead.Delivery) error {
+			seen.Store(d.Tenant, true)
+			return nil
+		}, fairlead.Options{Partitions: partitions})
+		if err := c.Add(t.Context(), fairlead.Project(accounts(), fairlead.Options{Partitions: partitions}), react); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- c.Run(ctx) }()
+		defer func() {
+			cancel()
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("Run = %v", err)
+			}
+		}()
+		bucket := func(tenant string) int { return partition.Bucket(tenant+"\x00account", partitions) }
+		var beside, behind []string // tenants of other partitions, and of its own
+		for i := 0; len(beside) < 6 || len(behind) < 3; i++ {
+			name := fmt.Sprintf("%c-%d", 'a'+i%3, i)
+			if bucket(name) != bucket("b-stuck") {
+				beside = append(beside, name)
+			} else {
+				behind = append(behind, name)
+			}
+		}
+		s.wait(c, s.deposit("a-0", "c-0"))
+		began := time.Now()
+		// WaitFor waits for all partitions, because the streams of a tenant may be in any.
+		applied := func(tenants ...string) {
+			t.Helper()
+			for _, name := range tenants {
+				for {
+					d, err := fairlead.Get(ctx, c.Reader(), accounts(), name, "account")
+					if err == nil && d.State.Balance == s.want[name] {
+						break
+					}
+					if time.Since(began) > 30*time.Second {
+						t.Fatalf("tenant %q still waits: balance %d, %v, want %d", name, d.State.Balance, err, s.want[name])
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+			}
+		}
+		s.wait(c, s.deposit(behind[0])) // before it
+		late := s.deposit(append([]string{"b-stuck"}, append(beside, behind...)...)...)
+		applied(beside...)
+		for range 5 {
+			s.deposit(beside...)
+			applied(beside...)
+		}
+		late.Tenants = []string{"b-stuck"}
+		if err := c.WaitFor(ctx, "accounts", late); err == nil || !strings.Contains(err.Error(), "b-stuck") || !strings.Contains(err.Error(), "5s") {
+			t.Errorf("WaitFor = %v, want an error that names the tenant", err)
+		}
+		for _, name := range behind[1:] {
+			if _, err := fairlead.Get(ctx, c.Reader(), accounts(), name, "account"); !errors.Is(err, fairlead.ErrNotFound) {
+				t.Errorf("tenant %q, behind it in its partition: %v, want that it waits", name, err)
+			}
+			if _, ok := seen.Load(name); ok {
+				t.Errorf("the reactor got an event of %q, which is behind it in its partition", name)
+			}
+		}
+		for _, name := range beside {
+			if _, ok := seen.Load(name); !ok {
+				t.Errorf("the reactor got no event of %q, which is in another partition", name)
+			}
+		}
+		close(back)
+		synctest.Wait() // it has answered
+		late.Tenants = append(behind, "b-stuck")
+		s.wait(c, late)
 		s.check(c)
 	})
 }

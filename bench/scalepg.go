@@ -42,6 +42,7 @@ func runScalePostgres(ctx context.Context, b *bench) (err error) {
 	}
 	type figures struct {
 		rates, reads []float64
+		moves        []int64
 		last         scaleRun
 	}
 	sets := []int{1, 2, 4, 8}
@@ -52,15 +53,29 @@ func runScalePostgres(ctx context.Context, b *bench) (err error) {
 			// So many that a run takes about so long, if the processes had the machine
 			// for themselves; eight cannot have two cores.
 			events := int(seconds * scaleConcurrency / scaleWait.Seconds() * float64(min(n, 4)))
-			run, err := b.scale(ctx, s, n, events)
+			run, err := b.scale(ctx, s, n, events, false)
 			if err != nil {
 				return fmt.Errorf("%d processes: %w", n, err)
 			}
 			got[i].rates = append(got[i].rates, run.perSecond)
 			got[i].reads = append(got[i].reads, run.reads)
+			got[i].moves = append(got[i].moves, run.moves)
 			got[i].last = run
 		}
 	}
+	// The measurement begins when the lanes have their owners. What it costs when they
+	// get others while they are worked, the run with a process that joins says.
+	const joined = 4
+	events := int(seconds * scaleConcurrency / scaleWait.Seconds() * joined)
+	var joins figures
+	for range runs {
+		run, err := b.scale(ctx, s, joined, events, true)
+		if err != nil {
+			return fmt.Errorf("%d processes and one that joins: %w", joined, err)
+		}
+		joins.reads, joins.moves = append(joins.reads, run.reads), append(joins.moves, run.moves)
+	}
+	b.add("log_reads_per_event_join", median(joins.reads), "", line{}, "the same with %d processes and one that joins while they work; %s; moves of lanes, by run: %v; %d events; %s", joined, spread(joins.reads), joins.moves, events, s.settings)
 	for i, n := range sets {
 		f := &got[i]
 		rate := median(f.rates)
@@ -71,7 +86,7 @@ func runScalePostgres(ctx context.Context, b *bench) (err error) {
 			n, scalePartitions, scaleWait, scaleConcurrency, f.last.events, scaleKeys, runs, s.settings)
 		b.add("events_per_second", rate, "events/s", line{}, "%.0f %% of what the handlers' waits allow; %s; %s", 100*rate*scaleWait.Seconds()/scaleConcurrency/float64(n), spread(f.rates), cond)
 		b.add("speedup", rate/one, "x", line{}, "to one process; %s", cond)
-		b.add("log_reads_per_event", median(f.reads), "", atMost(1.1), "events that came from the log to any of the processes, to events in it; %s", cond)
+		b.add("log_reads_per_event", median(f.reads), "", atMost(1.1), "events that came from the log to any of the processes, to events in it; %s; moves of lanes while they were worked, by run: %v; %s", spread(f.reads), f.moves, cond)
 		b.add("processors_busy", f.last.busy, "%", line{}, "of all of the machine; server %.0f %%, consumers %.0f %%; limit: %s; the last run: %s; %s", f.last.serverBusy, f.last.childBusy, f.last.limit(), f.last.database, cond)
 	}
 	return nil
@@ -81,6 +96,7 @@ func runScalePostgres(ctx context.Context, b *bench) (err error) {
 type scaleRun struct {
 	events                      int
 	perSecond, reads            float64
+	moves                       int64   // of lanes, from one process to another
 	busy, serverBusy, childBusy float64 // of all processors, %
 	waits                       []string
 	idle                        bool // no session of the server was waiting on average
@@ -105,8 +121,8 @@ type scaleReport struct {
 	Processor     float64
 }
 
-// scale runs one set of processes.
-func (b *bench) scale(ctx context.Context, s *pgServer, n, events int) (r scaleRun, err error) {
+// scale runs one set of processes; joins: and one that comes while they work.
+func (b *bench) scale(ctx context.Context, s *pgServer, n, events int, joins bool) (r scaleRun, err error) {
 	r.events = events
 	url, err := s.empty(ctx)
 	if err != nil {
@@ -145,6 +161,10 @@ func (b *bench) scale(ctx context.Context, s *pgServer, n, events int) (r scaleR
 	if err := pgExec(ctx, url, "VACUUM ANALYZE"); err != nil {
 		return r, err
 	}
+	epochs, err := laneEpochs(ctx, db)
+	if err != nil {
+		return r, err
+	}
 	before, err := sample(ctx, url)
 	if err != nil {
 		return r, err
@@ -164,6 +184,17 @@ func (b *bench) scale(ctx context.Context, s *pgServer, n, events int) (r scaleR
 		for _, c := range children {
 			handled += c.handled.Load()
 		}
+		if joins && handled > int64(events)/20 {
+			joins = false
+			c, err := startScaleChild(ctx, url)
+			if err != nil {
+				return r, err
+			}
+			defer c.kill()
+			if children = append(children, c); c.say("go") != nil {
+				return r, errors.New("the process that joins has ended")
+			}
+		}
 		if time.Now().After(deadline) {
 			return r, fmt.Errorf("wrong result: %d of %d events are handled after 90 s", handled, events)
 		}
@@ -175,6 +206,11 @@ func (b *bench) scale(ctx context.Context, s *pgServer, n, events int) (r scaleR
 	if err != nil {
 		return r, err
 	}
+	now, err := laneEpochs(ctx, db)
+	if err != nil {
+		return r, err
+	}
+	r.moves = now - epochs
 	stopWatching()
 	waits := <-watched
 	var first, last, handled, read int64
@@ -232,6 +268,19 @@ func sharedOut(ctx context.Context, db *postgres.DB, n int) error {
 		}
 	}
 	return fmt.Errorf("the lanes are not shared out among %d processes after 30 s", n)
+}
+
+// laneEpochs returns the sum of the lanes' epochs: each move raises it by one.
+func laneEpochs(ctx context.Context, db *postgres.DB) (sum int64, err error) {
+	err = db.View(ctx, func(tx store.Tx) error {
+		lanes, err := tx.Lanes("scale")
+		sum = 0
+		for _, l := range lanes {
+			sum += l.Epoch
+		}
+		return err
+	})
+	return sum, err
 }
 
 // A scaleChild is a process of the set.

@@ -171,6 +171,7 @@ type program struct {
 	db     string
 	config string       // the file's name
 	file   *config.File // what is in it
+	topic  *topic       // the log, where that is not the database
 }
 
 func (p *program) root() *cobra.Command {
@@ -301,16 +302,29 @@ func (p *program) onDatabaseAs(c *cobra.Command, mode func() Mode, f func(ctx co
 				err = e
 			}
 		}()
-		sourced, err := p.source(c.Context(), db)
-		if err != nil {
-			return err
+		if p.file.Kafka != nil {
+			if p.topic, err = p.openTopic(c.Context()); err != nil {
+				return err
+			}
+			defer func() {
+				if e := p.topic.Close(); err == nil {
+					err = e
+				}
+			}()
 		}
-		db = sourced
 		return f(c.Context(), db, args)
 	}
 	return c
 }
 
 func (p *program) admin(db Database) fairlead.Admin {
-	return fairlead.Admin{Log: logOf(db), Store: db}
+	return fairlead.Admin{Log: p.log(db), Store: db}
+}
+
+// log returns the log: the topic, or the database's.
+func (p *program) log(db Database) eventlog.Log {
+	if p.topic != nil {
+		return p.topic.Log
+	}
+	return db
 }

@@ -44,6 +44,9 @@ reason, and the import goes on; later lines of its stream are bad then too.`,
 	c.Flags().StringVar(&skipBad, "skip-bad", "", "write bad lines with their reasons to `FILE`, and go on")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "no progress on stderr")
 	return p.onDatabase(c, Create, func(ctx context.Context, db Database, files []string) (err error) {
+		if err := p.onlyDatabase("import"); err != nil {
+			return err
+		}
 		im := importer.Importer{Log: db}
 		if skipBad != "" {
 			bad, err := newBadLines(skipBad)
@@ -161,12 +164,16 @@ imported elsewhere, because its versions have gaps.`,
 	p.named(c)
 	c.Flags().StringArrayVar(&s.Tenants, "tenant", nil, "only this `TENANT`; may be repeated")
 	c.Flags().StringArrayVar(&s.Types, "type", nil, "only this event `TYPE`; may be repeated")
+	c.Flags().StringArrayVar(&s.Classes, "class", nil, "only this traffic `CLASS`, '' for events without one; may be repeated")
 	c.Flags().StringVar(&from, "from", "", "only what occurred at this `TIME` or later: 2026-01-31 or 2026-01-31T12:00:00Z")
 	c.Flags().StringVar(&to, "to", "", "only what occurred before this `TIME`")
 	c.Flags().StringVarP(&out, "out", "o", "", "write to `FILE`; the endings .gz and .zst compress")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "no progress and no summary on stderr")
 	return p.onDatabase(c, Read, func(ctx context.Context, db Database, _ []string) error {
-		var err error
+		err := p.onlyDatabase("export")
+		if err != nil {
+			return err
+		}
 		if s.From, err = parseTime("from", from); err != nil {
 			return err
 		}

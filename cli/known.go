@@ -70,11 +70,11 @@ func (p *program) seen(ctx context.Context, db Database, tenant string) error {
 	if err := event.CheckTenant(tenant); err != nil {
 		return err
 	}
-	parts, err := db.Partitions(ctx)
+	parts, err := p.log(db).Partitions(ctx)
 	if err != nil {
 		return err
 	}
-	counter, ok := eventlog.Log(db).(eventlog.Counter)
+	counter, ok := p.log(db).(eventlog.Counter)
 	if !ok {
 		return nil
 	}

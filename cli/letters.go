@@ -35,6 +35,7 @@ type letterEvent struct {
 	Stream     string            `json:"stream"`
 	Version    int64             `json:"version"`
 	Type       string            `json:"type"`
+	Class      string            `json:"class,omitempty"` // of traffic
 	OccurredAt *time.Time        `json:"occurred_at"`
 	Metadata   map[string]string `json:"metadata,omitempty"`
 	Data       json.RawMessage   `json:"data,omitempty"`
@@ -45,7 +46,7 @@ type letterEvent struct {
 func letterOf(l *store.DeadLetter) letterJSON {
 	e := letterEvent{
 		Position: int64(l.Event.Position), ID: l.Event.ID, Stream: l.Event.Stream, Version: l.Event.Version,
-		Type: l.Event.Type, OccurredAt: stamp(l.Event.OccurredAt), Metadata: l.Event.Metadata, Withheld: l.Event.Withheld,
+		Type: l.Event.Type, Class: l.Event.Class, OccurredAt: stamp(l.Event.OccurredAt), Metadata: l.Event.Metadata, Withheld: l.Event.Withheld,
 	}
 	if json.Valid(l.Event.Data) {
 		e.Data = l.Event.Data

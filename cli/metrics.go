@@ -24,7 +24,9 @@ func (p *program) serveMetrics(ctx context.Context, addr string, db Database, co
 		return nil, fmt.Errorf("--metrics %s: %w", addr, err)
 	}
 	m := &ops.Metrics{Consumer: consumer, Admin: p.admin(db)}
-	if pg, ok := db.(interface {
+	if p.topic != nil {
+		m.Routed = p.topic.Routed
+	} else if pg, ok := db.(interface {
 		Holders(ctx context.Context) ([]postgres.Holder, error)
 	}); ok {
 		m.Holders = func(ctx context.Context) ([]ops.Holder, error) {

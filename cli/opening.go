@@ -52,14 +52,29 @@ func openPostgres(ctx context.Context, name string, mode Mode) (Database, error)
 	}
 	u.RawQuery = strings.Join(others, "&")
 	db, err := postgres.Open(ctx, u.String(), o)
-	if errors.Is(err, postgres.ErrOldSchema) {
-		err = fmt.Errorf("%w; migrate, import and run do that", err)
+	if s, ok := errors.AsType[*postgres.SchemaError](err); ok {
+		err = notMigrated{s}
 	}
 	if err != nil {
 		return nil, err
 	}
 	return db, nil
 }
+
+// notMigrated says of a schema that needs a migration which commands make it.
+type notMigrated struct{ *postgres.SchemaError }
+
+func (e notMigrated) Error() string {
+	if e.Version == 0 {
+		return fmt.Sprintf("nothing of Fairlead is in schema %q of %s, which has version 0: if that is the right database, make the schema: "+
+			"the commands migrate, import and run do that; else correct --db or %s, or give the schema's name as schema=NAME in the URL",
+			e.Schema, e.Database, EnvDB)
+	}
+	return fmt.Sprintf("schema %q of %s has version %d, this program needs %d: bring it up to date with a role that owns the schema's tables: "+
+		"the commands migrate, import and run do that; or use the program of that version", e.Schema, e.Database, e.Version, e.Need)
+}
+
+func (e notMigrated) Unwrap() error { return e.SchemaError }
 
 // withoutPassword is a database's name as it may be shown.
 func withoutPassword(name string) string {

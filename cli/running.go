@@ -57,13 +57,20 @@ made where there is none. With --once a tenant that is paused is not waited for.
 				"with its own, and has all of these commands (see package github.com/fairlead-dev/fairlead/cli)", p.app.Name)
 		}
 		consumer, err := fairlead.New(fairlead.Config{
-			Log: logOf(db), Store: db, Name: name, Logger: p.logger(verbose), Memory: bytes, Slots: slots, Lease: lease, Pool: pool,
+			Log: p.log(db), Store: db, Name: name, Logger: p.logger(verbose), Memory: bytes, Slots: slots, Lease: lease, Pool: pool,
 		})
 		if err != nil {
 			return err
 		}
-		if err := consumer.Add(ctx, p.app.Processors...); err != nil {
-			return err
+		for _, proc := range p.app.Processors {
+			if p.topic != nil {
+				if proc, err = p.topic.beginning(ctx, db, proc); err != nil {
+					return err
+				}
+			}
+			if err := consumer.Add(ctx, proc); err != nil {
+				return err
+			}
 		}
 		stop, err := p.serveMetrics(ctx, metrics, db, consumer)
 		if err != nil {
@@ -97,7 +104,7 @@ func (p *program) runOnce(ctx context.Context, db Database, consumer *fairlead.C
 	var err error
 	for _, proc := range p.app.Processors {
 		if err == nil {
-			err = caughtUp(runCtx, db, consumer, proc.Name(), pool)
+			err = caughtUp(runCtx, p.log(db), db, consumer, proc.Name(), pool)
 		}
 	}
 	stop()
@@ -109,8 +116,8 @@ func (p *program) runOnce(ctx context.Context, db Database, consumer *fairlead.C
 
 // caughtUp waits until a processor has applied all that is in the log now and
 // that is the work of a pool's processes.
-func caughtUp(ctx context.Context, db Database, consumer *fairlead.Consumer, processor, pool string) error {
-	parts, err := db.Partitions(ctx)
+func caughtUp(ctx context.Context, log eventlog.Log, db Database, consumer *fairlead.Consumer, processor, pool string) error {
+	parts, err := log.Partitions(ctx)
 	if err != nil {
 		return err
 	}
@@ -143,7 +150,7 @@ func caughtUp(ctx context.Context, db Database, consumer *fairlead.Consumer, pro
 		return err
 	}
 	for part := range parts {
-		head, err := db.Head(ctx, part)
+		head, err := log.Head(ctx, part)
 		if err != nil {
 			return err
 		}

@@ -28,7 +28,7 @@ type processorJSON struct {
 	Recut       int          `json:"partitions_to_recut,omitempty"` // that are to be split or merged
 	TenantLanes int          `json:"tenant_lanes"`
 	Unowned     int          `json:"unowned_lanes"`      // that should be worked and that no live consumer has
-	Unserved    []string     `json:"unserved,omitempty"` // why, where no process of a pool lives
+	Unserved    []string     `json:"unserved,omitempty"` // why, where no process may work a lane, and what to do
 	Parked      int          `json:"parked_keys"`
 	Rebuild     *rebuildJSON `json:"rebuild,omitempty"`
 	Kept        *keptJSON    `json:"kept,omitempty"`
@@ -173,12 +173,12 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 
 func (p *program) status(ctx context.Context, db Database) (statusJSON, error) {
 	s := statusJSON{Database: withoutPassword(p.db), Heads: []int64{}, Holders: []holderJSON{}, Processors: []processorJSON{}, Members: []memberJSON{}}
-	parts, err := db.Partitions(ctx)
+	parts, err := p.log(db).Partitions(ctx)
 	if err != nil {
 		return s, err
 	}
 	for i := range parts {
-		h, err := db.Head(ctx, i)
+		h, err := p.log(db).Head(ctx, i)
 		if err != nil {
 			return s, err
 		}
@@ -246,6 +246,9 @@ func summary(proc store.Processor, lanes []fairlead.Lane) processorJSON {
 			if r.Rebuild != nil && l.Number == proc.Rebuild && (r.Rebuild.Position < 0 || int64(l.Position) < r.Rebuild.Position) {
 				r.Rebuild.Position = int64(l.Position)
 			}
+			if l.Number == proc.Rebuild && !l.Alive && l.State != store.Paused && !proc.Paused {
+				r.unserved(l)
+			}
 			continue
 		}
 		if first || l.Position < lowest {
@@ -263,11 +266,7 @@ func summary(proc store.Processor, lanes []fairlead.Lane) processorJSON {
 		unowned = unowned && !l.Alive && l.State != store.Recut
 		if !l.Alive && l.State != store.Paused && l.State != store.Recut && !proc.Paused {
 			r.Unowned++
-			if l.Unserved != "" {
-				if why := fmt.Sprintf("tenant %q: %s", l.Tenant, l.Unserved); !slices.Contains(r.Unserved, why) { // of one partition
-					r.Unserved = append(r.Unserved, why)
-				}
-			}
+			r.unserved(l)
 		}
 		r.Behind += l.Behind
 		r.Parked += l.Parked
@@ -286,6 +285,20 @@ func summary(proc store.Processor, lanes []fairlead.Lane) processorJSON {
 		r.State = "unowned"
 	}
 	return r
+}
+
+// unserved notes why nobody may work a lane, once for all partitions.
+func (r *processorJSON) unserved(l *fairlead.Lane) {
+	why := l.Unserved
+	if why == "" {
+		return
+	}
+	if l.Tenant != "" {
+		why = fmt.Sprintf("tenant %q: %s", l.Tenant, why)
+	}
+	if !slices.Contains(r.Unserved, why) {
+		r.Unserved = append(r.Unserved, why)
+	}
 }
 
 // laneJSON is a lane in JSON.

@@ -69,7 +69,7 @@ those of the processor in which the tenant is furthest behind.`,
 				return err
 			}
 		}
-		rows, err := tenantRows(ctx, db, ps, names)
+		rows, err := tenantRows(ctx, db, p.log(db), ps, names)
 		if err != nil {
 			return err
 		}
@@ -114,7 +114,7 @@ func tenantsAfter(ctx context.Context, db Database, ps []store.Processor, after 
 	return all[:min(limit, len(all))], nil
 }
 
-func tenantRows(ctx context.Context, db Database, ps []store.Processor, names []string) ([]tenantJSON, error) {
+func tenantRows(ctx context.Context, db Database, log eventlog.Log, ps []store.Processor, names []string) ([]tenantJSON, error) {
 	rows := make([]tenantJSON, len(names))
 	var lanes []store.Lane
 	err := db.View(ctx, func(tx store.Tx) error {
@@ -153,7 +153,7 @@ func tenantRows(ctx context.Context, db Database, ps []store.Processor, names []
 	if err != nil {
 		return nil, err
 	}
-	counter, counts := eventlog.Log(db).(eventlog.Counter)
+	counter, counts := log.(eventlog.Counter)
 	for i := range rows {
 		for _, proc := range ps {
 			own := map[int]bool{}
@@ -171,7 +171,7 @@ func tenantRows(ctx context.Context, db Database, ps []store.Processor, names []
 				if l.Processor != proc.Name || l.Number != proc.Live || !mine {
 					continue
 				}
-				if err := rows[i].behind(ctx, db, counter, l); err != nil {
+				if err := rows[i].behind(ctx, log, counter, l); err != nil {
 					return nil, err
 				}
 			}
@@ -181,8 +181,8 @@ func tenantRows(ctx context.Context, db Database, ps []store.Processor, names []
 }
 
 // behind raises the tenant's backlog to that in lane l.
-func (r *tenantJSON) behind(ctx context.Context, db Database, counter eventlog.Counter, l store.Lane) error {
-	parts, err := db.Partitions(ctx)
+func (r *tenantJSON) behind(ctx context.Context, log eventlog.Log, counter eventlog.Counter, l store.Lane) error {
+	parts, err := log.Partitions(ctx)
 	if err != nil {
 		return err
 	}
@@ -190,7 +190,7 @@ func (r *tenantJSON) behind(ctx context.Context, db Database, counter eventlog.C
 	if parts == 1 {
 		part = 0
 	}
-	head, err := db.Head(ctx, part)
+	head, err := log.Head(ctx, part)
 	if err != nil || head <= l.Position {
 		return err
 	}

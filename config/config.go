@@ -35,8 +35,8 @@ type File struct {
 	Lease Duration `yaml:"lease"`
 	// Metrics is the host:port where /metrics and /healthz are served; default: nowhere.
 	Metrics string `yaml:"metrics"`
-	// Source says where the events come from; default: the database.
-	Source *Source `yaml:"source"`
+	// Kafka is the topic that is the log; default: the database is.
+	Kafka *Kafka `yaml:"kafka"`
 	// Consumer says which events of a shared log are this consumer's.
 	Consumer *Consumer `yaml:"consumer"`
 }
@@ -63,24 +63,24 @@ func Parse(name string, data []byte, env func(string) (string, bool)) (*File, er
 		return nil, fmt.Errorf("config: %s: more than one document: keep the first, and delete from the second --- on", name)
 	}
 	var errs []error
-	for _, v := range []struct {
+	type value struct {
 		key string
 		s   *string
-	}{{"database", &f.Database}, {"name", &f.Name}, {"pool", &f.Pool}, {"metrics", &f.Metrics}} {
+	}
+	values := []value{{"database", &f.Database}, {"name", &f.Name}, {"pool", &f.Pool}, {"metrics", &f.Metrics}}
+	if k := f.Kafka; k != nil {
+		values = append(values, value{"kafka.topic", &k.Topic}, value{"kafka.group", &k.Group}, value{"kafka.instanceId", &k.InstanceID})
+		for i := range k.Brokers {
+			values = append(values, value{"kafka.brokers", &k.Brokers[i]})
+		}
+		if k.SASL != nil {
+			values = append(values, value{"kafka.sasl.user", &k.SASL.User}, value{"kafka.sasl.password", &k.SASL.Password})
+		}
+	}
+	for _, v := range values {
 		var err error
 		if *v.s, err = expand(*v.s, env); err != nil {
 			errs = append(errs, at(name, data, v.key, err))
-		}
-	}
-	if f.Source != nil {
-		for key, s := range f.Source.texts() {
-			var err error
-			if *s, err = expand(*s, env); err != nil {
-				errs = append(errs, at(name, data, "source.kafka."+key, err))
-			}
-		}
-		for _, err := range f.Source.check() {
-			errs = append(errs, at(name, data, "source"+err.key, err.err))
 		}
 	}
 	if f.Slots < 0 {
@@ -89,10 +89,17 @@ func Parse(name string, data []byte, env func(string) (string, bool)) (*File, er
 	if f.Lease < 0 || f.Lease > 0 && time.Duration(f.Lease) < time.Second {
 		errs = append(errs, at(name, data, "lease", fmt.Errorf("%v: at least a second", time.Duration(f.Lease))))
 	}
+	if f.Kafka != nil {
+		for _, err := range f.Kafka.check(f.Consumer) {
+			errs = append(errs, at(name, data, "kafka."+err.key, err.err))
+		}
+	}
 	if f.Consumer != nil {
 		for _, err := range f.Consumer.check() {
-			key := "consumer." + err.key
-			errs = append(errs, at(name, data, key, err.err))
+			errs = append(errs, at(name, data, "consumer."+err.key, err.err))
+		}
+		if f.Kafka == nil {
+			errs = append(errs, at(name, data, "consumer", errors.New("only a topic is shared between environments: say which, with the key kafka")))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

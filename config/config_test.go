@@ -23,12 +23,19 @@ func parse(t *testing.T, text string) *config.File {
 	return f
 }
 
+// topic is needed where there is a consumer.
+const topic = "kafka: {brokers: ['localhost:9092'], topic: orders}\n"
+
 func TestParse(t *testing.T) {
 	f := parse(t, `
 database: postgres://app:${PASSWORD}@localhost/app
 memory: 256MiB
 lease: 15s
 slots: 8
+kafka:
+  brokers: [localhost:9092]
+  topic: orders
+  sasl: {mechanism: plain, user: app, password: "${PASSWORD}"}
 consumer:
   groupId: orders
   service: orders
@@ -36,6 +43,9 @@ consumer:
   enableTenantRouting: true
   headers: doordash
 `)
+	if k := f.Kafka; k.Topic != "orders" || k.SASL.Password != "s3cret" {
+		t.Errorf("%+v", k)
+	}
 	if f.Database != "postgres://app:s3cret@localhost/app" || f.Memory != 256<<20 || time.Duration(f.Lease) != 15*time.Second || f.Slots != 8 {
 		t.Errorf("%+v", f)
 	}
@@ -45,7 +55,7 @@ consumer:
 	if f := parse(t, ""); f.Consumer != nil {
 		t.Errorf("of nothing: %+v", f)
 	}
-	if f := parse(t, "consumer: {groupId: g, headers: {tenant: x-tenant, class: x-class}}"); f.Consumer.Headers.Tenant != "x-tenant" {
+	if f := parse(t, topic+"consumer: {groupId: g, headers: {tenant: x-tenant, class: x-class}}"); f.Consumer.Headers.Tenant != "x-tenant" {
 		t.Errorf("%+v", f.Consumer)
 	}
 }
@@ -65,15 +75,16 @@ func TestBadFiles(t *testing.T) {
 		{"short lease", "name: a\nlease: 10ms\n", "fairlead.yaml:2: lease: 10ms: at least a second"},
 		{"negative slots", "slots: -1\n", "fairlead.yaml:1: slots: -1: must be positive"},
 		{"no variable", "name: a\ndatabase: x${NONE}\n", "fairlead.yaml:2: database: the environment has no NONE"},
-		{"unknown key of a source", "source:\n  kafka:\n    broker: a:1\n", `fairlead.yaml:3:5: unknown field "broker"`},
-		{"no source", "name: a\nsource: {}\n", "fairlead.yaml:2: source: names no source"},
-		{"no brokers", "source:\n  kafka:\n    topic: t\n", "source.kafka: brokers are not set"},
-		{"no topic", "source:\n  kafka:\n    brokers: [a:1]\n", "source.kafka: topic is not set"},
-		{"member of no group", "source:\n  kafka:\n    brokers: [a:1]\n    topic: t\n    serverProtocol: true\n", "group is not set"},
-		{"no variable in a source", "source:\n  kafka:\n    brokers: [a:1]\n    topic: t${NONE}\n", "fairlead.yaml:4: source.kafka.topic: the environment has no NONE"},
 		{"reset", "consumer:\n  groupId: g\n  autoOffsetReset: newest\n", `fairlead.yaml:3: consumer.autoOffsetReset: "newest"`},
 		{"empty list", "consumer:\n  groupId: g\n  allowedConsumerTenancies: []\n", "fairlead.yaml:3: consumer.allowedConsumerTenancies: an empty list"},
 		{"preset", "consumer:\n  groupId: g\n  headers: dordash\n", `fairlead.yaml:3: consumer.headers: no preset "dordash": there are doordash, fairlead`},
+		{"no broker", "kafka:\n  topic: t\n", "kafka.brokers: name a broker"},
+		{"no topic", "name: a\nkafka:\n  brokers: [a:1]\n", "kafka.topic: name the topic"},
+		{"mechanism", "kafka:\n  brokers: [a:1]\n  topic: t\n  sasl:\n    mechanism: md5\n    user: u\n    password: p\n", "fairlead.yaml:5: kafka.sasl.mechanism: \"md5\""},
+		{"no password", "kafka:\n  brokers: [a:1]\n  topic: t\n  sasl: {mechanism: plain, user: u, password: \"${NONE}\"}\n", "fairlead.yaml:4: kafka.sasl.password: the environment has no NONE"},
+		{"two groups", "kafka:\n  brokers: [a:1]\n  topic: t\n  group: g\nconsumer:\n  groupId: h\n", "fairlead.yaml:4: kafka.group: \"g\": there is a consumer"},
+		{"a member of no group", "kafka:\n  brokers: [a:1]\n  topic: t\n  serverProtocol: true\n", "kafka.group: instanceId and serverProtocol"},
+		{"a consumer of no topic", "consumer:\n  groupId: g\n", "consumer: only a topic is shared"},
 		{"no YAML", "name: [\n", "fairlead.yaml:"},
 		{"tab", "name: a\n\tlease: 10s\n", "fairlead.yaml:2"},
 		{"two documents", "name: a\n---\nname: b\n", "more than one document"},
@@ -114,7 +125,7 @@ func TestIdentify(t *testing.T) {
 		{"no such class", "{groupId: g, service: s, allowedConsumerTenancies: [prod, tset]}", "", "", "", `"tset", which is no class`, ""},
 		{"classes of their own", "{groupId: g, service: s, allowedConsumerTenancies: [live, doortest], productionClass: live, testClasses: [doortest]}", "", "g", "none", "", ""},
 	} {
-		id, err := parse(t, "consumer: "+x.text).Consumer.Identify(func(name string) string {
+		id, err := parse(t, topic+"consumer: "+x.text).Consumer.Identify(func(name string) string {
 			if name == "FAIRLEAD_HOST_LABEL" {
 				return x.host
 			}
@@ -141,7 +152,7 @@ func TestConfiguredRouter(t *testing.T) {
 		Key   string
 		Value []byte
 	}
-	c := parse(t, "consumer: {groupId: g, service: orders, headers: doordash, testClasses: [doortest], hostLabelEnv: HOST}").Consumer
+	c := parse(t, topic+"consumer: {groupId: g, service: orders, headers: doordash, testClasses: [doortest], hostLabelEnv: HOST}").Consumer
 	sandbox, err := c.Identify(func(name string) string { v, _ := env(name); return v })
 	if err != nil {
 		t.Fatal(err)

@@ -47,6 +47,7 @@ type Event struct {
 	Stream     string    // the ordered unit; unique inside its tenant only
 	Version    int64     // 1, 2, 3, ... inside one (tenant, stream); 0 where the log has none
 	Type       string    // what happened
+	Class      string    // of traffic: "prod", "test", ...; "" is the default class, production
 	OccurredAt time.Time // when it happened, by its producer's clock
 	RecordedAt time.Time // when the log stored it, by the log's clock
 	Metadata   Metadata
@@ -105,7 +106,7 @@ func (e *Event) SetDecoded(key, value any) {
 
 // Size returns about how many bytes of memory e holds.
 func (e *Event) Size() int {
-	n := 160 + len(e.ID) + len(e.Tenant) + len(e.Stream) + len(e.Type) + len(e.Data)
+	n := 160 + len(e.ID) + len(e.Tenant) + len(e.Stream) + len(e.Type) + len(e.Class) + len(e.Data)
 	for k, v := range e.Metadata {
 		n += 48 + len(k) + len(v)
 	}

@@ -14,6 +14,7 @@ const (
 	MaxStream = 1024
 	MaxType   = 256
 	MaxID     = 2048
+	MaxClass  = 128
 )
 
 // ErrInvalidName is what every [NameError] wraps.
@@ -22,7 +23,7 @@ var ErrInvalidName = errors.New("event: invalid name")
 // A NameError says which name of an event is not acceptable, and why. The name
 // itself is quoted and cut, so it is safe to print.
 type NameError struct {
-	Field string // "tenant", "stream", "type" or "id"
+	Field string // "tenant", "stream", "type", "id" or "class"
 	Name  string
 	Why   string
 }
@@ -53,7 +54,17 @@ func CheckType(s string) error { return check("type", s, MaxType) }
 // CheckID is [CheckTenant] for event ids, to [MaxID] bytes.
 func CheckID(s string) error { return check("id", s, MaxID) }
 
-// Check returns the first [NameError] of e's tenant, stream, type and id, if any.
+// CheckClass is [CheckTenant] for traffic classes, to [MaxClass] bytes; the empty
+// class is the default one.
+func CheckClass(s string) error {
+	if s == "" {
+		return nil
+	}
+	return check("class", s, MaxClass)
+}
+
+// Check returns the first [NameError] of e's tenant, stream, type, class and id, if
+// any.
 func (e *Event) Check() error {
 	if err := CheckTenant(e.Tenant); err != nil {
 		return err
@@ -62,6 +73,9 @@ func (e *Event) Check() error {
 		return err
 	}
 	if err := CheckType(e.Type); err != nil {
+		return err
+	}
+	if err := CheckClass(e.Class); err != nil {
 		return err
 	}
 	if e.ID == "" {

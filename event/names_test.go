@@ -91,6 +91,7 @@ func TestCheckLimits(t *testing.T) {
 		{"stream", event.CheckStream, event.MaxStream},
 		{"type", event.CheckType, event.MaxType},
 		{"id", event.CheckID, event.MaxID},
+		{"class", event.CheckClass, event.MaxClass},
 	} {
 		t.Run(tt.field, func(t *testing.T) {
 			if err := tt.check(strings.Repeat("a", tt.limit)); err != nil {
@@ -116,6 +117,9 @@ func TestEventCheck(t *testing.T) {
 		{"no tenant", func(e *event.Event) { e.Tenant = "" }, "tenant"},
 		{"no stream", func(e *event.Event) { e.Stream = "" }, "stream"},
 		{"no type", func(e *event.Event) { e.Type = "" }, "type"},
+		{"with class", func(e *event.Event) { e.Class = "test" }, ""},
+		{"hostile class", func(e *event.Event) { e.Class = "test\u202e" }, "class"},
+		{"hostile class with id", func(e *event.Event) { e.Class, e.ID = "\n", "x" }, "class"},
 		{"hostile id", func(e *event.Event) { e.ID = "a\x00" }, "id"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -185,7 +189,7 @@ func FuzzCheckTenant(f *testing.F) {
 			}
 		}
 		// Whatever a tenant may be called, its longer friends may be called too.
-		for _, check := range []func(string) error{event.CheckStream, event.CheckType, event.CheckID} {
+		for _, check := range []func(string) error{event.CheckStream, event.CheckType, event.CheckID, event.CheckClass} {
 			if err := check(s); err != nil {
 				t.Errorf("acceptable as a tenant, and yet: %v", err)
 			}

@@ -60,11 +60,13 @@ type ReadRequest struct {
 // A Filter selects events by what stands in a log's index. The zero Filter
 // selects all. An adapter applies it before it hands out (and, where it can,
 // before it reads) an event. Types are those of [event.Event.Type], without a
-// schema version. Tenants or Types that are empty but not nil select nothing.
+// schema version. Tenants, Types or Classes that are empty but not nil select
+// nothing.
 type Filter struct {
 	Tenants []string // only these tenants; nil: all
 	Exclude []string // not these tenants
 	Types   []string // only these types; nil: all
+	Classes []string // only these traffic classes, "" for events without one; nil: all
 
 	// Buckets: only events of one of these at least; nil: all. A log may hand out
 	// others too (see [BucketFilter]), so whoever needs them gone looks again.
@@ -73,7 +75,7 @@ type Filter struct {
 
 // All reports whether f selects every event.
 func (f *Filter) All() bool {
-	return f.Tenants == nil && f.Exclude == nil && f.Types == nil && f.Buckets == nil
+	return f.Tenants == nil && f.Exclude == nil && f.Types == nil && f.Classes == nil && f.Buckets == nil
 }
 
 // A Bucket is the events whose key falls into a bucket of many: those with

@@ -91,5 +91,7 @@ func Headers(e *event.Event, id string, names tenancy.Names) ([]tenancy.Header, 
 			hs = append(hs, tenancy.Header{Key: k, Value: []byte(e.Metadata[k])})
 		}
 	}
-	return tenancy.Carry(&names, hs, e.Tenant) // class and route are those of the metadata
+	// The route is that of the metadata, and so is the class of an event without one:
+	// what was appended before there were classes may have it there.
+	return tenancy.Carry(&names, hs, e.Tenant, e.Class)
 }

@@ -25,6 +25,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/tenancy"
 )
 
 // Config says what to read, and with whom. Brokers and Topic are needed.
@@ -46,7 +47,12 @@ type Config struct {
 	DrainTimeout   time.Duration // that lanes have to end in when their partition goes; default 10 s; then they are abandoned
 	MirrorEvery    time.Duration // between commits of offsets that mirror the checkpoints; default 5 s
 
-	// Mapping says where tenant, stream, type and id of a record are.
+	// Router says which records are this consumer's, by their headers: others are read
+	// over, and counted. Default: all are.
+	Router *tenancy.Router
+
+	// Mapping says where tenant, stream, type and id of a record are. Its names are those
+	// of the router, if it has none.
 	Mapping Mapping
 	// Decode makes an event of a record; default [Mapping.Decode] of Mapping. It is
 	// called by many goroutines at once. What it leaves out of an event that it
@@ -90,6 +96,7 @@ type Log struct {
 	fallback *Mapping
 	rest     rest
 	id       [16]byte // of the topic, as it was opened
+	routed   tenancy.Counts
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -138,6 +145,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 func (c *Config) setDefaults() {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Router != nil && c.Mapping.Names == nil && *c.Router.Names() != defaultNames {
+		c.Mapping.Names = c.Router.Names()
 	}
 	if c.Decode == nil {
 		c.Decode = c.Mapping.Decode

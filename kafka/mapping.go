@@ -21,6 +21,7 @@ const TombstoneType = "Tombstone"
 //
 //   - The tenant is that of the headers that Names says, else what the key has in
 //     front of KeySeparator, else Tenant.
+//   - The class is that of the headers.
 //   - The stream is the key, without the tenant in front of it. A key that is no
 //     name in UTF-8 is written as 0x and its bytes in hexadecimal. A record without
 //     a key is of the stream TOPIC/PARTITION: Kafka keeps no other order for it.
@@ -74,7 +75,7 @@ func (m *Mapping) Decode(r *kgo.Record) (event.Event, error) {
 func (m *Mapping) outline(r *kgo.Record, meta event.Metadata) event.Event {
 	var sure bool
 	e := event.Event{Metadata: meta}
-	e.Tenant, sure = m.names().tenant(r)
+	e.Tenant, e.Class, sure = m.names().read(r)
 	key := string(r.Key)
 	if m.KeySeparator != "" && e.Tenant == "" && sure {
 		if tenant, rest, ok := strings.Cut(key, m.KeySeparator); ok {
@@ -135,27 +136,28 @@ func (m *Mapping) names() names {
 	return names{&defaultNames, "tenant"}
 }
 
-// tenant returns whose a record is by its headers, "" where they name nobody. They
-// may contradict each other: then it is not guessed, and sure is false.
-func (n names) tenant(r *kgo.Record) (tenant string, sure bool) {
+// read returns whose a record is by its headers, "" where they name nobody, and its
+// class. They may contradict each other: then it is not guessed, and sure is false.
+func (n names) read(r *kgo.Record) (tenant, class string, sure bool) {
 	if len(r.Headers) == 0 {
-		return "", true
+		return "", "", true
 	}
 	c := tenancy.Read(n.n, r.Headers)
+	class = string(c.Class)
 	switch {
 	case c.Fault != tenancy.NoFault:
-		return "", false
+		return "", "", false
 	case len(c.Tenant) > 0:
-		return string(c.Tenant), true
+		return string(c.Tenant), class, true
 	case n.plain == "":
-		return "", true
+		return "", class, true
 	}
 	for i := range r.Headers {
 		if r.Headers[i].Key == n.plain {
 			tenant = string(r.Headers[i].Value)
 		}
 	}
-	return tenant, true
+	return tenant, class, true
 }
 
 func (n names) fault(r *kgo.Record) tenancy.Fault {

@@ -78,7 +78,7 @@ func TestMapping(t *testing.T) {
 				r.Value = nil
 			}
 			l := Log{decode: tt.mapping.Decode, fallback: &tt.mapping}
-			e := l.event(r)
+			e := l.event(r, nil)
 			if e.Position != 43 || !e.RecordedAt.Equal(at) {
 				t.Errorf("position %v, recorded at %v, want 43 and %v", e.Position, e.RecordedAt, at)
 			}
@@ -102,7 +102,10 @@ func TestMapping(t *testing.T) {
 // A user's decoder that panics makes poison of the record, and nothing worse.
 func TestDecoderPanics(t *testing.T) {
 	l := Log{decode: func(*kgo.Record) (event.Event, error) { panic("oops") }, fallback: &Mapping{}}
-	e := l.event(&kgo.Record{Topic: "t", Offset: 1, Key: []byte("k"), Headers: []kgo.RecordHeader{{Key: "tenant", Value: []byte("a")}}})
+	e := l.event(&kgo.Record{Topic: "t", Offset: 1, Key: []byte("k"), Headers: []kgo.RecordHeader{{Key: "tenant", Value: []byte("a")}, {Key: "fairlead-class", Value: []byte("test")}}}, nil)
+	if e.Class != "test" {
+		t.Errorf("class %q", e.Class)
+	}
 	if e.Fault == nil || !strings.Contains(e.Fault.Error(), "oops") || e.Tenant != "a" || e.Stream != "k" || e.Withheld != 1 {
 		t.Errorf("event %+v", e)
 	}

@@ -106,9 +106,9 @@ func TestPublisherErrors(t *testing.T) {
 		t.Error(err)
 	}
 	for name, e := range map[string]event.Event{
-		"too large for the topic":  {Tenant: "acme", Stream: "s", Type: "T", Position: 7, Data: make([]byte, 2000)},
-		"too large for a batch":    {Tenant: "acme", Stream: "s", Type: "T", Position: 7, Data: make([]byte, 2<<20)},
-		"tenant with a separator":  {Tenant: "acme:x", Stream: "s", Type: "T", Position: 7},
+		"too large for the topic": {Tenant: "acme", Stream: "s", Type: "T", Position: 7, Data: make([]byte, 2000)},
+		"too large for a batch":   {Tenant: "acme", Stream: "s", Type: "T", Position: 7, Data: make([]byte, 2<<20)},
+		"tenant with a separator": {Tenant: "acme:x", Stream: "s", Type: "T", Position: 7},
 	} {
 		err := publish(p, e)
 		if !errors.Is(err, forward.ErrRefused) || !strings.Contains(err.Error(), "position 7") || !strings.Contains(err.Error(), "acme") {

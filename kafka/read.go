@@ -74,7 +74,11 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 			l.rest.put(c, i, int64(p.Next))
 			break
 		}
-		e := l.event(r)
+		taken, fault := l.route(r)
+		if !taken {
+			continue
+		}
+		e := l.event(r, fault)
 		if !selects(&req.Filter, &e) {
 			continue
 		}
@@ -87,16 +91,22 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 	return p
 }
 
-// event decodes a record. One that cannot be decoded is an event all the same,
-// without its payload and with the reason: its key is parked, and it is decoded
-// again when that is retried.
-func (l *Log) event(r *kgo.Record) event.Event {
+// event decodes a record. One that cannot be decoded, or has a fault already, is an
+// event all the same, without its payload and with the reason: its key is parked, and
+// it is decoded again when that is retried.
+func (l *Log) event(r *kgo.Record, fault error) event.Event {
 	e, err := l.safeDecode(r)
+	if fault != nil {
+		err = fault
+	}
 	if err != nil {
 		plain := headersOf(r.Headers)
 		base := l.fallback.outline(r, plain)
 		if e.Tenant == "" {
 			e.Tenant = base.Tenant
+		}
+		if e.Class == "" {
+			e.Class = base.Class
 		}
 		if e.Stream == "" {
 			e.Stream = base.Stream
@@ -132,6 +142,7 @@ func (l *Log) safeDecode(r *kgo.Record) (e event.Event, err error) {
 func selects(f *eventlog.Filter, e *event.Event) bool {
 	return (f.Tenants == nil || slices.Contains(f.Tenants, e.Tenant)) &&
 		(f.Exclude == nil || !slices.Contains(f.Exclude, e.Tenant)) &&
+		(f.Classes == nil || slices.Contains(f.Classes, e.Class)) &&
 		(f.Types == nil || slices.Contains(f.Types, e.Type) || e.Fault != nil && e.Type == "")
 }
 

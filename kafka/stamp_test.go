@@ -37,14 +37,14 @@ func TestStamp(t *testing.T) {
 		if string(r.Headers[0].Value) != "t" {
 			t.Errorf("%s: other headers are lost: %v", preset, r.Headers)
 		}
-		baggage := ""
+		var baggage strings.Builder
 		for _, h := range r.Headers {
 			if h.Key == "baggage" {
-				baggage += string(h.Value)
+				baggage.WriteString(string(h.Value))
 			}
 		}
-		if !strings.Contains(baggage, "user=1") {
-			t.Errorf("%s: other members of the baggage are lost: %q", preset, baggage)
+		if !strings.Contains(baggage.String(), "user=1") {
+			t.Errorf("%s: other members of the baggage are lost: %q", preset, baggage.String())
 		}
 		origin = &tenancy.Origin{Tenant: "acme", Class: "test", Route: map[string]string{"orders": "pr-42"}}
 	}

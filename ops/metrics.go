@@ -13,6 +13,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/store"
+	"github.com/fairlead-dev/fairlead/tenancy"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -35,6 +36,9 @@ type Metrics struct {
 
 	// Holders, where not nil, says what holds back the head of the log.
 	Holders func(ctx context.Context) ([]Holder, error)
+	// Routed, where not nil, counts what a log of several environments was asked for:
+	// the method Routed of the log that package kafka opens.
+	Routed func() (tenancy.Environment, *tenancy.Counts, bool)
 	// Tenants is how many tenants in lanes of their own have a series each, those
 	// with the highest lag; default 50. Names of tenants are data of strangers: so
 	// many of them, and no more, reach the labels.
@@ -71,6 +75,9 @@ var (
 	tenantLag     = desc("tenant_lag_seconds", "The same of tenants in lanes of their own, those with the highest.", "processor", "tenant")
 	members       = desc("members", "Processes with a lease that has not ended.")
 	holderAge     = desc("log_holder_age_seconds", "Age of a transaction that holds back the head of the log.", "session", "application")
+	routedTotal   = desc("routed_events_total", "Events by what was decided on them: whose they are, by class and rule; what is read again counts again.", "environment", "class", "rule", "action")
+	nobodys       = desc("routed_unowned_total", "Events left to a sandbox that may not be there, or that none takes.", "environment")
+	shared        = desc("routed_shared_total", "Events taken that other sandboxes with these rules take too.", "environment")
 	up            = desc("up", "1 if store and log answered, 0 if not.")
 )
 
@@ -100,6 +107,24 @@ func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 	if m.Consumer != nil {
 		m.collectConsumer(out)
 	}
+	if m.Routed != nil {
+		m.collectRouted(out)
+	}
+}
+
+func (m *Metrics) collectRouted(out chan<- prometheus.Metric) {
+	env, counts, ok := m.Routed()
+	if !ok {
+		return
+	}
+	count := func(d *prometheus.Desc, n int64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	counts.Each(func(c tenancy.Class, r tenancy.Rule, a tenancy.Action, n int64) {
+		count(routedTotal, n, env.String(), c.String(), r.String(), a.String())
+	})
+	count(nobodys, counts.Unowned(), env.String())
+	count(shared, counts.Shared(), env.String())
 }
 
 func gauge(d *prometheus.Desc, v float64, labels ...string) prometheus.Metric {

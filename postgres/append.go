@@ -25,16 +25,16 @@ const (
 const appendColumns = "status, coalesce(o_part, 0), coalesce(o_version, 0), coalesce(o_id, ''), coalesce(o_position, 0)"
 
 const (
-	callAppend = "SELECT " + appendColumns + " FROM {schema}.append($1, $2, $14, $15, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+	callAppend = "SELECT " + appendColumns + " FROM {schema}.append($1, $2, $14, $15, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $16)"
 	// For drivers that know no arrays.
 	callAppendText = "SELECT " + appendColumns + ` FROM {schema}.append($1::text::text[], $2::text::text[],
 		$14::text::bigint[], $15::text::bigint[],
 		$3::text::integer[], $4::text::bigint[], $5::text::integer[], $6::text::boolean[],
 		$7::text::text[], $8::text::timestamptz[], $9::text::text[], $10::text::bigint[],
-		$11::text::text[], $12::text::text[], $13::text::bytea[])`
+		$11::text::text[], $12::text::text[], $13::text::bytea[], $16::text::text[])`
 )
 
-// An appendCall is a call of the function append; see migrations/0003_buckets.sql.
+// An appendCall is a call of the function append; see migrations/0001_log.sql and 0009_classes.sql.
 type appendCall struct {
 	appends []eventlog.StreamAppend
 
@@ -53,6 +53,7 @@ type appendCall struct {
 	metadata []*string
 	data     []*string
 	raw      [][]byte
+	classes  []string // nil: all are of the default class
 }
 
 // newAppendCall checks what can be checked here: names, and the ids of the call
@@ -171,6 +172,12 @@ func (c *appendCall) addEvent(a *eventlog.StreamAppend, e *eventlog.NewEvent) er
 			raw = e.Data
 		}
 	}
+	if e.Class != "" && c.classes == nil {
+		c.classes = make([]string, len(c.types), cap(c.types))
+	}
+	if c.classes != nil {
+		c.classes = append(c.classes, e.Class)
+	}
 	c.types = append(c.types, e.Type)
 	c.occurred = append(c.occurred, occurred)
 	c.ids = append(c.ids, id)
@@ -214,7 +221,7 @@ func (c *appendCall) distinctTenants() []string { return slices.Compact(slices.C
 // args are the arguments of callAppend.
 func (c *appendCall) args() []any {
 	return []any{c.tenants, c.streams, c.refs, c.expected, c.counts, c.withIDs, c.types, c.occurred, c.ids, c.own, c.metadata, c.data, c.raw,
-		c.tenantHashes, c.streamHashes}
+		c.tenantHashes, c.streamHashes, c.classes}
 }
 
 // textArgs are the arguments of callAppendText.
@@ -228,6 +235,10 @@ func (c *appendCall) textArgs() []any {
 			return nil
 		}
 		return text(strconv.FormatInt(*v, 10))
+	}
+	var classes *string
+	if c.classes != nil {
+		classes = text(textArray(c.classes, text))
 	}
 	return []any{
 		textArray(c.tenants, text), textArray(c.streams, text),
@@ -247,7 +258,7 @@ func (c *appendCall) textArgs() []any {
 			}
 			return text(`\x` + hex.EncodeToString(b))
 		}),
-		textArray(c.tenantHashes, hash), textArray(c.streamHashes, hash),
+		textArray(c.tenantHashes, hash), textArray(c.streamHashes, hash), classes,
 	}
 }
 

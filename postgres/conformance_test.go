@@ -28,7 +28,7 @@ func inSchemas(t *testing.T, o Options) func(t *testing.T) eventlog.Log {
 }
 
 var logFeatures = eventlogtest.Features{
-	Append: true, ReadStream: true, Count: true,
+	Append: true, ReadStream: true, Count: true, CountTenants: true,
 	TimePrecision: time.Microsecond,
 	Truncate: func(t *testing.T, log eventlog.Log, _ int, before event.Position) {
 		db := log.(*DB)

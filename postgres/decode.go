@@ -3,7 +3,10 @@ package postgres
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/maphash"
+	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -21,6 +24,7 @@ const (
 	colTenant
 	colStream
 	colType
+	colClass
 	colID
 	colMetadata
 	colData
@@ -33,7 +37,7 @@ const (
 // A memory holds what the events of one page share: names and metadata that are
 // equal, and large buffers for the payloads, so an event costs few allocations.
 type memory struct {
-	names map[string]string
+	names *nameCache // from nameCaches; nil until the first
 	meta  map[string]event.Metadata
 	id    []byte
 	data  []byte // the rest of the current buffer
@@ -54,11 +58,15 @@ func (m *memory) decode(e *event.Event, v [][]byte) (err error) {
 		return err
 	}
 	e.Tenant, e.Stream, e.Type = m.name(v[colTenant]), m.name(v[colStream]), m.name(v[colType])
+	if len(v[colClass]) > 0 {
+		e.Class = m.name(v[colClass])
+	}
 	if v[colID] != nil {
 		e.ID = string(v[colID])
 	} else {
 		m.id = appendDerivedID(m.id[:0], e)
-		e.ID = string(m.id)
+		id := m.copy(m.id) // never written to again
+		e.ID = unsafe.String(unsafe.SliceData(id), len(id))
 	}
 	if m.mapped {
 		e.Metadata = m.mappedMetadata(v[colMetadata], v[colHeaders])
@@ -86,19 +94,39 @@ func decodeTime(b []byte) (time.Time, error) {
 	return time.UnixMicro(us + from1970To2000).UTC(), nil
 }
 
+// A nameCache is strings that were met lately, each in the slot that its hash says. So
+// the events of one stream, in this page and in those to come, share its name: it is
+// not allocated again, and that two names are equal is seen at a glance.
+type nameCache [8192]string
+
+const longName = 128 // bytes; longer ones are not kept
+
+var (
+	nameCaches = sync.Pool{New: func() any { return new(nameCache) }}
+	namesSeed  = maphash.MakeSeed()
+)
+
 // name returns b as a string that equal names share.
 func (m *memory) name(b []byte) string {
-	if s, ok := m.names[string(b)]; ok {
-		return s
+	if len(b) == 0 || len(b) > longName {
+		return string(b)
 	}
-	s := string(b)
-	if len(m.names) < 1024 {
-		if m.names == nil {
-			m.names = make(map[string]string)
-		}
-		m.names[s] = s
+	if m.names == nil {
+		m.names = nameCaches.Get().(*nameCache)
 	}
-	return s
+	slot := &m.names[maphash.Bytes(namesSeed, b)%uint64(len(m.names))]
+	if *slot != string(b) {
+		*slot = string(b)
+	}
+	return *slot
+}
+
+// done gives back what other pages may use, after the last event.
+func (m *memory) done() {
+	if m.names != nil {
+		nameCaches.Put(m.names)
+		m.names = nil
+	}
 }
 
 // metadata reads metadata. Equal ones share a map: nobody may change it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -32,7 +33,8 @@ var (
 	ErrStandby = errors.New("postgres: server is a standby: connect to the primary (target_session_attrs=primary finds it among several hosts)")
 	// ErrEncoding means that the database cannot hold every Unicode name.
 	ErrEncoding = errors.New("postgres: database must have the encoding UTF8: make one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0")
-	// ErrOldSchema means that the schema needs a migration that was not allowed.
+	// ErrOldSchema means that the schema needs a migration that was not allowed, or is
+	// not there; see [*SchemaError].
 	ErrOldSchema = errors.New("postgres: schema is older than this program")
 	// ErrSequence means that the sequence of positions is not as Fairlead needs
 	// it. Reading on could lose events.
@@ -106,6 +108,9 @@ func (db *DB) fault(ctx context.Context, op string, err error) error {
 		if _, ok := errors.AsType[*pgconn.ConnectError](err); ok { // the server lets nobody in
 			return fmt.Errorf("%w (%s at %s: %w)", ErrUnreachable, op, db.where, err)
 		}
+		if newer := db.newerSchema(ctx, server.Code); newer != nil {
+			return fmt.Errorf("postgres: %s at %s: %w: %w", op, db.where, newer, err)
+		}
 		return fmt.Errorf("postgres: %s at %s: %w", op, db.where, err)
 	case ctx.Err() != nil:
 		return db.ended(ctx, op)
@@ -113,6 +118,24 @@ func (db *DB) fault(ctx context.Context, op string, err error) error {
 		return fmt.Errorf("%w (%s at %s: %w)", ErrUnreachable, op, db.where, err)
 	}
 	return err
+}
+
+// newerSchema returns an error if a statement did not fit the schema because a newer
+// program has migrated it since this one opened it. Nobody asks otherwise: as long
+// as its statements fit, a program goes on beside the newer one.
+func (db *DB) newerSchema(ctx context.Context, code string) error {
+	if !strings.HasPrefix(code, "42") && code != "0A000" || db.mapped != nil { // syntax error or access rule violation; feature_not_supported: a kept plan of a table that was changed
+		return nil
+	}
+	// Whoever failed may have a connection, and there may be no other.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	version, err := db.schemaVersion(ctx, db.pool)
+	if need := len(db.migrations); err == nil && version > need {
+		return fmt.Errorf("schema %q was brought to version %d while this program ran, which knows %d: replace it by the newer one: %w",
+			db.opts.Schema, version, need, store.ErrNewerSchema)
+	}
+	return nil
 }
 
 // ended is the error of a call whose context has ended: the caller's, or the
@@ -142,3 +165,18 @@ func isNetwork(err error) bool {
 	s := err.Error()
 	return strings.Contains(s, "unexpected EOF") || strings.Contains(s, "conn closed") || strings.Contains(s, "closed pool")
 }
+
+// A SchemaError says of which version a schema is that needs a migration.
+type SchemaError struct {
+	Schema   string
+	Database string // host, port and name
+	Version  int    // 0: nothing of Fairlead is there
+	Need     int
+}
+
+func (e *SchemaError) Error() string {
+	return fmt.Sprintf("%v: schema %q of %s has version %d, this program needs %d: open it once without NoMigrate, "+
+		"with a role that may create the schema's tables", ErrOldSchema, e.Schema, e.Database, e.Version, e.Need)
+}
+
+func (e *SchemaError) Unwrap() error { return ErrOldSchema }

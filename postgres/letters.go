@@ -13,7 +13,7 @@ import (
 )
 
 const letterColumns = `processor, number, partition, tenant, key, state, retry, reason, error, attempts, at,
-	position, event_id, event_tenant, stream, version, type, occurred_at, recorded_at, metadata, data, withheld`
+	position, event_id, event_tenant, stream, version, type, occurred_at, recorded_at, metadata, data, withheld, class`
 
 // letterArgs are the values of letterColumns. Names go as bytes: an event may be
 // a letter because its names are no text.
@@ -22,22 +22,23 @@ func letterArgs(l *store.DeadLetter) []any {
 	return []any{
 		l.Processor, l.Number, l.Partition, []byte(l.Tenant), []byte(l.Key), string(l.State), l.Retry, readable(l.Reason), []byte(l.Error),
 		l.Attempts, timeOrNil(l.At), int64(e.Position), []byte(e.ID), []byte(e.Tenant), []byte(e.Stream), e.Version, []byte(e.Type),
-		timeOrNil(e.OccurredAt), timeOrNil(e.RecordedAt), packMetadata(e.Metadata), e.Data, e.Withheld,
+		timeOrNil(e.OccurredAt), timeOrNil(e.RecordedAt), packMetadata(e.Metadata), e.Data, e.Withheld, []byte(e.Class),
 	}
 }
 
 // scanLetter reads id and letterColumns.
 func scanLetter(row pgx.CollectableRow) (l store.DeadLetter, err error) {
-	var tenant, key, reason, id, eventTenant, stream, kind, metadata []byte
+	var tenant, key, reason, id, eventTenant, stream, kind, metadata, class []byte
 	var at, occurred, recorded *time.Time
 	e := &l.Event
 	err = row.Scan(&l.ID, &l.Processor, &l.Number, &l.Partition, &tenant, &key, (*string)(&l.State), &l.Retry, &l.Reason, &reason, &l.Attempts,
-		&at, (*int64)(&e.Position), &id, &eventTenant, &stream, &e.Version, &kind, &occurred, &recorded, &metadata, &e.Data, &e.Withheld)
+		&at, (*int64)(&e.Position), &id, &eventTenant, &stream, &e.Version, &kind, &occurred, &recorded, &metadata, &e.Data, &e.Withheld, &class)
 	if err != nil {
 		return l, err
 	}
 	l.Tenant, l.Key, l.Error, l.At = string(tenant), string(key), string(reason), utc(at)
 	e.ID, e.Tenant, e.Stream, e.Type = string(id), string(eventTenant), string(stream), string(kind)
+	e.Class = string(class)
 	e.OccurredAt, e.RecordedAt = utc(occurred), utc(recorded)
 	e.Metadata, err = unpackMetadata(metadata)
 	return l, err
@@ -83,7 +84,7 @@ func unpackMetadata(b []byte) (event.Metadata, error) {
 }
 
 const insertLetter = "INSERT INTO {schema}.dead_letters (" + letterColumns +
-	") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)"
+	") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)"
 
 func (db *DB) queueLetters(b *pgx.Batch, letters []store.DeadLetter) {
 	for i := range letters {
@@ -147,7 +148,7 @@ func (tx *storeTx) Parked(b store.Build, tenant string) (out []store.ParkedKey, 
 }
 
 const putLetter = "UPDATE {schema}.dead_letters SET (" + letterColumns +
-	") = ROW ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) WHERE id = $23"
+	") = ROW ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23) WHERE id = $24"
 
 // PutLetter implements [store.Tx].
 func (tx *storeTx) PutLetter(l store.DeadLetter) error {

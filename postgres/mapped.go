@@ -142,6 +142,7 @@ func (x *mapped) checkExpressions(ctx context.Context, db *DB) error {
 		{"Stream", x.m.Stream, texts, "text, uuid or an integer"},
 		{"Type", x.m.Type, texts, "text"},
 		{"Tenant", x.m.Tenant, texts, "text"},
+		{"Class", x.m.Class, texts, "text"},
 		{"Version", x.m.Version, integers, "an integer"},
 		{"RecordedAt", x.m.RecordedAt, moments, "timestamptz or timestamp"},
 		{"OccurredAt", x.m.OccurredAt, moments, "timestamptz or timestamp"},

@@ -42,6 +42,10 @@ func (x *mapped) statements() *statements {
 		}
 		return "(" + sql + ")::text"
 	}
+	class := "''::text"
+	if x.m.Class != "" {
+		class = text(x.m.Class)
+	}
 	version := "0::bigint"
 	if x.m.Version != "" {
 		version = "coalesce((" + x.m.Version + ")::bigint, 0)"
@@ -59,7 +63,7 @@ func (x *mapped) statements() *statements {
 		data = "CASE WHEN " + raw + " IS NULL THEN " + data + " END"
 	}
 	columns := p + "::bigint AS position, " + version + " AS version, " + occurred + " AS occurred_at, " + recorded + " AS recorded_at, " +
-		text(x.m.Tenant) + " AS tenant, " + text(x.m.Stream) + " AS stream, " + text(x.m.Type) + " AS type, " +
+		text(x.m.Tenant) + " AS tenant, " + text(x.m.Stream) + " AS stream, " + text(x.m.Type) + " AS type, " + class + " AS class, " +
 		"nullif(" + orNone(x.m.ID) + ", '') AS id, " + orNone(x.m.Metadata) + " AS metadata, " +
 		data + " AS data, " + raw + " AS raw, " + x.m.headersSQL() + " AS headers"
 	where := ""
@@ -70,8 +74,9 @@ func (x *mapped) statements() *statements {
 	filter := func(n int) string {
 		tenant, typ := text(x.m.Tenant), text(x.m.Type)
 		return fmt.Sprintf(" AND ($%d::text[] IS NULL OR %s = ANY($%d)) AND ($%d::text[] IS NULL OR %s = ANY($%d))"+
-			" AND ($%d::text[] IS NULL OR %s <> ALL($%d)) AND ($%d::text[] IS NULL OR %s = ANY($%d))",
-			n, tenant, n, n+1, tenant, n+1, n+2, tenant, n+2, n+3, typ, n+3)
+			" AND ($%d::text[] IS NULL OR %s <> ALL($%d)) AND ($%d::text[] IS NULL OR %s = ANY($%d))"+
+			" AND ($%d::text[] IS NULL OR %s = ANY($%d))",
+			n, tenant, n, n+1, tenant, n+1, n+2, tenant, n+2, n+3, typ, n+3, n+4, class, n+4)
 	}
 	nth := func(n string) string {
 		return "(SELECT " + p + from + " WHERE " + p + " > $2 ORDER BY " + p + " LIMIT 1 OFFSET " + n + " - 1)"
@@ -98,7 +103,7 @@ func (x *mapped) statements() *statements {
 	FROM v WINDOW pages AS (ORDER BY v.position ROWS UNBOUNDED PRECEDING)
 )
 SELECT CASE WHEN coalesce(w.n, 1) = 1 THEN ARRAY[` + frontierColumns + `, b.upto] END,
-	w.position, w.version, w.occurred_at, w.recorded_at, w.tenant, w.stream, w.type, w.id, w.metadata,
+	w.position, w.version, w.occurred_at, w.recorded_at, w.tenant, w.stream, w.type, w.class, w.id, w.metadata,
 	CASE WHEN w.size > $6 THEN NULL ELSE w.data END, CASE WHEN w.size > $6 THEN NULL ELSE w.raw END,
 	CASE WHEN w.size > $6 THEN w.size END, w.twice, w.headers
 FROM f CROSS JOIN b LEFT JOIN w ON w.before < $5
@@ -124,7 +129,7 @@ ORDER BY w.position`
 		readSafeHead: "SELECT 0::bigint, " + server, // one list of holders finds it again
 		readAll:      all,
 		readFound:    page(mappedWindow, more),
-		readStream: "SELECT NULL::bigint, e.position, e.version, e.occurred_at, e.recorded_at, e.tenant, e.stream, e.type, e.id, e.metadata, e.data, e.raw," +
+		readStream: "SELECT NULL::bigint, e.position, e.version, e.occurred_at, e.recorded_at, e.tenant, e.stream, e.type, e.class, e.id, e.metadata, e.data, e.raw," +
 			" NULL::integer, false, e.headers FROM (SELECT " + columns + from + " WHERE (" + x.m.Stream + ") = $2::text::" + x.castOf("Stream") +
 			" AND " + text(x.m.Tenant) + " = $1::text AND " + version + " > $3::bigint" + where + " ORDER BY " + version + ", " + p +
 			" LIMIT $4::bigint) e ORDER BY e.version, e.position",

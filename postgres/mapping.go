@@ -39,6 +39,11 @@ type Mapping struct {
 	// without a tenant becomes a dead letter.
 	Tenant string
 
+	// Class is the traffic class: a column, or a place in the metadata
+	// (metadata ->> 'class'). NULL is the default class, and so is Class empty: the
+	// store has none.
+	Class string
+
 	// Version is the event's place in its stream: 1, 2, 3, ... Where a store
 	// counts from 0, add 1. Empty: the store has none; then lost order inside a
 	// stream cannot be noticed.

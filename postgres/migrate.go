@@ -100,8 +100,7 @@ func (db *DB) migrate(ctx context.Context) error {
 	case version == need:
 		return nil
 	case db.opts.NoMigrate:
-		return fmt.Errorf("%w: schema %q of %s has version %d, this program needs %d: open it once without NoMigrate, "+
-			"with a role that may create the schema's tables", ErrOldSchema, db.opts.Schema, db.where, version, need)
+		return &SchemaError{Schema: db.opts.Schema, Database: db.where, Version: version, Need: need}
 	}
 	for {
 		done, err := db.migrateOne(ctx)

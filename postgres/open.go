@@ -58,10 +58,11 @@ func (o Options) check() error {
 }
 
 var (
-	_ eventlog.Log          = (*DB)(nil)
-	_ eventlog.Appender     = (*DB)(nil)
-	_ eventlog.StreamReader = (*DB)(nil)
-	_ eventlog.Counter      = (*DB)(nil)
+	_ eventlog.Log           = (*DB)(nil)
+	_ eventlog.Appender      = (*DB)(nil)
+	_ eventlog.StreamReader  = (*DB)(nil)
+	_ eventlog.Counter       = (*DB)(nil)
+	_ eventlog.TenantCounter = (*DB)(nil)
 )
 
 // A DB is a log and a store in one schema of a database. All methods may be
@@ -77,6 +78,7 @@ type DB struct {
 	sql        *statements // that read the log
 	mapped     *mapped     // a log that another program writes; nil: our own
 	head       safeHead
+	sizes      eventSize
 	watch      watch
 	rows       rowWatch
 
@@ -205,6 +207,7 @@ func poolConfig(url string, o Options) (*pgxpool.Config, error) {
 	if _, ok := c.RuntimeParams["default_transaction_isolation"]; !ok && !o.Pooler {
 		c.RuntimeParams["default_transaction_isolation"] = "read committed"
 	}
+	config.AfterConnect = teachArrays
 	// Times come and go in UTC by themselves; nothing here depends on a setting
 	// of the session.
 	return config, nil

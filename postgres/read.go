@@ -91,7 +91,7 @@ func (db *DB) truncated(ctx context.Context, after event.Position, gone int64) e
 // after, $3 until, $4 most events, $5 most bytes, $6 most bytes of one payload,
 // then those of the filter.
 const (
-	eventColumns = `e.position, e.version, e.occurred_at, e.recorded_at, e.tenant, e.stream, e.type, e.id, e.metadata, e.data, e.raw`
+	eventColumns = `e.position, e.version, e.occurred_at, e.recorded_at, e.tenant, e.stream, e.type, e.class, e.id, e.metadata, e.data, e.raw`
 
 	// cutPage ends the page, behind a list of events e: what goes over the limit
 	// of bytes is not sent, nor is a payload that is withheld. The sizes are a
@@ -103,7 +103,7 @@ const (
 	FROM v WINDOW pages AS (ORDER BY v.position ROWS UNBOUNDED PRECEDING)
 )
 SELECT CASE WHEN coalesce(w.n, 1) = 1 THEN ARRAY[` + frontierColumns + `, b.upto] END,
-	w.position, w.version, w.occurred_at, w.recorded_at, w.tenant, w.stream, w.type, w.id, w.metadata,
+	w.position, w.version, w.occurred_at, w.recorded_at, w.tenant, w.stream, w.type, w.class, w.id, w.metadata,
 	CASE WHEN w.size > $6 THEN NULL ELSE w.data END, CASE WHEN w.size > $6 THEN NULL ELSE w.raw END,
 	CASE WHEN w.size > $6 THEN w.size END
 FROM f CROSS JOIN b LEFT JOIN w ON w.before < $5
@@ -138,10 +138,10 @@ SELECT CASE WHEN e.position IS NULL OR e.position = b.first THEN ARRAY[` + front
 	` + eventColumns + `, NULL::integer
 FROM f CROSS JOIN b LEFT JOIN {schema}.events e ON b.fits AND e.position > $2 AND e.position <= b.upto`
 
-	// $7 a few tenants, $8 tenants, $9 tenants to leave out, $10 types.
+	// $7 a few tenants, $8 tenants, $9 tenants to leave out, $10 types, $11 classes.
 	readFound = selectFrontier + `, d AS MATERIALIZED (
 	SELECT t.positions, t.reached FROM f CROSS JOIN LATERAL
-		{schema}.find($7, $8, $9, $10, $2::bigint, CASE WHEN $2 < f.gone THEN $2 ELSE least(f.safe, $3) END, $4::integer, 16384) t
+		{schema}.find($7, $8, $9, $10, $11, $2::bigint, CASE WHEN $2 < f.gone THEN $2 ELSE least(f.safe, $3) END, $4::integer, 16384) t
 ), b AS (
 	SELECT d.reached AS upto FROM d
 ), e AS (
@@ -166,12 +166,13 @@ var plans = func() (out [17]string) {
 	return out
 }()
 
-// A filter is an [eventlog.Filter] in the form that statements take. Nil tenants
-// or types are all.
+// A filter is an [eventlog.Filter] in the form that statements take. Nil tenants,
+// types or classes are all.
 type filter struct {
 	none                    bool     // it selects nothing
 	few                     []string // tenants that are looked up in the index; else nil
 	tenants, exclude, types []string // nil: no matter
+	classes                 []string // nil: no matter
 }
 
 func normal(in *eventlog.Filter) filter {
@@ -189,7 +190,7 @@ func normal(in *eventlog.Filter) filter {
 		slices.Sort(out)
 		return slices.Compact(out)
 	}
-	f := filter{tenants: keep(in.Tenants), exclude: keep(in.Exclude), types: keep(in.Types)}
+	f := filter{tenants: keep(in.Tenants), exclude: keep(in.Exclude), types: keep(in.Types), classes: keep(in.Classes)}
 	if f.tenants != nil && len(f.exclude) > 0 {
 		f.tenants = slices.DeleteFunc(f.tenants, func(t string) bool {
 			_, out := slices.BinarySearch(f.exclude, t)
@@ -197,7 +198,7 @@ func normal(in *eventlog.Filter) filter {
 		})
 		f.exclude = nil
 	}
-	f.none = (f.tenants != nil && len(f.tenants) == 0) || (f.types != nil && len(f.types) == 0)
+	f.none = (f.tenants != nil && len(f.tenants) == 0) || (f.types != nil && len(f.types) == 0) || (f.classes != nil && len(f.classes) == 0)
 	if len(f.tenants) > 0 && len(f.tenants) <= maxFew {
 		f.few, f.tenants = f.tenants, nil
 	}
@@ -209,7 +210,7 @@ func normal(in *eventlog.Filter) filter {
 
 // all reports whether f selects everything.
 func (f *filter) all() bool {
-	return !f.none && f.few == nil && f.tenants == nil && f.exclude == nil && f.types == nil
+	return !f.none && f.few == nil && f.tenants == nil && f.exclude == nil && f.types == nil && f.classes == nil
 }
 
 // A pageReader reads one page.
@@ -238,10 +239,14 @@ func (p *pageReader) read(ctx context.Context, db *DB, safe int64) error {
 	if p.req.MaxEventBytes > 0 {
 		maxData = min(p.req.MaxEventBytes, maxData)
 	}
+	if done, err := p.readBelow(ctx, db, safe, maxData); done || err != nil {
+		return err
+	}
+	*p = pageReader{req: p.req, memory: memory{mapped: p.mapped}}
 	args := []any{pgx.QueryResultFormats{pgx.BinaryFormatCode},
 		safe, int64(p.req.After), int64(p.req.Until), p.req.MaxEvents, int64(p.req.MaxBytes), maxData}
 	if f := normal(&p.req.Filter); !f.all() {
-		return p.readPage(ctx, db, db.planned(db.sql.readFound, safe), append(args, f.few, f.tenants, f.exclude, f.types))
+		return p.readPage(ctx, db, db.planned(db.sql.readFound, safe), append(args, f.few, f.tenants, f.exclude, f.types, f.classes))
 	}
 	if groups := groupBuckets(p.req.Filter.Buckets); groups != nil && db.mapped == nil {
 		sql, more := readBuckets(groups, p.req.MaxEvents)
@@ -262,6 +267,7 @@ func (p *pageReader) readPage(ctx context.Context, db *DB, sql string, args []an
 		return err
 	}
 	defer rows.Close()
+	defer p.done()
 	sorted := true
 	for rows.Next() {
 		v := rows.RawValues()

@@ -180,9 +180,12 @@ const (
 	onConflict = ` ON CONFLICT (build, tenant, id) DO UPDATE
 		SET version = excluded.version, position = excluded.position, updated = excluded.updated, document = excluded.document, raw = excluded.raw`
 
-	// statementBytes is about how many bytes of documents go into one statement:
-	// the server holds each several times.
-	statementBytes = 32 << 20
+	// A statement has so many documents at most, and ends with the one that reaches
+	// so many bytes of them. What it has beyond that costs the server more: memory
+	// that a statement needs once, it takes from the system and gives back, page by
+	// page. A few statements more cost little, as they go out together.
+	statementDocuments = 200
+	statementBytes     = 32 << 10
 	// The largest document. With what one statement has beside it, a message stays
 	// below 1 GiB, where the server ends the connection.
 	maxDocumentBytes = 960 << 20
@@ -208,22 +211,31 @@ func (db *DB) queueWrites(b *pgx.Batch, c *store.Commit, t table) {
 		}
 		return strings.Compare(x.ID, y.ID)
 	})
-	var put, gone documents
+	put, gone := makeDocuments(len(order)), documents{}
+	statement := t.q(db, putDocuments)
+	from, bytes := 0, 0 // of put: where the statement begins that the next document goes into
+	queue := func(to int) {
+		args := []any{t.no, c.Lane.Number, put.tenants[from:to], put.ids[from:to], put.versions[from:to], put.positions[from:to], put.docs[from:to]}
+		if put.raws != nil {
+			statement, args = t.q(db, putRawDocuments), append(args, put.raws[from:to])
+		}
+		b.Queue(statement, args...)
+		from, bytes = to, 0
+	}
 	for _, w := range order {
 		if w.Delete {
 			gone.key(w)
 			continue
 		}
-		put.key(w)
-		put.versions = append(put.versions, w.Version)
-		put.positions = append(put.positions, int64(w.Position))
-		put.data(w.Data)
-		if put.bytes += len(w.Data); put.bytes >= statementBytes {
-			db.queuePut(b, c, t, &put)
-			put = documents{}
+		put.add(w)
+		bytes += len(w.Data)
+		if to := len(put.ids); bytes >= statementBytes || to-from == statementDocuments {
+			queue(to)
 		}
 	}
-	db.queuePut(b, c, t, &put)
+	if to := len(put.ids); from < to {
+		queue(to)
+	}
 	if len(gone.ids) > 0 {
 		b.Queue(db.q("SELECT {schema}.delete_documents($1::text::regclass, $2, $3, $4, $5)"), t.name, t.no, c.Lane.Number, gone.tenants, gone.ids)
 	}
@@ -231,10 +243,14 @@ func (db *DB) queueWrites(b *pgx.Batch, c *store.Commit, t table) {
 
 // documents are the columns of documents.
 type documents struct {
-	tenants, ids        []string
-	versions, positions []int64
-	docs, raws          [][]byte // raws is nil where no document has any
-	bytes               int
+	tenants, ids        wireTexts
+	versions, positions wireInt8s
+	docs                wireJSONB
+	raws                wireBytes // nil where no document has any
+}
+
+func makeDocuments(n int) documents {
+	return documents{make(wireTexts, 0, n), make(wireTexts, 0, n), make(wireInt8s, 0, n), make(wireInt8s, 0, n), make(wireJSONB, 0, n), nil}
 }
 
 func (d *documents) key(w *store.Write) {
@@ -242,13 +258,16 @@ func (d *documents) key(w *store.Write) {
 	d.ids = append(d.ids, w.ID)
 }
 
-func (d *documents) data(data []byte) {
-	doc, whole := splitJSON(data)
+func (d *documents) add(w *store.Write) {
+	d.key(w)
+	d.versions = append(d.versions, w.Version)
+	d.positions = append(d.positions, int64(w.Position))
+	doc, whole := splitJSON(w.Data)
 	switch {
 	case whole && doc == nil:
 		doc = []byte{} // nil would be NULL: this is no JSON
 	case !whole && d.raws == nil:
-		d.raws = make([][]byte, len(d.docs), len(d.ids))
+		d.raws = make(wireBytes, len(d.docs), cap(d.docs))
 	}
 	d.docs = append(d.docs, doc)
 	switch {
@@ -256,17 +275,7 @@ func (d *documents) data(data []byte) {
 	case whole:
 		d.raws = append(d.raws, nil)
 	default:
-		d.raws = append(d.raws, data)
-	}
-}
-
-func (db *DB) queuePut(b *pgx.Batch, c *store.Commit, t table, d *documents) {
-	switch {
-	case len(d.ids) == 0:
-	case d.raws == nil:
-		b.Queue(t.q(db, putDocuments), t.no, c.Lane.Number, d.tenants, d.ids, d.versions, d.positions, d.docs)
-	default:
-		b.Queue(t.q(db, putRawDocuments), t.no, c.Lane.Number, d.tenants, d.ids, d.versions, d.positions, d.docs, d.raws)
+		d.raws = append(d.raws, w.Data)
 	}
 }
 

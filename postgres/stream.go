@@ -17,7 +17,7 @@ const readStream = `WITH s AS MATERIALIZED (
 	SELECT s.floor FROM {schema}.streams s WHERE s.tenant = $1 AND s.stream = $2
 )
 SELECT CASE WHEN s.floor > $3 THEN (SELECT m.removed FROM {schema}.removed m) END,
-	e.position, e.version, e.occurred_at, e.recorded_at, e.tenant, e.stream, e.type, e.id, e.metadata, e.data, e.raw, NULL::integer
+	e.position, e.version, e.occurred_at, e.recorded_at, e.tenant, e.stream, e.type, e.class, e.id, e.metadata, e.data, e.raw, NULL::integer
 FROM s LEFT JOIN LATERAL (
 	SELECT ` + eventColumns + ` FROM {schema}.events e
 	WHERE e.tenant = $1 AND e.stream = $2 AND e.version > $3 AND e.version <= $3 + $4::bigint AND s.floor <= $3
@@ -47,11 +47,12 @@ func (db *DB) readStream(ctx context.Context, stream eventlog.StreamRef, after i
 	defer rows.Close()
 	var out []event.Event
 	m := memory{mapped: db.mapped != nil}
+	defer m.done()
 	for rows.Next() {
 		v := rows.RawValues()
 		if v[0] != nil {
 			var removed int64
-			if err := rows.Scan(&removed, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil); err != nil {
+			if err := rows.Scan(&removed, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil); err != nil {
 				return nil, err
 			}
 			return nil, fmt.Errorf("postgres: read stream %q of tenant %q after version %d: %w", stream.Stream, stream.Tenant, after,
@@ -75,7 +76,7 @@ const (
 ), c AS (SELECT count(*) AS n, min(e.position) AS first FROM e)` + countEnd
 	countFound = selectFrontier + `, c AS (
 	SELECT cardinality(t.positions) AS n, t.positions[1] AS first FROM f CROSS JOIN LATERAL
-		{schema}.find($5, $6, $7, $8, $2, least(f.safe, $3), $4::integer, 2147483647) t
+		{schema}.find($5, $6, $7, $8, $9, $2, least(f.safe, $3), $4::integer, 2147483647) t
 )` + countEnd
 	countEnd = ` SELECT ` + frontierColumns + `, c.n, (SELECT v.recorded_at FROM {schema}.events v WHERE v.position = c.first) FROM f CROSS JOIN c`
 )
@@ -97,7 +98,7 @@ func (db *DB) Count(ctx context.Context, partition int, in eventlog.Filter, afte
 		if f.all() {
 			return db.pool.QueryRow(ctx, db.planned(db.sql.countAll, safe), safe, int64(after), int64(until), limit)
 		}
-		return db.pool.QueryRow(ctx, db.planned(db.sql.countFound, safe), safe, int64(after), int64(until), limit, f.few, f.tenants, f.exclude, f.types)
+		return db.pool.QueryRow(ctx, db.planned(db.sql.countFound, safe), safe, int64(after), int64(until), limit, f.few, f.tenants, f.exclude, f.types, f.classes)
 	}, &n, &at)
 	if err != nil {
 		return 0, time.Time{}, db.fault(ctx, "count", err)

@@ -21,6 +21,7 @@ const (
 	lookIdle    = 5 * time.Second        // where notifications come
 	lookBlind   = 250 * time.Millisecond // where they do not
 	lookBack    = 8
+	unknownIdle = time.Second // as long ago something may have come last, as the first look begins
 )
 
 // A watch is those who wait for the log to grow. From the first of them on, one
@@ -154,7 +155,9 @@ func (db *DB) watchLog() {
 
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	last, failures := time.Now(), 0 // when something came last
+	// When something came last. Of a log that it has not looked at before it knows
+	// nothing: that is no reason to take it for a busy one.
+	last, failures := time.Now().Add(-unknownIdle), 0
 	var looked time.Time
 	var head event.Position
 	for {

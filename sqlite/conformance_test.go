@@ -14,7 +14,7 @@ import (
 
 func TestLogConformance(t *testing.T) {
 	eventlogtest.Run(t, func(t *testing.T) eventlog.Log { return openTemp(t) }, eventlogtest.Features{
-		Append: true, ReadStream: true, Count: true,
+		Append: true, ReadStream: true, Count: true, CountTenants: true,
 		Truncate: func(t *testing.T, log eventlog.Log, _ int, before event.Position) {
 			sql(t, log.(*DB).path, fmt.Sprintf("DELETE FROM fairlead_events WHERE position < %d", before))
 		},

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -104,48 +105,49 @@ func TestOddPaths(t *testing.T) {
 	}
 }
 
-// TestMigrate runs a migration that does not exist yet on a file of version 1.
+// TestMigrate runs migrations that do not exist yet on a file of today.
 func TestMigrate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "test.db")
-	v1, err := open(path, migrations[:1])
+	n := len(migrations)
+	before, err := open(path, migrations)
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustAppend(t, v1, one("a", "s", 3))
-	if err := v1.Close(); err != nil {
+	mustAppend(t, before, one("a", "s", 3))
+	if err := before.Close(); err != nil {
 		t.Fatal(err)
 	}
 	version := func() string { return sql(t, path, "PRAGMA user_version")[0] }
 
-	broken := append(migrations[:1:1], migration{"breaks", "CREATE TABLE half(a); CREATE TABLE fairlead_events(again);"})
-	if _, err := open(path, broken); err == nil || !strings.Contains(err.Error(), "version 2 (breaks)") {
+	broken := append(migrations[:n:n], migration{"breaks", "CREATE TABLE half(a); CREATE TABLE fairlead_events(again);"})
+	if _, err := open(path, broken); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("version %d (breaks)", n+1)) {
 		t.Errorf("open with a broken migration = %v, want an error that names it", err)
 	}
-	if got := sql(t, path, "SELECT count(*) FROM sqlite_schema WHERE name = 'half'"); got[0] != "0" || version() != "1" {
-		t.Errorf("after a broken migration: %s tables of it, version %s, want 0 and 1", got[0], version())
+	if got := sql(t, path, "SELECT count(*) FROM sqlite_schema WHERE name = 'half'"); got[0] != "0" || version() != strconv.Itoa(n) {
+		t.Errorf("after a broken migration: %s tables of it, version %s, want 0 and %d", got[0], version(), n)
 	}
 
-	more := append(migrations[:1:1],
+	more := append(migrations[:n:n],
 		migration{"color", "ALTER TABLE fairlead_types ADD COLUMN color TEXT; UPDATE fairlead_types SET color = 'red';"},
 		migration{"index", "CREATE INDEX fairlead_types_color ON fairlead_types(color);"})
 	if _, err := open(path, more, Options{ReadOnly: true}); err == nil {
 		t.Error("an old file was opened for reading by a newer program, want an error")
 	}
-	v3, err := open(path, more)
+	after, err := open(path, more)
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustAppend(t, v3, one("a", "s", 1))
-	if got := len(checkLog(t, v3)); got != 4 || version() != "3" {
-		t.Errorf("after the migration: %d events, version %s, want 4 and 3", got, version())
+	mustAppend(t, after, one("a", "s", 1))
+	if got := len(checkLog(t, after)); got != 4 || version() != strconv.Itoa(n+2) {
+		t.Errorf("after the migration: %d events, version %s, want 4 and %d", got, version(), n+2)
 	}
 	if got := sql(t, path, "SELECT color FROM fairlead_types"); len(got) != 1 || got[0] != "red" {
 		t.Errorf("colors = %q, want red", got)
 	}
-	if err := v3.Close(); err != nil {
+	if err := after.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := open(path, migrations[:1]); !errors.Is(err, store.ErrNewerSchema) {
+	if _, err := open(path, migrations); !errors.Is(err, store.ErrNewerSchema) {
 		t.Errorf("the old program opens the new file: %v, want %v", err, store.ErrNewerSchema)
 	}
 }

@@ -11,15 +11,15 @@ import (
 )
 
 const letterColumns = `processor, number, partition, tenant, key, state, retry, reason, error, attempts, at,
-	position, event_id, event_tenant, stream, version, type, occurred_at, recorded_at, metadata, data, withheld`
+	position, event_id, event_tenant, stream, version, type, occurred_at, recorded_at, metadata, data, withheld, class`
 
-// bindLetter binds l to parameters 1 to 22, as letterColumns, and its id to
-// parameter 23 where that is wanted.
+// bindLetter binds l to parameters 1 to 23, as letterColumns, and its id to
+// parameter 24 where that is wanted.
 func bindLetter(s *zs.Stmt, l *store.DeadLetter, id bool) error {
 	e := &l.Event
 	args := []any{
 		l.Processor, l.Number, l.Partition, l.Tenant, l.Key, string(l.State), l.Retry, l.Reason, l.Error, l.Attempts, l.At,
-		int64(e.Position), e.ID, e.Tenant, e.Stream, e.Version, e.Type, e.OccurredAt, e.RecordedAt, nil, text(e.Data), e.Withheld,
+		int64(e.Position), e.ID, e.Tenant, e.Stream, e.Version, e.Type, e.OccurredAt, e.RecordedAt, nil, text(e.Data), e.Withheld, e.Class,
 	}
 	if id {
 		args = append(args, l.ID)
@@ -37,7 +37,7 @@ func scanLetter(s *zs.Stmt) (l store.DeadLetter, err error) {
 		Reason: s.ColumnText(8), Error: s.ColumnText(9), Attempts: s.ColumnInt(10),
 		Event: event.Event{
 			Position: event.Position(s.ColumnInt64(12)), ID: s.ColumnText(13), Tenant: s.ColumnText(14), Stream: s.ColumnText(15),
-			Version: s.ColumnInt64(16), Type: s.ColumnText(17), Data: columnBytes(s, 21), Withheld: s.ColumnInt64(22),
+			Version: s.ColumnInt64(16), Type: s.ColumnText(17), Data: columnBytes(s, 21), Withheld: s.ColumnInt64(22), Class: s.ColumnText(23),
 		},
 	}
 	var errs [4]error
@@ -49,7 +49,7 @@ func scanLetter(s *zs.Stmt) (l store.DeadLetter, err error) {
 }
 
 func (w *writer) insertLetter(l *store.DeadLetter) error {
-	s, err := w.Prepare("INSERT INTO fairlead_dead_letters(" + letterColumns + ") VALUES(?" + strings.Repeat(", ?", 21) + ")")
+	s, err := w.Prepare("INSERT INTO fairlead_dead_letters(" + letterColumns + ") VALUES(?" + strings.Repeat(", ?", 22) + ")")
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (tx *storeTx) PutLetter(l store.DeadLetter) error {
 	if err := tx.writable(); err != nil {
 		return err
 	}
-	s, err := tx.c.Prepare("UPDATE fairlead_dead_letters SET (" + letterColumns + ") = (?" + strings.Repeat(", ?", 21) + ") WHERE id = ?")
+	s, err := tx.c.Prepare("UPDATE fairlead_dead_letters SET (" + letterColumns + ") = (?" + strings.Repeat(", ?", 22) + ") WHERE id = ?")
 	if err != nil {
 		return tx.note(err)
 	}

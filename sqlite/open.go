@@ -69,11 +69,12 @@ func (o Options) check() error {
 const checkpointPages = 4000
 
 var (
-	_ eventlog.Log          = (*DB)(nil)
-	_ eventlog.Appender     = (*DB)(nil)
-	_ eventlog.StreamReader = (*DB)(nil)
-	_ eventlog.Counter      = (*DB)(nil)
-	_ store.Store           = (*DB)(nil)
+	_ eventlog.Log           = (*DB)(nil)
+	_ eventlog.Appender      = (*DB)(nil)
+	_ eventlog.StreamReader  = (*DB)(nil)
+	_ eventlog.Counter       = (*DB)(nil)
+	_ eventlog.TenantCounter = (*DB)(nil)
+	_ store.Store            = (*DB)(nil)
 )
 
 // A DB is a log and a store in one file. All methods may be called from many

@@ -204,8 +204,8 @@ func (w *writer) positionOf(stream, version int64) (event.Position, error) {
 	return event.Position(position), nil
 }
 
-const insertEvent = `INSERT INTO fairlead_events(position, tenant_no, stream_no, version, type_no, occurred_at, recorded_at, id, metadata, data)
-	VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+const insertEvent = `INSERT INTO fairlead_events(position, tenant_no, stream_no, version, type_no, occurred_at, recorded_at, id, metadata, data, class)
+	VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
 // apply writes the events of a plan. Ctx, where not nil, ends it.
 func (w *writer) apply(ctx context.Context, pl *plan, appends []eventlog.StreamAppend) error {
@@ -259,6 +259,11 @@ func (w *writer) apply(ctx context.Context, pl *plan, appends []eventlog.StreamA
 			}
 			bindMetadata(insert, 9, e.Metadata)
 			bindText(insert, 10, e.Data)
+			if e.Class == "" {
+				insert.BindNull(11)
+			} else {
+				insert.BindText(11, e.Class)
+			}
 			if err := step(insert); err != nil {
 				return err
 			}

@@ -121,8 +121,10 @@ func (c *conn) page(req *eventlog.ReadRequest, m mark) (eventlog.Page, error) {
 		page.Next = until
 		return page, nil
 	}
-	b := newPage(c, req, min(int64(until-req.After), int64(req.MaxEvents)), f.tenants == nil && f.typs == nil)
-	if few, ok := f.few(); ok {
+	b := newPage(c, req, min(int64(until-req.After), int64(req.MaxEvents)), f.tenants == nil && f.typs == nil && f.classes == nil)
+	if rare, ok := f.rare(); ok {
+		page.Next, err = b.byClass(rare, &f, req.After, until)
+	} else if few, ok := f.few(); ok {
 		page.Next, err = b.byTenant(few, &f, req.After, until, m)
 	} else {
 		page.Next, err = b.scan(&f, req.After, until)
@@ -153,8 +155,9 @@ func (c *conn) truncated(after event.Position, m mark) error {
 // A rowFilter is an [eventlog.Filter] in numbers.
 type rowFilter struct {
 	all, none              bool
-	stream                 int64          // 0: no matter
-	tenants, exclude, typs map[int64]bool // nil: no matter
+	stream                 int64           // 0: no matter
+	tenants, exclude, typs map[int64]bool  // nil: no matter
+	classes                map[string]bool // nil: no matter
 }
 
 // maxFew is how many tenants are looked up one by one in the index; for more,
@@ -180,7 +183,7 @@ func (f *rowFilter) accepts(s *zs.Stmt) bool {
 	if f.stream != 0 {
 		return s.ColumnInt64(colStream) == f.stream
 	}
-	return f.names(s.ColumnInt64(colTenant), s.ColumnInt64(colType))
+	return f.names(s.ColumnInt64(colTenant), s.ColumnInt64(colType)) && (f.classes == nil || f.classes[s.ColumnText(colClass)])
 }
 
 // names reports whether an event of this tenant and type is wanted.
@@ -191,7 +194,7 @@ func (f *rowFilter) names(tenant, typ int64) bool {
 // resolve looks up the numbers of the names in f. A name without a number has no
 // event in the snapshot.
 func (c *conn) resolve(f *eventlog.Filter) (rowFilter, error) {
-	if f.Tenants == nil && f.Exclude == nil && f.Types == nil { // buckets are not looked at
+	if f.Tenants == nil && f.Exclude == nil && f.Types == nil && f.Classes == nil { // buckets are not looked at
 		return rowFilter{all: true}, nil
 	}
 	numbers := func(names []string, known *cache[string, int64], query string) (map[int64]bool, error) {
@@ -224,8 +227,14 @@ func (c *conn) resolve(f *eventlog.Filter) (rowFilter, error) {
 	for no := range r.exclude {
 		delete(r.tenants, no)
 	}
-	r.none = (r.tenants != nil && len(r.tenants) == 0) || (r.typs != nil && len(r.typs) == 0)
-	r.all = r.tenants == nil && len(r.exclude) == 0 && r.typs == nil
+	if f.Classes != nil {
+		r.classes = make(map[string]bool, len(f.Classes))
+		for _, class := range f.Classes {
+			r.classes[class] = true
+		}
+	}
+	r.none = (r.tenants != nil && len(r.tenants) == 0) || (r.typs != nil && len(r.typs) == 0) || (r.classes != nil && len(r.classes) == 0)
+	r.all = r.tenants == nil && len(r.exclude) == 0 && r.typs == nil && r.classes == nil
 	return r, nil
 }
 
@@ -233,7 +242,7 @@ func (c *conn) resolve(f *eventlog.Filter) (rowFilter, error) {
 // the most bytes of data that are wanted: of more, only the size is loaded.
 const (
 	eventColumns = `e.position, e.tenant_no, e.type_no, e.stream_no, e.version, e.occurred_at, e.recorded_at, e.id, e.metadata,
-		CASE WHEN octet_length(e.data) > ?1 THEN octet_length(e.data) ELSE e.data END`
+		CASE WHEN octet_length(e.data) > ?1 THEN octet_length(e.data) ELSE e.data END, e.class`
 	selectRange    = "SELECT " + eventColumns + " FROM fairlead_events e WHERE e.position > ?2 AND e.position <= ?3 ORDER BY e.position"
 	selectPosition = "SELECT " + eventColumns + " FROM fairlead_events e WHERE e.position = ?2"
 )
@@ -249,6 +258,7 @@ const (
 	colID
 	colMetadata
 	colData
+	colClass
 )
 
 // A pageBuilder collects events. Payloads share large buffers, and so do ids:
@@ -271,6 +281,7 @@ type pageBuilder struct {
 	names    *eventlog.StreamRef
 	typ      int64
 	typeName string
+	class    string
 }
 
 // newPage returns a builder for about want events, if that is sure.
@@ -414,6 +425,12 @@ func (b *pageBuilder) add(s *zs.Stmt) error {
 		b.typ, b.typeName = no, name
 	}
 	e.Type = b.typeName
+	if !s.ColumnIsNull(colClass) {
+		if class := s.ColumnText(colClass); class != b.class {
+			b.class = class
+		}
+		e.Class = b.class
+	}
 	var err error
 	if e.OccurredAt, err = columnTime(s, colOccurred); err != nil {
 		return fmt.Errorf("event %v: %w", e.Position, err)

@@ -30,6 +30,7 @@ var migrations = []migration{
 	{"worker pools", "CREATE TABLE fairlead_pools(tenant TEXT PRIMARY KEY, pool TEXT NOT NULL) WITHOUT ROWID"},
 	{"builds of processors", "ALTER TABLE fairlead_processors ADD COLUMN builds TEXT NOT NULL DEFAULT ''"}, // JSON
 	{"partitions of lanes", schemaPartitions},
+	{"traffic classes", schemaClasses},
 }
 
 // schemaV1 notes:
@@ -231,6 +232,30 @@ const schemaPartitions = `
 ALTER TABLE fairlead_lanes ADD COLUMN modulus INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE fairlead_lanes ADD COLUMN wanted INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE fairlead_lanes ADD COLUMN stop_at INTEGER NOT NULL DEFAULT 0;
+`
+
+// The traffic class of an event; NULL is the default class, production. Nearly all
+// events are production's, so the index is of the others only: it costs those
+// nothing, and finds the few that a filter by class asks for. NULL, and not "",
+// because what stands behind a large payload in a row is far away, but NULL takes no
+// room: it is read from the row's header.
+const schemaClasses = `
+ALTER TABLE fairlead_events ADD COLUMN class TEXT;
+CREATE INDEX fairlead_events_by_class ON fairlead_events(class, position) WHERE class IS NOT NULL;
+ALTER TABLE fairlead_dead_letters ADD COLUMN class TEXT NOT NULL DEFAULT '';
+DROP VIEW log;
+CREATE VIEW log AS
+	SELECT e.position,
+	       coalesce(e.id, length(CAST(t.name AS BLOB)) || ':' || t.name || '/' || s.name || '@' || e.version) AS id,
+	       t.name AS tenant, s.name AS stream, e.version, y.name AS type,
+	       CASE typeof(e.occurred_at) WHEN 'integer'
+	            THEN strftime('%Y-%m-%dT%H:%M:%fZ', e.occurred_at / 1e9, 'unixepoch') ELSE e.occurred_at END AS occurred_at,
+	       strftime('%Y-%m-%dT%H:%M:%fZ', e.recorded_at / 1e9, 'unixepoch') AS recorded_at,
+	       e.metadata, e.data, coalesce(e.class, '') AS class
+	  FROM fairlead_events e
+	  JOIN fairlead_streams s USING(stream_no)
+	  JOIN fairlead_tenants t ON t.tenant_no = e.tenant_no
+	  JOIN fairlead_types y USING(type_no);
 `
 
 // identify checks that the file is empty or Fairlead's, and not newer than this

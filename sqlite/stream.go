@@ -143,7 +143,7 @@ func (c *conn) count(filter *eventlog.Filter, after, until event.Position, limit
 		}
 		n = int(min(int64(n)+count, int64(limit)))
 	}
-	if few, ok := f.few(); ok && f.typs == nil {
+	if few, ok := f.few(); ok && f.typs == nil && f.classes == nil {
 		for _, no := range few {
 			err := c.tenantRuns(no, after, min(until, m.indexed), func(start, last, events int64, s *zs.Stmt) (bool, error) {
 				if start > int64(after) && last <= int64(until) {
@@ -174,25 +174,7 @@ func (c *conn) count(filter *eventlog.Filter, after, until event.Position, limit
 		after = until
 	}
 	if after < until {
-		s, err := c.Prepare("SELECT position, tenant_no, type_no FROM fairlead_events WHERE position > ? AND position <= ? ORDER BY position")
-		if err != nil {
-			return 0, time.Time{}, err
-		}
-		s.BindInt64(1, int64(after))
-		s.BindInt64(2, int64(until))
-		for n < limit {
-			more, err := s.Step()
-			if err != nil {
-				return 0, time.Time{}, err
-			}
-			if !more {
-				break
-			}
-			if f.all || f.names(s.ColumnInt64(1), s.ColumnInt64(2)) {
-				found(s.ColumnInt64(0), 1)
-			}
-		}
-		if err := s.Reset(); err != nil {
+		if err := c.countRows(&f, after, until, func(p int64) bool { found(p, 1); return n < limit }); err != nil {
 			return 0, time.Time{}, err
 		}
 	}

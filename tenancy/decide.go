@@ -31,6 +31,7 @@ const (
 	Production                // the class of customers' traffic
 	Test                      // one of the classes of tests
 	UnknownClass              // a header says one that nobody has declared
+	numClasses
 )
 
 func (c Class) String() string {
@@ -90,6 +91,7 @@ const (
 	Park
 	// Refuse: no consumer that passed [Rules.Check] comes here.
 	Refuse
+	numActions
 )
 
 func (a Action) String() string {

@@ -2,6 +2,7 @@ package tenancy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -40,18 +41,18 @@ func Write[H ~struct {
 	return write(n, headers, o.Tenant, o.Class, n.formatRoute(o.Route))
 }
 
-// Carry returns headers with this tenant in place of what they say of it. Class and
-// route stay as they are. Headers with a [Fault] stay as they are too: whoever
+// Carry returns headers with this tenant and class in place of what they say of
+// them. The route stays as it is, and so does the class where it is "". Headers with a [Fault] stay as they are too: whoever
 // consumes them is to see that.
 func Carry[H ~struct {
 	Key   string
 	Value []byte
-}](n *Names, headers []H, tenant string) ([]H, error) {
+}](n *Names, headers []H, tenant, class string) ([]H, error) {
 	c := Read(n, headers)
 	if c.Fault != NoFault {
 		return headers, nil
 	}
-	return write(n, headers, tenant, string(c.Class), string(c.Route))
+	return write(n, headers, tenant, cmp.Or(class, string(c.Class)), string(c.Route))
 }
 
 func write[H ~struct {

@@ -135,6 +135,12 @@ func NewRouter(r Rules) (router *Router, warnings []string, err error) {
 	return n, warnings, nil
 }
 
+// Environment returns where the router's consumer is.
+func (n *Router) Environment() Environment { return n.rules.Environment }
+
+// Names returns the headers that the router reads.
+func (n *Router) Names() *Names { return &n.rules.Names }
+
 // Route says what becomes of an event with these headers, which are of any type
 // that is a [Header] under another name. It allocates nothing unless values are
 // encoded, or a route is JSON.

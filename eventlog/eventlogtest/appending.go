@@ -409,7 +409,7 @@ func testAppendOverPartitions(t *fixture) {
 // testReopen: what was stored is there after the log was closed and opened.
 func testReopen(t *fixture) {
 	a := eventlog.StreamAppend{Tenant: "a", Stream: "s", Events: []eventlog.NewEvent{
-		{ID: "x1", Type: "T", OccurredAt: time.Now(), Metadata: event.Metadata{"k": "v"}, Data: []byte(`{"n":1}`)},
+		{ID: "x1", Type: "T", Class: "test", OccurredAt: time.Now(), Metadata: event.Metadata{"k": "v"}, Data: []byte(`{"n":1}`)},
 		{Type: "U"},
 	}}
 	if t.f.Append {

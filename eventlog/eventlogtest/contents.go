@@ -18,6 +18,8 @@ func runNames(sub func(string, func(*fixture))) {
 	sub("NamesRoundTrip", testNames)
 	sub("NamesRefused", testNamesRefused)
 	sub("NamesAreCompared", testNamesCompared)
+	sub("ClassRoundTrip", testClassRoundTrip)
+	sub("ClassRefused", testClassRefused)
 	sub("MetadataRoundTrip", testMetadata)
 	sub("LargeMetadataRefused", testLargeMetadata)
 	sub("DataRoundTrip", testData)

@@ -27,9 +27,12 @@ type Features struct {
 	ReadStream bool // it is an [eventlog.StreamReader]
 	Count      bool // it is an [eventlog.Counter]
 
+	CountTenants bool // it is an [eventlog.TenantCounter]
+
 	Partitions     int           // of a log that was just opened; default 1
 	SparseVersions bool          // versions have gaps or are 0; never so with Append
 	JSONOnly       bool          // payloads that are not JSON are refused
+	NoClasses      bool          // events have no traffic class: it is always ""; never so with Append
 	TimePrecision  time.Duration // of OccurredAt; default 1 ns, at most 1 µs
 
 	// Fill brings events into a log without Append. Their ids may be lost.
@@ -61,6 +64,7 @@ func Run(t *testing.T, open func(t *testing.T) eventlog.Log, f Features) {
 	}
 	sub("Features", testFeatures)
 	runReading(sub)
+	runClasses(sub)
 	runWaiting(sub)
 	if f.Append {
 		runAppending(sub)
@@ -75,6 +79,9 @@ func Run(t *testing.T, open func(t *testing.T) eventlog.Log, f Features) {
 	}
 	if f.Count {
 		sub("Count", testCount)
+	}
+	if f.CountTenants {
+		sub("CountTenants", testCountTenants)
 	}
 	if f.Truncate != nil {
 		sub("Truncated", testTruncated)
@@ -101,6 +108,7 @@ func testFeatures(t *fixture) {
 	_, appends := t.log.(eventlog.Appender)
 	_, reads := t.log.(eventlog.StreamReader)
 	_, counts := t.log.(eventlog.Counter)
+	_, countsTenants := t.log.(eventlog.TenantCounter)
 	for _, tt := range []struct {
 		name          string
 		is, announced bool
@@ -108,6 +116,7 @@ func testFeatures(t *fixture) {
 		{"eventlog.Appender", appends, t.f.Append},
 		{"eventlog.StreamReader", reads, t.f.ReadStream},
 		{"eventlog.Counter", counts, t.f.Count},
+		{"eventlog.TenantCounter", countsTenants, t.f.CountTenants},
 	} {
 		if tt.is != tt.announced {
 			t.Errorf("the log is an %s: %t, its features say %t", tt.name, tt.is, tt.announced)
@@ -115,6 +124,9 @@ func testFeatures(t *fixture) {
 	}
 	if t.f.Append && t.f.SparseVersions {
 		t.Error("a log that appends has dense versions")
+	}
+	if t.f.Append && t.f.NoClasses {
+		t.Error("a log that appends keeps the classes of its events")
 	}
 	if got := t.partitions(); got != t.f.Partitions {
 		t.Errorf("Partitions = %d, want %d", got, t.f.Partitions)
@@ -327,6 +339,9 @@ func brief(events []event.Event) []string {
 	for i := range events {
 		e := &events[i]
 		out[i] = fmt.Sprintf("%s/%s@%d %s", e.Tenant, e.Stream, e.Version, e.Type)
+		if e.Class != "" {
+			out[i] += " of " + e.Class
+		}
 	}
 	return out
 }

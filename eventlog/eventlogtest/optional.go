@@ -84,9 +84,60 @@ func testCount(t *fixture) {
 	}
 }
 
+// testCountTenants: it is as if each tenant was counted alone.
+func testCountTenants(t *fixture) {
+	log := t.log.(eventlog.TenantCounter)
+	fillMixed(t)
+	for i := range 60 { // so many that a log which fills its index late has filled it
+		t.fill(one(fmt.Sprint("t", i%30), "s", "T", 30))
+	}
+	fillMixed(t)
+	for p := range t.partitions() {
+		all := t.events(eventlog.ReadRequest{Partition: p})
+		var asked []eventlog.TenantAfter
+		for i, tenant := range append([]string{"a", "b", "c", "a/b", "nobody", "a\x00b", "t7", "a", "A"}, odd...) {
+			for _, after := range []event.Position{0, all[i*7%len(all)].Position, all[len(all)-1-i].Position, event.Unbounded} {
+				asked = append(asked, eventlog.TenantAfter{Tenant: tenant, After: after})
+			}
+		}
+		for _, until := range []event.Position{0, 1, all[len(all)/2].Position, all[len(all)-3].Position, event.Unbounded} {
+			for _, limit := range []int{0, 1, 7, 1000} {
+				got, err := log.CountTenants(t.Context(), p, asked, until, limit)
+				if err != nil || len(got) != len(asked) {
+					t.Fatalf("CountTenants of %d = %d, %v", len(asked), len(got), err)
+				}
+				for i, a := range asked {
+					var want eventlog.Counted
+					for _, e := range all {
+						if e.Tenant == a.Tenant && e.Position > a.After && e.Position <= until && want.Events < limit {
+							if want.Events++; want.Events == 1 {
+								want.Oldest = e.RecordedAt
+							}
+						}
+					}
+					if got[i].Events != want.Events || !got[i].Oldest.Equal(want.Oldest) {
+						t.Errorf("of tenant %q after %v until %v to %d: %+v, want %+v", a.Tenant, a.After, until, limit, got[i], want)
+					}
+				}
+			}
+		}
+	}
+	if got, err := log.CountTenants(t.Context(), 0, nil, event.Unbounded, 10); err != nil || len(got) != 0 {
+		t.Errorf("CountTenants of none = %v, %v", got, err)
+	}
+	if _, err := log.CountTenants(t.Context(), t.partitions(), []eventlog.TenantAfter{{Tenant: "a"}}, event.Unbounded, 10); err == nil {
+		t.Error("a partition that does not exist was counted")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := log.CountTenants(ctx, 0, []eventlog.TenantAfter{{Tenant: "a"}}, event.Unbounded, 10); !errors.Is(err, context.Canceled) {
+		t.Errorf("CountTenants with an ended context = %v, want %v", err, context.Canceled)
+	}
+}
+
 func matches(f eventlog.Filter, e event.Event) bool {
 	return (f.Tenants == nil || slices.Contains(f.Tenants, e.Tenant)) && !slices.Contains(f.Exclude, e.Tenant) &&
-		(f.Types == nil || slices.Contains(f.Types, e.Type))
+		(f.Types == nil || slices.Contains(f.Types, e.Type)) && (f.Classes == nil || slices.Contains(f.Classes, e.Class))
 }
 
 // testTruncated drops events, part by part and then all, and reads from

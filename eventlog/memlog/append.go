@@ -106,6 +106,7 @@ func (l *Log) plan(appends []eventlog.StreamAppend) (plan, error) {
 				Stream:     a.Stream,
 				Version:    version,
 				Type:       e.Type,
+				Class:      e.Class,
 				OccurredAt: e.OccurredAt,
 				Metadata:   maps.Clone(e.Metadata),
 				Data:       bytes.Clone(e.Data),

@@ -16,7 +16,7 @@ import (
 )
 
 // A Log is an [eventlog.Log] in memory. It is an [eventlog.Appender], an
-// [eventlog.StreamReader] and an [eventlog.Counter] too. It has no goroutine of
+// [eventlog.StreamReader], an [eventlog.Counter] and an [eventlog.TenantCounter] too. It has no goroutine of
 // its own, never blocks with its lock held, and reads the time with time.Now, so
 // it works in a testing/synctest bubble. Equal calls in equal order give equal
 // positions.

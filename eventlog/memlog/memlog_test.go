@@ -28,7 +28,7 @@ func TestConformance(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			eventlogtest.Run(t, func(*testing.T) eventlog.Log { return memlog.New(tt.opts...) }, eventlogtest.Features{
-				Append: true, ReadStream: true, Count: true, Partitions: tt.partitions,
+				Append: true, ReadStream: true, Count: true, CountTenants: true, Partitions: tt.partitions,
 				Truncate: func(t *testing.T, log eventlog.Log, partition int, before event.Position) {
 					if err := log.(*memlog.Log).Truncate(partition, before); err != nil {
 						t.Fatal(err)

@@ -121,10 +121,49 @@ func (l *Log) Count(ctx context.Context, partition int, f eventlog.Filter, after
 	return n, oldest, nil
 }
 
+// CountTenants implements [eventlog.TenantCounter].
+func (l *Log) CountTenants(ctx context.Context, partition int, tenants []eventlog.TenantAfter, until event.Position, limit int) ([]eventlog.Counted, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	first, of := until, make(map[string][]int, len(tenants))
+	for i, t := range tenants {
+		first = min(first, t.After)
+		of[t.Tenant] = append(of[t.Tenant], i)
+	}
+	l.mu.Lock()
+	p, err := l.partition(partition)
+	if err != nil {
+		l.mu.Unlock()
+		return nil, err
+	}
+	events := p.events[p.after(first):]
+	l.mu.Unlock()
+
+	out := make([]eventlog.Counted, len(tenants))
+	for i := range events {
+		e := &events[i]
+		if e.Position > until {
+			break
+		}
+		for _, n := range of[e.Tenant] {
+			c := &out[n]
+			if e.Position <= tenants[n].After || c.Events >= limit {
+				continue
+			}
+			if c.Events == 0 {
+				c.Oldest = e.RecordedAt
+			}
+			c.Events++
+		}
+	}
+	return out, nil
+}
+
 // A selector is a filter in which names are quick to find.
 type selector struct {
-	tenants, exclude, types func(string) bool // nil: not filtered
-	buckets                 []eventlog.Bucket // nil: not filtered
+	tenants, exclude, types, classes func(string) bool // nil: not filtered
+	buckets                          []eventlog.Bucket // nil: not filtered
 }
 
 // FiltersBuckets implements [eventlog.BucketFilter].
@@ -141,6 +180,9 @@ func newSelector(f eventlog.Filter) selector {
 	if f.Types != nil {
 		s.types = finder(f.Types)
 	}
+	if f.Classes != nil {
+		s.classes = finder(f.Classes)
+	}
 	return s
 }
 
@@ -148,6 +190,7 @@ func (s *selector) selects(e *event.Event) bool {
 	return (s.tenants == nil || s.tenants(e.Tenant)) &&
 		(s.exclude == nil || !s.exclude(e.Tenant)) &&
 		(s.types == nil || s.types(e.Type)) &&
+		(s.classes == nil || s.classes(e.Class)) &&
 		(s.buckets == nil || slices.ContainsFunc(s.buckets, func(b eventlog.Bucket) bool { return b.Has(e.Tenant, e.Stream) }))
 }
 

@@ -36,11 +36,12 @@ func TestChaos(t *testing.T) {
 		}
 		seed = n
 	}
-	workers := 4 + rand.New(rand.NewPCG(seed, 0)).IntN(3)
+	workers := 4 + rand.New(rand.NewPCG(seed, 0)).IntN(5)
 	f := newFleet(t, seed, workers)
+	f.workers[0].env = append(f.workers[0].env, poolVar+"="+pool)
 	t.Logf("seed %d, %v, %d workers", seed, length, workers)
 	f.chaos(t, length, schedule(seed, length, workers))
-	if err := f.settle(t); err != nil {
+	if err := f.settle(t, length); err != nil {
 		t.Errorf("seed %d: %v", seed, err)
 	}
 }
@@ -65,7 +66,7 @@ func (f *fleet) chaos(t *testing.T, length time.Duration, all []fault) {
 }
 
 // settle ends the load, lets everything be applied, and checks all of it.
-func (f *fleet) settle(t *testing.T) error {
+func (f *fleet) settle(t *testing.T, length time.Duration) error {
 	t.Helper()
 	ctx := t.Context()
 	f.note("the load ends")
@@ -104,6 +105,9 @@ func (f *fleet) settle(t *testing.T) error {
 	if err != nil {
 		return err
 	}
+	if err := timely(ctx, c, &bad); err != nil {
+		return err
+	}
 	letters, err := h.letters(ctx, f, &bad)
 	if err != nil {
 		return err
@@ -132,6 +136,12 @@ func (f *fleet) settle(t *testing.T) error {
 	}
 	o, err := h.effects(ctx, out, &bad)
 	if err != nil {
+		return err
+	}
+	if err := apart(ctx, c, &bad); err != nil {
+		return err
+	}
+	if err := f.happened(ctx, c, out, length, &bad); err != nil {
 		return err
 	}
 	for _, w := range f.workers {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/store"
@@ -253,6 +254,39 @@ func committed(ctx context.Context, c *pgx.Conn, bad *findings) (n int, err erro
 		owners[l], ends[l], newest[l.lane] = worker, after, l.epoch
 	})
 	return n, err
+}
+
+// timely checks that nothing that is stored has its time from a worker: in the run
+// all of it was written by the clock of the server. The events of the appenders have
+// no other time, because they are appended without one.
+func timely(ctx context.Context, c *pgx.Conn, bad *findings) error {
+	for _, x := range [][2]string{
+		{"events", "recorded_at"}, {"events", "occurred_at"}, {"dead_letters", "at"}, {"dead_letters", "recorded_at"}, {"lanes", "updated_at"},
+		{"lanes", "applied_at"}, {"documents", "updated"}, {"members", "since"},
+	} {
+		var n int
+		var least, most *time.Time
+		query := fmt.Sprintf(`SELECT count(*), min(%[2]s), max(%[2]s) FROM fairlead.%[1]s
+			WHERE %[2]s < (SELECT min(applied_at) FROM fairlead.migrations) OR %[2]s > clock_timestamp()`, x[0], x[1])
+		if err := c.QueryRow(ctx, query).Scan(&n, &least, &most); err != nil {
+			return fmt.Errorf("%s of %s: %w", x[1], x[0], err)
+		}
+		if n > 0 {
+			bad.add("times", "%d of %s have a time in %s that is not in the run: from %v to %v", n, x[0], x[1], least, most)
+		}
+	}
+	return nil
+}
+
+// apart checks that the process of the pool has worked no base lane: these are the
+// shared processes'.
+func apart(ctx context.Context, c *pgx.Conn, bad *findings) error {
+	var n int
+	err := c.QueryRow(ctx, "SELECT count(*) FROM chaos.commits WHERE worker LIKE 'chaos-w0-%' AND lane LIKE '% '").Scan(&n)
+	if n > 0 {
+		bad.add("pool", "%d commits of base lanes by the process of the pool", n)
+	}
+	return err
 }
 
 // An outcome is what the outside system tells of the reactor.

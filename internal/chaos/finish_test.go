@@ -24,22 +24,60 @@ func (f *fleet) finish(ctx context.Context) error {
 	if err := f.endPrepared(ctx, 0); err != nil {
 		return err
 	}
+	if err := f.home(ctx); err != nil {
+		return err
+	}
 	head, err := f.db.Head(ctx, 0)
 	if err != nil {
 		return err
 	}
+	busy := "nothing was seen"
 	for {
-		busy, err := f.busy(ctx, head)
+		now, err := f.busy(ctx, head)
 		switch {
-		case err != nil && !passing(err):
+		case err != nil && !passing(err) && ctx.Err() == nil:
 			return fmt.Errorf("%w: %s", err, busy)
-		case err == nil && busy == "":
+		case err == nil && now == "":
 			return nil
+		case err == nil:
+			busy = now
 		}
 		if rest(ctx, 100*time.Millisecond); ctx.Err() != nil {
 			return fmt.Errorf("%v after the last fault: %s: %w", catchUpAtMost, busy, ctx.Err())
 		}
 	}
+}
+
+// home takes back what holds tenants in lanes of their own, and what is asked for
+// and may never come.
+func (f *fleet) home(ctx context.Context) error {
+	pools, err := f.admin.Pools(ctx)
+	if err != nil {
+		return err
+	}
+	for t := range pools {
+		if err := f.admin.ClearPool(ctx, t); err != nil && !errors.Is(err, fairlead.ErrUnknown) {
+			return err
+		}
+	}
+	rows, err := f.admin.Processors(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range rows {
+		if _, err := f.admin.CancelPartitions(ctx, p.Name); err != nil {
+			return err
+		}
+		// A build is made by the version of the code that began it, and no worker has
+		// the other one any more.
+		if m := p.Builds.Making; p.Rebuild != 0 && m.Claimed && m.Version == otherVersion {
+			f.note("%s: the rebuild by version %s is cancelled", p.Name, m.Version)
+			if err := f.admin.CancelRebuild(ctx, p.Name); err != nil && !errors.Is(err, fairlead.ErrUnknown) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // busy says what is still to be done, and lets it be done.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,6 +38,7 @@ type fleet struct {
 	serverBusy sync.Mutex
 
 	mu      sync.Mutex
+	tally   map[string]int // of what was done to it, by kind
 	planted []planted
 	ended   []error // processes that ended by themselves
 }
@@ -58,11 +60,15 @@ type process struct {
 	done chan struct{}
 	err  error // with which it ended
 	log  string
+
+	clockMu sync.Mutex // not held for long
+	stdin   io.WriteCloser
+	wrong   int // seconds by which its clock is ahead
 }
 
 func newFleet(t *testing.T, seed uint64, workers int) *fleet {
 	t.Helper()
-	f := &fleet{t: t, seed: seed, dir: t.TempDir(), begun: time.Now()}
+	f := &fleet{t: t, seed: seed, dir: t.TempDir(), begun: time.Now(), tally: map[string]int{}}
 	f.outside = pgtest.Database(t)
 	f.server = pgtest.NewServer(t)
 	ctx := t.Context()
@@ -83,7 +89,7 @@ func newFleet(t *testing.T, seed uint64, workers int) *fleet {
 	for i := range 2 {
 		l := &process{f: f, name: fmt.Sprintf("a%d", i)}
 		l.env = []string{
-			roleVar + "=append", nameVar + "=" + l.name, urlVar + "=" + f.server.URL,
+			roleVar + "=append", nameVar + "=" + l.name, urlVar + "=" + f.server.URL, outsideVar + "=" + f.outside + "&application_name=" + l.name,
 			acksVar + "=" + filepath.Join(f.dir, "acks-"+l.name),
 		}
 		f.loaders = append(f.loaders, l)
@@ -135,6 +141,13 @@ func (p *process) start(env ...string) {
 	cmd.Env = append(cmd.Env, sessionVar+"="+session, seedVar+"="+strconv.FormatUint(p.f.seed+uint64(p.run)<<32+uint64(p.name[1]), 10))
 	cmd.Env = append(cmd.Env, env...)
 	cmd.Stderr = out
+	p.clockMu.Lock()
+	defer p.clockMu.Unlock()
+	cmd.Env = append(cmd.Env, clockVar+"="+strconv.Itoa(p.wrong))
+	if p.stdin, err = cmd.StdinPipe(); err != nil {
+		p.f.t.Error(err)
+		return
+	}
 	if err := cmd.Start(); err != nil {
 		p.f.t.Error(err)
 		return
@@ -164,15 +177,29 @@ func (p *process) expectEnd() {
 	p.told = true
 }
 
-// kill ends the process with SIGKILL. The caller holds busy.
-func (p *process) kill() {
+// setClock makes the clock of the process wrong by so many seconds, now and after
+// it is started again.
+func (p *process) setClock(wrong int) {
+	p.clockMu.Lock()
+	defer p.clockMu.Unlock()
+	p.wrong = wrong
+	if p.stdin != nil {
+		_, _ = fmt.Fprintln(p.stdin, wrong) // it may be gone
+	}
+}
+
+// kill ends the process with SIGKILL, and reports whether that is how it ended. The
+// caller holds busy.
+func (p *process) kill() bool {
 	if p.cmd == nil {
-		return
+		return false
 	}
 	p.expectEnd()
 	_ = p.cmd.Process.Kill()
 	<-p.done
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	p.cmd = nil
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
 // leaveAtMost is how long a worker may take to end, on a network that may be a black
@@ -181,9 +208,9 @@ const leaveAtMost = 40 * time.Second
 
 // leave ends the process as an operator would, and wants it to end well. The caller
 // holds busy.
-func (p *process) leave() {
+func (p *process) leave() bool {
 	if p.cmd == nil {
-		return
+		return false
 	}
 	p.expectEnd()
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
@@ -200,14 +227,15 @@ func (p *process) leave() {
 		p.f.t.Errorf("%s did not end %v after SIGTERM: %s", p.name, leaveAtMost, said[max(0, len(said)-20000):])
 	}
 	p.cmd = nil
+	return p.err == nil
 }
 
 // freeze stops the process for a while: it comes back as a zombie, with the leases
-// that it had.
-func (p *process) freeze(ctx context.Context, d time.Duration) {
-	_ = p.cmd.Process.Signal(syscall.SIGSTOP)
+// that it had. It reports whether the process was there all the time.
+func (p *process) freeze(ctx context.Context, d time.Duration) bool {
+	stop := p.cmd.Process.Signal(syscall.SIGSTOP)
 	rest(ctx, d)
-	_ = p.cmd.Process.Signal(syscall.SIGCONT)
+	return errors.Join(stop, p.cmd.Process.Signal(syscall.SIGCONT)) == nil
 }
 
 // tidy ends transactions that were prepared, and left by their client, until ctx ends.

@@ -157,7 +157,7 @@ func (m *model) mail(ctx context.Context, d fairlead.Delivery) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	var took bool
-	err = m.outside.QueryRow(ctx, "SELECT record($1, $2, $3, $4, $5, $6, $7)", d.Lane, d.Epoch, d.Tenant, d.Stream, d.Version, d.IdempotencyKey, m.worker).Scan(&took)
+	err = m.outside.QueryRow(ctx, "SELECT record($1, $2, $3, $4, $5, $6, $7, $8)", d.Lane, d.Epoch, d.Tenant, d.Stream, d.Version, d.IdempotencyKey, m.worker, time.Now()).Scan(&took)
 	if err == nil && !took {
 		err = fmt.Errorf("the outside system has seen a newer epoch of lane %s than %d", d.Lane, d.Epoch)
 	}
@@ -183,14 +183,40 @@ var inside = []string{
 	END $$`,
 	`CREATE TRIGGER committed AFTER UPDATE ON fairlead.lanes FOR EACH ROW
 		WHEN (OLD.position <> NEW.position AND OLD.epoch = NEW.epoch) EXECUTE FUNCTION chaos.committed()`,
+
+	// These say that what was to happen did: no check of what is right needs them.
+	`CREATE TABLE chaos.cuts (lane text, was bigint, now bigint)`,
+	`CREATE TABLE chaos.switches (processor text, was bigint, now bigint)`,
+	`CREATE TABLE chaos.takeovers (lane text, was text, now text)`,
+	`CREATE FUNCTION chaos.was_cut() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		INSERT INTO chaos.cuts VALUES (format('%s#%s/%s %s', NEW.processor, NEW.number, NEW.partition, NEW.tenant), OLD.modulus, NEW.modulus);
+		RETURN NULL;
+	END $$`,
+	`CREATE TRIGGER was_cut AFTER UPDATE ON fairlead.lanes FOR EACH ROW WHEN (OLD.modulus <> NEW.modulus) EXECUTE FUNCTION chaos.was_cut()`,
+	`CREATE FUNCTION chaos.taken_over() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		INSERT INTO chaos.takeovers VALUES (format('%s#%s/%s %s', NEW.processor, NEW.number, NEW.partition, NEW.tenant), OLD.owner, NEW.owner);
+		RETURN NULL;
+	END $$`,
+	`CREATE TRIGGER taken_over AFTER UPDATE ON fairlead.lanes FOR EACH ROW
+		WHEN (OLD.epoch < NEW.epoch AND OLD.owner <> '' AND NEW.owner NOT IN ('', OLD.owner)) EXECUTE FUNCTION chaos.taken_over()`,
+	`CREATE FUNCTION chaos.switched() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		INSERT INTO chaos.switches VALUES (NEW.name, OLD.live, NEW.live);
+		RETURN NULL;
+	END $$`,
+	`CREATE TRIGGER switched AFTER UPDATE ON fairlead.processors FOR EACH ROW WHEN (OLD.live <> NEW.live) EXECUTE FUNCTION chaos.switched()`,
 }
 
 // outside is the system that a reactor's effects go to.
 var outside = []string{
 	`CREATE TABLE fences (lane text PRIMARY KEY, epoch bigint)`,
-	`CREATE TABLE effects (seq bigserial PRIMARY KEY, lane text, epoch bigint, tenant text, stream text, version bigint, key text, worker text)`,
+	`CREATE TABLE effects (seq bigserial PRIMARY KEY, lane text, epoch bigint, tenant text, stream text, version bigint, key text, worker text,
+		off interval)`, // what the worker thinks is the time, less what it is
+	`CREATE TABLE clocks (worker text, off interval)`,
 	`CREATE TABLE refused (lane text, epoch bigint, key text, worker text)`,
-	`CREATE FUNCTION record(of_lane text, of_epoch bigint, of_tenant text, of_stream text, of_version bigint, of_key text, of_worker text)
+	`CREATE FUNCTION record(of_lane text, of_epoch bigint, of_tenant text, of_stream text, of_version bigint, of_key text, of_worker text, of_time timestamptz)
 	RETURNS boolean LANGUAGE plpgsql AS $$
 	BEGIN
 		INSERT INTO fences AS f VALUES (of_lane, of_epoch)
@@ -199,8 +225,8 @@ var outside = []string{
 			INSERT INTO refused VALUES (of_lane, of_epoch, of_key, of_worker);
 			RETURN false;
 		END IF;
-		INSERT INTO effects (lane, epoch, tenant, stream, version, key, worker)
-			VALUES (of_lane, of_epoch, of_tenant, of_stream, of_version, of_key, of_worker);
+		INSERT INTO effects (lane, epoch, tenant, stream, version, key, worker, off)
+			VALUES (of_lane, of_epoch, of_tenant, of_stream, of_version, of_key, of_worker, of_time - clock_timestamp());
 		RETURN true;
 	END $$`,
 }

@@ -20,6 +20,7 @@ type proxy struct {
 	mu    sync.Mutex
 	conns map[*link]bool
 	delay time.Duration // of everything that is sent
+	hit   int           // what was delayed or kept, since the last fault began
 	hole  chan struct{} // open: nothing gets through until it is closed
 }
 
@@ -114,6 +115,9 @@ func (p *proxy) copy(k *link, to, from net.Conn) {
 func (p *proxy) pass() bool {
 	p.mu.Lock()
 	d, hole := p.delay, p.hole
+	if d > 0 || hole != nil {
+		p.hit++
+	}
 	p.mu.Unlock()
 	rest(p.ctx, d)
 	if hole != nil {
@@ -125,17 +129,19 @@ func (p *proxy) pass() bool {
 	return p.ctx.Err() == nil
 }
 
-// cut ends all connections, as a network does that both sides hear of.
-func (p *proxy) cut() {
+// cut ends all connections, as a network does that both sides hear of. Like the
+// other faults it returns how many connections or packets it met.
+func (p *proxy) cut() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for k := range p.conns {
 		k.close()
 	}
+	return len(p.conns)
 }
 
 // halve ends one side of all connections for a while: the other does not hear of it.
-func (p *proxy) halve(ctx context.Context, clients bool, d time.Duration) {
+func (p *proxy) halve(ctx context.Context, clients bool, d time.Duration) int {
 	p.mu.Lock()
 	var all []*link
 	for k := range p.conns {
@@ -154,26 +160,29 @@ func (p *proxy) halve(ctx context.Context, clients bool, d time.Duration) {
 	for _, k := range all {
 		k.close()
 	}
+	return len(all)
 }
 
 // slow delays everything for a while.
-func (p *proxy) slow(ctx context.Context, by, d time.Duration) {
-	p.set(func() { p.delay = by })
+func (p *proxy) slow(ctx context.Context, by, d time.Duration) (hit int) {
+	p.set(func() { p.delay, p.hit = by, 0 })
 	rest(ctx, d)
-	p.set(func() { p.delay = 0 })
+	p.set(func() { p.delay, hit = 0, p.hit })
+	return hit
 }
 
 // swallow lets nothing through for a while. Then what was sent arrives, late, unless
 // the connections are cut.
-func (p *proxy) swallow(ctx context.Context, d time.Duration, cut bool) {
+func (p *proxy) swallow(ctx context.Context, d time.Duration, cut bool) (hit int) {
 	hole := make(chan struct{})
-	p.set(func() { p.hole = hole })
+	p.set(func() { p.hole, p.hit = hole, 0 })
 	rest(ctx, d)
 	if cut {
 		p.cut()
 	}
-	p.set(func() { p.hole = nil })
+	p.set(func() { p.hole, hit = nil, p.hit })
 	close(hole)
+	return hit
 }
 
 func (p *proxy) set(f func()) {

@@ -2,7 +2,6 @@ package chaos
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/pgtest"
 )
 
 // A fault is what is done to a fleet at some time.
@@ -24,80 +24,142 @@ type fault struct {
 func schedule(seed uint64, length time.Duration, workers int) (all []fault) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	ms := func(from, to int) time.Duration { return time.Duration(from+rng.IntN(to-from)) * time.Millisecond }
+	first := rng.Perm(len(weighted))
+	kind := func() string {
+		if len(first) > 0 { // one of each
+			i := first[0]
+			first = first[1:]
+			return weighted[i].kind
+		}
+		k, i := rng.IntN(100), 0
+		for ; k >= weighted[i].of; i++ {
+			k -= weighted[i].of
+		}
+		return weighted[i].kind
+	}
 	poison, at := 0, ms(500, 1500)
 	for ; at < length; at += ms(400, 2000) {
-		w := rng.IntN(workers)
+		w, k, must := rng.IntN(workers), kind(), len(all) < len(weighted)
 		add := func(format string, args ...any) *fault {
 			all = append(all, fault{at: at, say: fmt.Sprintf(format, args...)})
 			return &all[len(all)-1]
 		}
 		// to does something to a worker, unless something is being done to it.
-		to := func(do func(ctx context.Context, p *process)) func(context.Context, *fleet) {
+		to := func(do func(ctx context.Context, p *process) bool) func(context.Context, *fleet) {
 			return func(ctx context.Context, f *fleet) {
 				p := f.workers[w]
-				if !p.busy.TryLock() {
+				if must {
+					p.busy.Lock()
+				} else if !p.busy.TryLock() {
 					return
 				}
 				defer p.busy.Unlock()
 				if p.cmd == nil {
 					p.start()
 				}
-				do(ctx, p)
+				if do(ctx, p) {
+					f.done(k)
+				}
 			}
 		}
-		switch k := rng.IntN(100); {
-		case k < 16:
+		net := func(do func(ctx context.Context, p *proxy) int) func(context.Context, *fleet) {
+			return func(ctx context.Context, f *fleet) {
+				if do(ctx, f.workers[w].proxy) > 0 { // somebody noticed
+					f.done(k)
+				}
+			}
+		}
+		server := func(do func(*pgtest.Server) error) func(context.Context, *fleet) {
+			return func(_ context.Context, f *fleet) {
+				if f.restart(do) {
+					f.done(k)
+				}
+			}
+		}
+		switch k {
+		case killed:
 			away, env := ms(0, 3000), variant(rng)
-			add("kill w%d, back after %v as %v", w, away, env).do = to(func(ctx context.Context, p *process) {
-				p.kill()
+			add("kill w%d, back after %v as %v", w, away, env).do = to(func(ctx context.Context, p *process) bool {
+				ok := p.kill()
 				rest(ctx, away)
 				p.start(env...)
+				return ok
 			})
-		case k < 28:
+		case stopped:
 			d := lease + ms(300, 4000)
-			add("stop w%d for %v", w, d).do = to(func(ctx context.Context, p *process) { p.freeze(ctx, d) })
-		case k < 40:
+			add("stop w%d for %v", w, d).do = to(func(ctx context.Context, p *process) bool { return p.freeze(ctx, d) && ctx.Err() == nil })
+		case left:
 			away, env := ms(0, 4000), variant(rng)
-			add("w%d leaves, back after %v as %v", w, away, env).do = to(func(ctx context.Context, p *process) {
-				p.leave()
+			add("w%d leaves, back after %v as %v", w, away, env).do = to(func(ctx context.Context, p *process) bool {
+				ok := p.leave()
 				rest(ctx, away)
 				p.start(env...)
+				return ok
 			})
-		case k < 50:
-			add("cut w%d", w).do = func(_ context.Context, f *fleet) { f.workers[w].proxy.cut() }
-		case k < 58:
+		case cut:
+			add("cut w%d", w).do = net(func(_ context.Context, p *proxy) int { return p.cut() })
+		case slowed:
 			by, d := ms(5, 300), ms(1000, 4000)
-			add("slow w%d by %v for %v", w, by, d).do = func(ctx context.Context, f *fleet) { f.workers[w].proxy.slow(ctx, by, d) }
-		case k < 68:
+			add("slow w%d by %v for %v", w, by, d).do = net(func(ctx context.Context, p *proxy) int { return p.slow(ctx, by, d) })
+		case swallowed:
 			d, cut := ms(500, 7000), rng.IntN(2) == 0
-			add("black hole for w%d, %v, cut at the end: %t", w, d, cut).do = func(ctx context.Context, f *fleet) { f.workers[w].proxy.swallow(ctx, d, cut) }
-		case k < 76:
+			add("black hole for w%d, %v, cut at the end: %t", w, d, cut).do = net(func(ctx context.Context, p *proxy) int { return p.swallow(ctx, d, cut) })
+		case halved:
 			clients, d := rng.IntN(2) == 0, ms(1000, 8000)
-			add("half-open connections of w%d, its own side gone: %t, for %v", w, clients, d).do = func(ctx context.Context, f *fleet) { f.workers[w].proxy.halve(ctx, clients, d) }
-		case k < 77:
-			add("server: fast restart").do = func(_ context.Context, f *fleet) { f.restart(f.server.Fast) }
-		case k < 78:
-			add("server: immediate restart").do = func(_ context.Context, f *fleet) { f.restart(f.server.Restart) }
-		case k < 79:
-			add("server: killed").do = func(_ context.Context, f *fleet) { f.restart(f.server.Kill) }
-		case k < 84:
+			add("half-open connections of w%d, its own side gone: %t, for %v", w, clients, d).do = net(func(ctx context.Context, p *proxy) int { return p.halve(ctx, clients, d) })
+		case serverFast:
+			add("server: fast restart").do = server((*pgtest.Server).Fast)
+		case serverCrashed:
+			add("server: immediate restart").do = server((*pgtest.Server).Restart)
+		case serverKilled:
+			add("server: killed").do = server((*pgtest.Server).Kill)
+		case appenderKilled:
 			a := rng.IntN(2)
 			add("kill a%d", a).do = func(_ context.Context, f *fleet) {
 				p := f.loaders[a]
-				if p.busy.TryLock() {
-					defer p.busy.Unlock()
-					p.kill()
-					p.start()
+				if !must && !p.busy.TryLock() {
+					return
+				} else if must {
+					p.busy.Lock()
 				}
+				defer p.busy.Unlock()
+				if p.kill() {
+					f.done(k)
+				}
+				p.start()
 			}
-		default:
+		case clock:
+			// Hours ahead or behind, back beyond the right time while it runs, and there
+			// it stays, over restarts too, as the clock of a machine does.
+			sign := 1 - 2*rng.IntN(2)
+			by := [2]int{sign * (3600 + rng.IntN(47*3600)), -sign * (3600 + rng.IntN(47*3600))}
+			d, appender := ms(1500, 8000), rng.IntN(5) == 0
+			name := fmt.Sprintf("w%d", w)
+			if appender {
+				name = "a0"
+			}
+			add("clock of %s wrong by %d s, and after %v by %d s", name, by[0], d, by[1]).do = func(ctx context.Context, f *fleet) {
+				p := f.workers[w]
+				if appender {
+					p = f.loaders[0]
+				}
+				p.setClock(by[0])
+				rest(ctx, d)
+				p.setClock(by[1])
+				f.done(k)
+			}
+		case poisoned:
 			if poison++; poison > 12 {
 				continue
 			}
 			// Of tenants with few events, so that not most of the run waits behind it.
 			p := planted{processors[rng.IntN(len(processors))], tenantName(uint64(20 + rng.IntN(tenants-20))), fmt.Sprintf("stream-%d", rng.IntN(streams))}
 			n := rng.Uint64() >> 12
-			add("poison for %s in %s %s", p.processor, p.tenant, p.stream).do = func(ctx context.Context, f *fleet) { f.plant(ctx, p, n) }
+			add("poison for %s in %s %s", p.processor, p.tenant, p.stream).do = func(ctx context.Context, f *fleet) {
+				if f.plant(ctx, p, n) {
+					f.done(k)
+				}
+			}
 		}
 	}
 	return all
@@ -109,23 +171,25 @@ func variant(rng *rand.Rand) []string {
 	case 0, 1:
 		return []string{missingVar + "=" + processors[rng.IntN(len(processors))]}
 	case 2:
-		return []string{versionVar + "=2"}
+		return []string{versionVar + "=" + otherVersion}
 	}
 	return nil
 }
 
 // restart does something to the server, one thing at a time.
-func (f *fleet) restart(do func() error) {
+func (f *fleet) restart(do func(*pgtest.Server) error) bool {
 	f.serverBusy.Lock()
 	defer f.serverBusy.Unlock()
 	began := time.Now()
-	if err := do(); err != nil {
+	if err := do(f.server); err != nil {
 		f.t.Error(err)
+		return false
 	}
 	f.note("server: back after %v", time.Since(began).Round(time.Millisecond))
+	return true
 }
 
-func (f *fleet) plant(ctx context.Context, p planted, n uint64) {
+func (f *fleet) plant(ctx context.Context, p planted, n uint64) bool {
 	e := fairlead.MustEvent("added", added{N: n, Poison: p.processor})
 	e.ID = fmt.Sprintf("e%d", n)
 	a := eventlog.StreamAppend{Tenant: p.tenant, Stream: p.stream, Events: []eventlog.NewEvent{e}}
@@ -135,7 +199,7 @@ func (f *fleet) plant(ctx context.Context, p planted, n uint64) {
 	for {
 		_, err := f.db.Append(ctx, a)
 		if err == nil || ctx.Err() != nil {
-			return
+			return err == nil
 		}
 		if !passing(err) {
 			f.t.Errorf("append poison: %v", err)
@@ -156,39 +220,4 @@ func (f *fleet) disturb(ctx context.Context, all []fault) {
 		wg.Go(func() { x.do(ctx, f) })
 	}
 	wg.Wait()
-}
-
-// operate moves, pauses and rebuilds tenants until ctx ends.
-func (f *fleet) operate(ctx context.Context) {
-	rng := rand.New(rand.NewPCG(f.seed, 2))
-	z := zipf(rng)
-	for ctx.Err() == nil {
-		p, tenant := processors[rng.IntN(len(processors))], tenantName(z.Uint64())
-		var err error
-		switch k := rng.IntN(100); {
-		case k < 25:
-			err = f.admin.Detach(ctx, p, tenant)
-		case k < 55:
-			err = f.admin.Merge(ctx, p, tenant)
-		case k < 65:
-			err = f.admin.Pause(ctx, p, tenant, "chaos")
-		case k < 85:
-			err = f.admin.Resume(ctx, p, tenant)
-		case k < 92:
-			err = f.admin.Rebuild(ctx, p, tenant)
-		case k < 95:
-			err = f.admin.Rebuild(ctx, p, "")
-		case k < 96:
-			err = f.admin.CancelRebuild(ctx, p)
-		default:
-			if err = f.admin.Pause(ctx, p, "", "chaos"); err == nil {
-				rest(ctx, time.Duration(rng.IntN(1500))*time.Millisecond)
-				err = f.admin.Resume(ctx, p, "")
-			}
-		}
-		if err != nil && !errors.Is(err, fairlead.ErrUnknown) && !errors.Is(err, fairlead.ErrState) && !passing(err) && ctx.Err() == nil {
-			f.t.Errorf("operate on %s, %s: %v", p, tenant, err)
-		}
-		rest(ctx, time.Duration(rng.IntN(400))*time.Millisecond)
-	}
 }

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/postgres"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -30,29 +33,68 @@ const (
 	versionVar = "FAIRLEAD_CHAOS_VERSION"
 	missingVar = "FAIRLEAD_CHAOS_MISSING" // processors that it does not have
 	lanesVar   = "FAIRLEAD_CHAOS_LANES"   // work on many lanes instead
+	poolVar    = "FAIRLEAD_CHAOS_POOL"
+	clockVar   = "FAIRLEAD_CHAOS_CLOCK" // seconds by which its clock is ahead
 	seedVar    = "FAIRLEAD_CHAOS_CLIENT"
 	acksVar    = "FAIRLEAD_CHAOS_ACKS"
 )
 
 const (
-	lease    = 2 * time.Second
-	maxConns = 8
+	lease        = 2 * time.Second
+	maxConns     = 8
+	otherVersion = "2" // of a projection, that some workers come back with
 )
 
 func TestMain(m *testing.M) {
-	var err error
-	switch os.Getenv(roleVar) {
-	case "work":
-		err = work()
-	case "append":
-		err = load()
-	default:
+	role := os.Getenv(roleVar)
+	if role == "" {
 		os.Exit(m.Run())
+	}
+	err := shiftable()
+	if err == nil {
+		go followClock() // until the process ends
+		if role == "work" {
+			err = work()
+		} else {
+			err = load()
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "ended:", err)
 		os.Exit(1)
 	}
+}
+
+// followClock has the process's clock be wrong by as much as it is told, at the
+// start and on its standard input, and tells the outside system what time it thinks
+// it is then.
+func followClock() {
+	said := bufio.NewScanner(strings.NewReader(os.Getenv(clockVar) + "\n"))
+	for _, from := range []*bufio.Scanner{said, bufio.NewScanner(os.Stdin)} {
+		for from.Scan() {
+			wrong, err := strconv.ParseInt(from.Text(), 10, 64)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "clock:", err)
+				continue
+			}
+			clockOff.Store(wrong)
+			if wrong == 0 {
+				continue
+			}
+			if err := tellTime(); err != nil {
+				fmt.Fprintln(os.Stderr, "clock:", err)
+			}
+		}
+	}
+}
+
+func tellTime() error {
+	c, err := pgx.Connect(context.Background(), os.Getenv(outsideVar))
+	if err != nil {
+		return err
+	}
+	_, err = c.Exec(context.Background(), "INSERT INTO clocks (worker, off) VALUES ($1, $2 - clock_timestamp())", os.Getenv(sessionVar), time.Now())
+	return errors.Join(err, c.Close(context.Background()))
 }
 
 // work runs the processors until SIGTERM. While there is no server it tries again:
@@ -68,6 +110,9 @@ func work() error {
 	defer out.Close()
 	m := &model{healed: os.Getenv(healedVar) != "", version: os.Getenv(versionVar), outside: out, worker: session, lanes: os.Getenv(lanesVar) != ""}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if m.lanes { // their times are read, see stands
+		logger = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
 	for ctx.Err() == nil {
 		err := run(ctx, m, logger)
 		if err == nil || ctx.Err() != nil {
@@ -90,7 +135,7 @@ func run(ctx context.Context, m *model, logger *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	c, err := fairlead.New(fairlead.Config{Log: db, Store: db, Name: os.Getenv(nameVar), Lease: lease, Memory: 32 << 20, Logger: logger})
+	c, err := fairlead.New(fairlead.Config{Log: db, Store: db, Name: os.Getenv(nameVar), Pool: os.Getenv(poolVar), Lease: lease, Memory: 32 << 20, Logger: logger})
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,8 @@ var sections = []section{
 	{"kafka.Config", "kafka/kafka.go", "Config", "The argument of `kafka.Open`.", "kafka/kafka.go", "setDefaults", "c"},
 	{"kafka.Mapping", "kafka/mapping.go", "Mapping", "The field `Mapping` of `kafka.Config`; its comment in the code says where all parts of an event come from.", "", "", ""},
 	{"The file", "config/config.go", "File", "What `--config` names.", "", "", ""},
-	{"The file: source.kafka", "config/source.go", "Kafka", "A topic from which the events come: all commands take their log for it, and the database has the read models. `${NAME}` is filled in in `topic`, `group`, `instanceId` and `tenant`.", "", "", ""},
+	{"The file: kafka", "config/kafka.go", "Kafka", "The topic that is the log in place of the database, which then is the store only.", "", "", ""},
+	{"The file: kafka.sasl", "config/kafka.go", "SASL", "How to log in to the brokers.", "", "", ""},
 	{"The file: consumer", "config/consumer.go", "Consumer", "Which events of a log that several environments share are this consumer's; see `tenancy`.", "", "", ""},
 	{"The file: consumer.headers", "config/consumer.go", "Headers", "A preset's name in place of these keys: `fairlead`, `w3c`, `doordash`, `uber`, `signadot`, `jaeger`.", "", "", ""},
 }
@@ -82,8 +83,8 @@ func generate(root string) ([]byte, error) {
 Configuration is Go code: plain structs whose zero value works. Every fault in them is reported by the call that takes
 them. What differs from one place to another may be in a file in YAML, which @--config@ or @FAIRLEAD_CONFIG@ names. A key
 that is not known, and every other fault, is an error with file and line; flags of the command line go before the file, the
-file before the other variables of the environment. @${NAME}@ in @database@, @name@, @pool@ and @metrics@ is filled in from the
-environment.
+file before the other variables of the environment. @${NAME}@ in @database@, @name@, @pool@, @metrics@ and the texts of
+@kafka@ is filled in from the environment.
 
 `, "@", "`"))
 	for _, s := range sections {

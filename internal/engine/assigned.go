@@ -20,13 +20,13 @@ const takeWithin = 30 * time.Second
 // pool, whose tenants' lanes are leased like those on other logs.
 type assigned struct {
 	single   bool // the log has one partition: all lanes read it, whatever shares of it they work
-	parts    map[int]given
+	parts    map[int]assignment
 	took     map[store.LaneID]time.Time // lanes that were acquired: when their partition had been given
 	released []chan struct{}            // closed when no lane of another partition is worked any more
 }
 
-// given is when a partition was given to this process.
-type given struct{ at time.Time }
+// An assignment is when a partition was given to this process.
+type assignment struct{ at time.Time }
 
 // of returns the log partition that a lane reads.
 func (a *assigned) of(id store.LaneID) int {
@@ -68,10 +68,10 @@ func (d *decision) takeGiven(l *store.Lane, a *assigned, owner, self string, now
 		d.start = append(d.start, l.LaneID)
 	case a.has(l.LaneID) && a.takes(l.LaneID, now):
 		d.start = append(d.start, l.LaneID)
-		if d.take == nil {
-			d.take = map[store.LaneID]bool{}
+		if d.force == nil {
+			d.force = map[store.LaneID]bool{}
 		}
-		d.take[l.LaneID] = true
+		d.force[l.LaneID] = true
 	case owner == "":
 		d.unowned[l.LaneID] = nil
 	default:
@@ -113,12 +113,12 @@ func (w worker) Own(partitions []int) <-chan struct{} {
 		close(done)
 		return done
 	}
-	parts := make(map[int]given, len(partitions))
+	parts := make(map[int]assignment, len(partitions))
 	for _, p := range partitions {
 		if g, ok := a.parts[p]; ok {
 			parts[p] = g
 		} else {
-			parts[p] = given{now}
+			parts[p] = assignment{now}
 		}
 	}
 	a.parts = parts

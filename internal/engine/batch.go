@@ -47,6 +47,7 @@ type batchLane struct {
 	row    store.Lane
 	at     event.Position // prepared up to here
 	sent   store.Fence    // what the next commit will find
+	first  *laneView      // what it begins with; nil: what it reads
 	seq    int64          // the last batch made
 	done   int64          // the last batch committed
 	parked map[store.Key]bool
@@ -112,21 +113,28 @@ const parkedUnknown = projection.ReservedDocument
 func (l *batchLane) restart(ctx context.Context) error {
 	var parked []store.ParkedKey
 	var row store.Lane
-	err := l.st.View(ctx, func(tx store.Tx) (err error) {
-		if row, err = tx.Lane(l.id); err != nil {
+	var err error
+	if v := l.first; v != nil {
+		l.first = nil
+		row, parked = v.row, v.parked
+		l.paused, l.live, l.limit = v.paused, true, 0
+	} else {
+		err = l.st.View(ctx, func(tx store.Tx) (err error) {
+			if row, err = tx.Lane(l.id); err != nil {
+				return err
+			}
+			p, err := tx.Processor(l.id.Processor)
+			if err != nil {
+				return err
+			}
+			l.paused, l.live = p.Paused, p.Live == l.id.Number
+			if l.limit, err = share(tx, &p, l.id.Number); err != nil {
+				return err
+			}
+			parked, err = tx.Parked(l.id.Build, l.id.Tenant)
 			return err
-		}
-		p, err := tx.Processor(l.id.Processor)
-		if err != nil {
-			return err
-		}
-		l.paused, l.live = p.Paused, p.Live == l.id.Number
-		if l.limit, err = share(tx, &p, l.id.Number); err != nil {
-			return err
-		}
-		parked, err = tx.Parked(l.id.Build, l.id.Tenant)
-		return err
-	})
+		})
+	}
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return &store.FenceError{Lane: l.id, Expected: store.Fence{Epoch: l.row.Epoch}}
@@ -215,6 +223,7 @@ func (l *batchLane) request() eventlog.ReadRequest {
 	case l.p.Tenants != nil:
 		req.Filter.Tenants = l.p.Tenants
 	}
+	req.Filter.Classes = l.p.logClasses()
 	// A filter by type is left to prepare where pages are shared: to read and
 	// drop a page that another lane has read costs less than to read it again,
 	// unless nearly all of it is to be dropped.

@@ -22,6 +22,7 @@ type doc struct {
 	batch    int64                    // the last batch that changed it
 	dirty    bool                     // changed by what is being folded
 	broken   *projection.HandlerError // its row does not decode; never cached, nor written
+	used     bool                     // since it was last looked at for eviction
 	elem     *list.Element
 }
 
@@ -32,7 +33,7 @@ type docCache struct {
 	size  int
 	sized int // documents whose size is known: what was never encoded has none
 	docs  map[store.Key]*doc
-	lru   list.List // of *doc; front: used last
+	order list.List // of *doc; front: came last, or was given another round
 }
 
 const docOverhead = 256 // bytes of a doc, its key, map slot and list element
@@ -52,14 +53,14 @@ func (c *docCache) average() int {
 func (c *docCache) get(k store.Key) *doc {
 	d := c.docs[k]
 	if d != nil {
-		c.lru.MoveToFront(d.elem)
+		d.used = true // to move it in the list would touch its neighbours' memory too
 	}
 	return d
 }
 
 func (c *docCache) put(d *doc) {
 	c.docs[d.key] = d
-	d.elem = c.lru.PushFront(d)
+	d.elem = c.order.PushFront(d)
 	c.size += d.size + docOverhead
 	c.sized += min(d.size, 1)
 }
@@ -73,17 +74,24 @@ func (c *docCache) resize(d *doc, size int) {
 
 func (c *docCache) drop(d *doc) {
 	delete(c.docs, d.key)
-	c.lru.Remove(d.elem)
+	c.order.Remove(d.elem)
 	c.size -= d.size + docOverhead
 	c.sized -= min(d.size, 1)
 }
 
-// trim evicts what was not used for longest until the limit is kept, but
-// nothing that a batch after committed has changed.
+// trim evicts what was not used lately until the limit is kept (second chance: what
+// was used since it was looked at last goes round once more), but nothing that a
+// batch after committed has changed.
 func (c *docCache) trim(committed int64) {
-	for e := c.lru.Back(); e != nil && c.size > c.limit; {
+	for e := c.order.Back(); e != nil && c.size > c.limit; {
 		d, before := e.Value.(*doc), e.Prev()
-		if d.batch <= committed || mutant.Is(mutant.EvictedEarly) {
+		if d.used {
+			d.used = false
+			c.order.MoveToFront(e)
+			if before == nil { // it is the only one
+				before = e
+			}
+		} else if d.batch <= committed || mutant.Is(mutant.EvictedEarly) {
 			c.drop(d)
 		}
 		e = before

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/assign"
@@ -26,6 +27,9 @@ func (f *simFleet) ownerChanged(h *simHost, c *ownerChange) {
 	if a.Owner == h.id && a.Epoch <= b.Epoch {
 		f.fail("%s acquires lane %v under epoch %d, as it was", h.id, id, a.Epoch)
 	}
+	if a.Owner != "" && a.Owner != h.id && a.Epoch <= b.Epoch {
+		f.fail("%s gives lane %v to %s under epoch %d, as it was", h.id, id, a.Owner, a.Epoch)
+	}
 	if a.Epoch == b.Epoch {
 		return
 	}
@@ -34,6 +38,11 @@ func (f *simFleet) ownerChanged(h *simHost, c *ownerChange) {
 	}
 	f.epochs[id] = a.Epoch
 	m := f.of(h)
+	for _, x := range f.members {
+		if a.Owner != h.id && x.h != nil && x.h.id == a.Owner { // it is acquired for its heir
+			m = x
+		}
+	}
 	if last := f.worker[id]; last != nil && last != m {
 		f.moves[id]++
 	}
@@ -46,6 +55,7 @@ func memberTakes(m *store.Member, l *store.Lane, pools map[string]string) bool {
 	var n struct {
 		Processors, Refuses []string
 		Pool                string
+		Leaving             bool
 	}
 	if err := json.Unmarshal([]byte(m.Notes), &n); err != nil {
 		return false
@@ -54,17 +64,20 @@ func memberTakes(m *store.Member, l *store.Lane, pools map[string]string) bool {
 	if l.Tenant != "" {
 		pool = pools[l.Tenant]
 	}
-	return n.Pool == pool && slices.Contains(n.Processors, l.Processor) && !slices.Contains(n.Refuses, l.String())
+	return !n.Leaving && n.Pool == pool && slices.Contains(n.Processors, l.Processor) && !slices.Contains(n.Refuses, l.String())
 }
 
 // decided checks a decision of a member.
 func (f *simFleet) decided(m *simMember, v *view, d *decision) {
-	ids := []string{}
+	ids, stay := []string{}, []string{}
 	for _, x := range v.members {
 		ids = append(ids, x.ID)
+		if !strings.Contains(x.Notes, `"leaving":true`) { // who says that it leaves has gone
+			stay = append(stay, x.ID)
+		}
 	}
-	if !slices.Equal(ids, m.saw) {
-		m.saw, m.since = ids, time.Now()
+	if !slices.Equal(stay, m.saw) {
+		m.saw, m.since = stay, time.Now()
 	}
 	find := func(id store.LaneID) *store.Lane {
 		return &v.lanes[slices.IndexFunc(v.lanes, func(l store.Lane) bool { return l.LaneID == id })]
@@ -94,6 +107,29 @@ func (f *simFleet) decided(m *simMember, v *view, d *decision) {
 	}
 }
 
+// checkBegun checks that no lane is worked twice under one epoch.
+func (f *simFleet) checkBegun(m *simMember, row *store.Lane) {
+	k := laneEpoch{row.LaneID, row.Epoch}
+	if by, ok := f.begun[k]; ok {
+		f.fail("%s works lane %v under epoch %d, under which %s has worked it", m.h.id, row.LaneID, row.Epoch, by)
+	}
+}
+
+// inherit checks to whom a member that leaves gives its lanes.
+func (f *simFleet) inherit(m *simMember, v *view, heirs map[store.LaneID]string) {
+	for i := range v.lanes {
+		l := &v.lanes[i]
+		to, ok := heirs[l.LaneID]
+		if !ok {
+			continue
+		}
+		j := slices.IndexFunc(v.members, func(x store.Member) bool { return x.ID == to })
+		if to == m.h.id || j < 0 || !memberTakes(&v.members[j], l, v.pools) {
+			f.fail("%s, which leaves, gives lane %v to %s, which does not take it", m.h.id, l.LaneID, to)
+		}
+	}
+}
+
 // checkEnded checks that in quiet times no lane is lost: it is handed over, in
 // good order.
 func (f *simFleet) checkEnded(m *simMember, id store.LaneID, x *simHeld) {
@@ -110,7 +146,7 @@ func (f *simFleet) checkEnded(m *simMember, id store.LaneID, x *simHeld) {
 
 // view returns what a member without faults would see.
 func (f *simFleet) view() view {
-	v, _, err := look(context.Background(), f.mem, "", view{}, true, time.Now())
+	v, _, err := look(context.Background(), f.mem, "", view{}, true, time.Now(), nil)
 	if err != nil {
 		panic(err)
 	}

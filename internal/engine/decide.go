@@ -17,10 +17,12 @@ import (
 type self struct {
 	id, pool string
 	calm     time.Duration // that members must have been the same before lanes are moved
+	steady   time.Duration // that a lane must have had another place before it is moved there, where the members are not the reason
 	retry    time.Duration // before a lane that ended with an error is tried again
 	procs    map[string]procSelf
 	lane     func(store.LaneID) *heldLane // that it works; nil: it does not
 	leaving  int                          // lanes that are being given away
+	worked   map[store.LaneID]int64       // the last epoch under which it worked a lane
 	failed   map[store.LaneID]time.Time   // lanes that ended with an error here, and when
 	assigned *assigned                    // by the log's own sharing; nil: there is none
 }
@@ -42,7 +44,8 @@ type heldLane struct {
 // A decision is what a member is to do now.
 type decision struct {
 	start []store.LaneID        // acquire and work these
-	take  map[store.LaneID]bool // of them, those that may be taken from a live owner
+	force map[store.LaneID]bool // of them, those that may be taken from a live owner
+	take  []store.Lane          // work these: they were handed to this member, and so acquired for it
 	back  []store.Lane          // its own by the rows, but not worked: give them back
 	leave []handOver            // give these away, when what they have in hand is done
 	rest  []store.LaneID        // these end by themselves for a split or merge; their handlers have so long
@@ -84,7 +87,7 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			owners[l.LaneID] = l.Owner
 		}
 	}
-	from := f.see(v.members, now, me.calm)
+	from := f.see(v.staying(), now, me.calm)
 	calm := !now.Before(from) && alive[me.id] || mutant.Is(mutant.MovesAnyTime)
 	if len(v.members) > 1 && !calm && alive[me.id] { // else: when it is alive again, which is a change
 		d.again(from)
@@ -139,8 +142,8 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			case mine && (!placed || target == me.id || !calm):
 			case mine && now.Sub(o.since) < me.calm && !mutant.Is(mutant.MovesAnyTime):
 				d.again(o.since.Add(me.calm))
-			case mine && now.Sub(wanted.since) < me.calm && !mutant.Is(mutant.MovesAnyTime):
-				d.again(wanted.since.Add(me.calm))
+			case mine && now.Sub(wanted.since) < f.lasting(wanted.since, me) && !mutant.Is(mutant.MovesAnyTime):
+				d.again(wanted.since.Add(f.lasting(wanted.since, me)))
 			case !mine && untouched(rows[l.Processor], l) && now.Sub(o.since) < stopOver:
 				d.again(o.since.Add(stopOver))
 			case leaving < handOverAtOnce: // the others, as soon as these have gone
@@ -181,7 +184,12 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			d.takeGiven(l, me.assigned, owner, me.id, now)
 			continue
 		case owner == me.id && mine: // it was handed over to this process
-			if !mutant.Is(mutant.HandedIgnored) {
+			switch {
+			case mutant.Is(mutant.HandedIgnored):
+			case l.Epoch > me.worked[l.LaneID] || mutant.Is(mutant.TakenTwice):
+				d.take = append(d.take, *l)
+				d.again(now.Add(me.calm)) // no row changes by it, and it may have another place since
+			default: // it was to be given up, and that failed: what is in flight must not count
 				d.start = append(d.start, l.LaneID)
 			}
 			continue
@@ -191,7 +199,8 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 		case owner != "":
 			d.other = append(d.other, l.LaneID)
 			// It may be about to be given away.
-			f.moving = f.moving || target == me.id && (calm || v.told()[owner].Pool != pool)
+			n := v.told()[owner]
+			f.moving = f.moving || target == me.id && (calm || n.Pool != pool || n.Leaving)
 			continue
 		}
 		// A tenant that has just left its base lane is first of all the business
@@ -242,7 +251,7 @@ func (v *view) nobody(l *store.Lane, pool string) error {
 			"start one that has processor %q in that pool, or clear the tenant's pool", l.LaneID, l.Tenant, pool, l.Processor)
 	}
 	for _, n := range v.told() {
-		if n.Pool == "" {
+		if n.Pool == "" && !n.Leaving {
 			return nil
 		}
 	}

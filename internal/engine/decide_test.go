@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -80,6 +81,65 @@ func TestMovesForWhatLasts(t *testing.T) {
 	} {
 		if got := leaves(step.at, step.costs); got != step.want {
 			t.Errorf("%v: lane %v leaves: %v, want %v", fmt.Sprint(step.at), mine, got, step.want)
+		}
+	}
+}
+
+// TestMovesForCostsLast: a lane whose place is another one because of what lanes cost
+// moves when that has lasted for longer than members must be the same; one whose
+// place is another one because somebody came, as soon as these are.
+func TestMovesForCostsLast(t *testing.T) {
+	const calm, steady = time.Second, 15 * time.Second
+	began := time.Now()
+	owners := map[store.LaneID]string{}
+	seen := func(busy int, ids ...string) *view {
+		v := &view{procs: []store.Processor{{Name: "p", Kind: KindProjection, Live: 1}}}
+		n := memberNotes{Processors: []string{"p"}, Costs: map[string]int64{}}
+		for i := range 16 {
+			l := store.Lane{LaneID: store.LaneID{Build: store.Build{Processor: "p", Number: 1}, Partition: i}, State: store.Running, Epoch: 1}
+			l.Owner = owners[l.LaneID]
+			if v.lanes = append(v.lanes, l); l.Owner == "a" && len(n.Costs) < busy {
+				n.Costs[l.String()] = 100
+			}
+		}
+		for _, id := range ids {
+			v.members = append(v.members, store.Member{ID: id, Host: id, Notes: n.String()})
+			n.Costs = nil
+		}
+		return v
+	}
+	me := &self{id: "a", calm: calm, steady: steady, procs: map[string]procSelf{"p": {}}, lane: func(id store.LaneID) *heldLane {
+		if owners[id] != "a" {
+			return nil
+		}
+		return &heldLane{epoch: 1, since: began.Add(-time.Hour)}
+	}}
+	share := func(v *view) {
+		targets, _ := place(v)
+		maps.Copy(owners, targets)
+	}
+	var f fleet
+	leaves := func(at time.Duration, v *view) bool { return len(f.decide(v, began.Add(at), me).leave) > 0 }
+	share(seen(0, "a", "b"))
+	for _, step := range []struct {
+		what string
+		at   time.Duration
+		busy int
+		ids  []string
+		want bool
+	}{
+		{"at rest", 0, 0, []string{"a", "b"}, false},
+		{"at rest", 2 * calm, 0, []string{"a", "b"}, false},
+		{"costs", 3 * calm, 4, []string{"a", "b"}, false},
+		{"costs", 4 * calm, 4, []string{"a", "b"}, false},
+		{"costs", 3*calm + steady - time.Millisecond, 4, []string{"a", "b"}, false},
+		{"costs", 3*calm + steady, 4, []string{"a", "b"}, true},
+		{"at rest", 30 * calm, 0, []string{"a", "b"}, false},
+		{"one comes", 31 * calm, 0, []string{"a", "b", "c"}, false},
+		{"one comes", 32 * calm, 0, []string{"a", "b", "c"}, true},
+	} {
+		if got := leaves(step.at, seen(step.busy, step.ids...)); got != step.want {
+			t.Errorf("%v, %s: lanes leave: %v, want %v", step.at, step.what, got, step.want)
 		}
 	}
 }

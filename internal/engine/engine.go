@@ -53,16 +53,19 @@ type Engine struct {
 	gently   gently // rebuilds beside live traffic
 	progress broadcaster
 	id       string
-	since    time.Time // when Run began
 	wakes    chan struct{}
 	changed  chan struct{} // processors were added or removed
 
 	mu       sync.Mutex
 	procs    map[string]*active
 	failed   map[store.LaneID]time.Time // lanes that ended with an error here, and when
+	worked   map[store.LaneID]int64     // the last epoch under which a lane was worked here
 	running  bool
-	assigned *assigned      // by the log's own sharing; nil: there is none
-	wg       sync.WaitGroup // the lanes' goroutines
+	leaving  bool                    // Run is about to end
+	stop     context.CancelCauseFunc // has Run end
+	assigned *assigned               // by the log's own sharing; nil: there is none
+	wg       sync.WaitGroup          // the lanes' goroutines
+	given    giving
 }
 
 // An active is a processor that was added.
@@ -139,7 +142,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg: cfg, log: cfg.Log, store: cfg.Store, logger: cfg.Logger,
 		pages: newPages(cfg.Log, cfg.Memory/4), turns: newTurns(cfg.Slots), gently: gently{turn: make(chan struct{}, 1)},
 		id: cfg.Name + "/" + rand.Text()[:10], wakes: make(chan struct{}, 1), changed: make(chan struct{}, 1),
-		procs: map[string]*active{}, failed: map[store.LaneID]time.Time{},
+		procs: map[string]*active{}, failed: map[store.LaneID]time.Time{}, worked: map[store.LaneID]int64{},
 	}, nil
 }
 
@@ -259,26 +262,31 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// Run works until ctx ends. When it returns, every goroutine that it started
-// has returned, and its leases are given up. An engine runs once at a time.
+// Run works until ctx ends, or the store has become one of a newer program, which its
+// statements do not fit any more ([store.ErrNewerSchema]). Then it gives its lanes to
+// the other processes, for some seconds at most, if there are any: handlers may be
+// called until theirs is given. When it returns, every goroutine that it started has
+// returned, and its leases are given up. An engine runs once at a time.
 func (e *Engine) Run(ctx context.Context) error {
 	e.mu.Lock()
 	if e.running {
 		e.mu.Unlock()
 		return ErrRunning
 	}
-	e.running, e.since = true, time.Now()
+	ctx, stop := context.WithCancelCause(ctx)
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the lanes' and all that they need
+	e.running, e.leaving, e.stop = true, false, stop
 	if e.sharer() != nil {
 		e.assigned = &assigned{took: map[store.LaneID]time.Time{}}
 	}
 	e.mu.Unlock()
-	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer func() {
+		stop(nil)
 		cancel()
 		e.wg.Wait()
 		wg.Wait()
-		e.leave(ctx)
+		e.leave(work)
 		e.mu.Lock()
 		e.running, e.assigned = false, nil
 		e.mu.Unlock()
@@ -293,28 +301,39 @@ func (e *Engine) Run(ctx context.Context) error {
 	watch := func(from, to int) {
 		for i := from; i < to; i++ {
 			wg.Go(func() {
-				e.pages.watch(ctx, i, func(err error) {
+				e.pages.watch(work, i, func(err error) {
 					e.logger.Error("the log does not answer", "partition", i, "error", err)
-					pause(ctx, time.Second)
+					pause(work, time.Second)
 				})
 			})
 		}
 	}
 	watch(0, logParts)
-	wg.Go(func() { e.grow(ctx, logParts, watch) })
-	wg.Go(func() { e.heartbeats(ctx) })
+	wg.Go(func() { e.grow(work, logParts, watch) })
+	wg.Go(func() { e.heartbeats(work) })
 	if a := e.sharer(); a != nil {
 		e.mu.Lock()
 		e.assigned.single = logParts == 1
 		e.mu.Unlock()
-		wg.Go(func() { e.follow(ctx, a) })
+		wg.Go(func() { e.follow(work, a) })
 	}
-	e.supervise(ctx, logParts)
+	e.supervise(ctx, work, logParts)
+	if err := context.Cause(ctx); errors.Is(err, store.ErrNewerSchema) {
+		return fmt.Errorf("engine: %w", err)
+	}
 	return ctx.Err()
 }
 
+// outdated ends Run where an error says that the store is a newer program's: to hold
+// on to lanes would keep that one from them.
+func (e *Engine) outdated(err error) {
+	if errors.Is(err, store.ErrNewerSchema) {
+		e.stop(err)
+	}
+}
+
 func (e *Engine) member() store.Member {
-	return store.Member{ID: e.id, Host: e.cfg.Name, Since: e.since, Notes: e.notes(time.Now()).String()}
+	return store.Member{ID: e.id, Host: e.cfg.Name, Notes: e.notes(time.Now()).String()}
 }
 
 func (e *Engine) beat(ctx context.Context) error {
@@ -340,6 +359,7 @@ func (e *Engine) heartbeats(ctx context.Context) {
 		}
 		if err := beat(ctx); err != nil && ctx.Err() == nil {
 			e.logger.Error("heartbeat failed: another process may take over", "error", err)
+			e.outdated(err)
 		}
 	}
 }

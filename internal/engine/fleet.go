@@ -15,8 +15,13 @@ const (
 	handOverAtMost = 5 * time.Second        // that handlers in progress may take before a lane is handed over without their end
 	stopOver       = 300 * time.Millisecond // that a reactor's lane stays where its tenant was, to learn what is in progress there
 	handOverAtOnce = 16                     // lanes that a process gives away at a time, so that none waits for many others
+	tellAtMost     = time.Second            // that a process which is to end takes to say so
+	leaveAtMost    = 5 * time.Second        // that it takes then to give its lanes to the others, a few at a time
+	leaveAtLeast   = 4                      // lanes that it gives away at a time, however few the others are
+	gatherFor      = time.Millisecond       // that a lane which has ended waits for others, to be given up with them
 	acquireAtOnce  = 64                     // lanes acquired in one transaction
 	costWindow     = 30 * time.Second
+	placeSteady    = costWindow / 2 // that a lane must have had another place, because of what lanes cost, before it is moved there
 )
 
 // memberNotes are what a process tells the others of itself, with its
@@ -29,6 +34,9 @@ type memberNotes struct {
 	Costs    map[string]int64  `json:"costs,omitempty"` // by lane; those that are not there cost 1
 	Refuses  []string          `json:"refuses,omitempty"`
 	Pool     string            `json:"pool,omitempty"` // of which it works the tenants' lanes; "": all others
+	// Leaving means that it is about to end, and gives its lanes to the others:
+	// nothing is placed on it any more.
+	Leaving bool `json:"leaving,omitempty"`
 }
 
 func (n *memberNotes) String() string {
@@ -44,7 +52,7 @@ func (n *memberNotes) String() string {
 func (e *Engine) notes(now time.Time) *memberNotes {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	n := &memberNotes{Processors: []string{}, Costs: map[string]int64{}, Pool: e.cfg.Pool}
+	n := &memberNotes{Processors: []string{}, Costs: map[string]int64{}, Pool: e.cfg.Pool, Leaving: e.leaving}
 	for name, a := range e.procs {
 		if a.gone {
 			continue
@@ -126,6 +134,18 @@ func (f *fleet) see(members []store.Member, now time.Time, calm time.Duration) (
 	return f.calm
 }
 
+// lasting returns for how long a lane must have had another place before it is moved
+// there, since when it has. While members come and go that is no longer than these
+// must be the same. Later it is what lanes cost, which is an average over costWindow:
+// while load begins or ends, what is told of lanes that cost the same differs by half,
+// and each move has the events read again that its owner had before it.
+func (f *fleet) lasting(since time.Time, me *self) time.Duration {
+	if since.Before(f.calm) {
+		return me.calm
+	}
+	return max(me.calm, me.steady)
+}
+
 // told returns what the live members have told of themselves, by id.
 func (v *view) told() map[string]memberNotes {
 	if v.notes == nil {
@@ -145,6 +165,20 @@ func PoolOf(m *store.Member) string {
 	return v.told()[m.ID].Pool
 }
 
+// VersionOf returns which version of a processor's code a member has; false: it does
+// not have the processor.
+func VersionOf(m *store.Member, processor string) (string, bool) {
+	v := view{members: []store.Member{*m}}
+	n := v.told()[m.ID]
+	return n.Versions[processor], slices.Contains(n.Processors, processor)
+}
+
+// staying returns the live members that are not about to end.
+func (v *view) staying() []store.Member {
+	told := v.told()
+	return slices.DeleteFunc(slices.Clone(v.members), func(m store.Member) bool { return told[m.ID].Leaving })
+}
+
 // place says who is to work which lane, of all that can be worked: the same in
 // every process that sees the same rows. It also returns what lanes cost. Each
 // pool's lanes are shared out among its members, those of the tenants in no pool
@@ -161,6 +195,9 @@ func place(v *view) (targets map[store.LaneID]string, costs map[string]int64) {
 		n := told[m.ID]
 		for lane, c := range n.Costs {
 			costs[lane] = max(costs[lane], c)
+		}
+		if n.Leaving {
+			continue // what its lanes cost counts: they are to be placed
 		}
 		if mutant.Is(mutant.PoolIgnored) {
 			n.Pool = ""

@@ -46,6 +46,7 @@ func TestFleetHandOverToOneWhoRemoved(t *testing.T) {
 		}
 		a, stopA := r.engine("a", slow())
 		defer stopA()
+		time.Sleep(time.Second) // it has all the lanes
 		b, stopB := r.engine("b", slow())
 		defer stopB()
 		load, cancel := context.WithCancel(context.Background())

@@ -12,6 +12,7 @@ import (
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/internal/pagecache"
+	"github.com/fairlead-dev/fairlead/internal/shard"
 )
 
 // pages is a process's view of a log: pages that several lanes want are read
@@ -110,6 +111,18 @@ func (p *pages) share(lanes int) {
 // of the lane's bucket (nil: all events), and others.
 func (p *pages) read(ctx context.Context, req eventlog.ReadRequest, own *eventlog.Bucket) (eventlog.Page, error) {
 	req.MaxEvents, req.MaxBytes, req.MaxEventBytes = cmp.Or(req.MaxEvents, pageEvents), int(p.pageBytes.Load()), p.eventLimit
+	page, err := p.readAny(ctx, req, own)
+	if own != nil && errors.Is(err, shard.ErrUnresolved) {
+		// It is not known whose event comes next, but it may be no business of this lane.
+		req.Filter.Buckets = []eventlog.Bucket{*own}
+		p.reads.Add(1)
+		return p.log.Read(ctx, req)
+	}
+	return page, err
+}
+
+// readAny is read of what the lanes of the process want.
+func (p *pages) readAny(ctx context.Context, req eventlog.ReadRequest, own *eventlog.Bucket) (eventlog.Page, error) {
 	if !req.Filter.All() || req.Until != 0 || p.solo.Load() {
 		if own != nil && p.filters && req.Filter.All() {
 			req.Filter.Buckets = []eventlog.Bucket{*own}

@@ -29,6 +29,7 @@ type batch struct {
 	events  int
 	ages    []age
 	changed []change
+	fresh   float64 // documents that the last part was the first to change, for each of its events
 	counts  counts
 	took    time.Duration // to fold and seal it
 
@@ -184,6 +185,7 @@ func (l *batchLane) mine(e *event.Event, b *batch) (mine bool, fault *projection
 	case l.id.Tenant != "" && e.Tenant != l.id.Tenant:
 		return false, nil
 	case p.Tenants != nil && !slices.Contains(p.Tenants, e.Tenant),
+		p.Classes != nil && !slices.Contains(p.Classes, e.Class),
 		p.Types != nil && !slices.Contains(p.Types, e.HandledType()) && !typeUnknown(e):
 		b.counts.passed++
 		return false, nil

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -43,6 +44,7 @@ type Processor struct {
 	PartitionBy func(*event.Event) string // nil: what the documents allow
 	Types       []string                  // nil: what the processor handles
 	Tenants     []string                  // nil: all
+	Classes     []string                  // of traffic; "" for events without one; nil: all
 	Start       Start
 	Freshness   slo.Objective
 	Retry       Retry
@@ -55,6 +57,17 @@ type Processor struct {
 	Rebuild        lane.How // how
 
 	follows bool // its partitions are those of the log; set by Engine.Add
+}
+
+// logClasses returns the traffic classes that the log is asked for; nil: all.
+// Nearly all events are production's, so where those are wanted a page that is
+// shared with other lanes is passed through for less than it is read again; the
+// few of other classes alone the log has an index of.
+func (p *Processor) logClasses() []string {
+	if slices.Contains(p.Classes, "") {
+		return nil
+	}
+	return p.Classes
 }
 
 // Kind returns the processor's kind.
@@ -318,6 +331,11 @@ func (p Processor) WithDefaults() (Processor, error) {
 	for _, t := range p.Tenants {
 		if err := event.CheckTenant(t); err != nil {
 			errs = append(errs, err)
+		}
+	}
+	for _, c := range p.Classes {
+		if err := event.CheckClass(c); err != nil {
+			errs = append(errs, fmt.Errorf("processor %q: %w", p.Name, err))
 		}
 	}
 	if err := p.Freshness.Validate(); err != nil {

@@ -270,6 +270,7 @@ func (l *batchLane) condemn(e *event.Event, key store.Key, err *projection.Handl
 // collect keeps what the part in hand has come to, and moves the lane on. The
 // part itself is not needed any more.
 func (l *batchLane) collect(b *batch) {
+	before := len(b.changed)
 	for i := range b.groups {
 		g := &b.groups[i]
 		b.counts.duplicates += int64(g.duplicates)
@@ -298,6 +299,7 @@ func (l *batchLane) collect(b *batch) {
 		}
 	}
 	b.events += len(b.items)
+	b.fresh = float64(len(b.changed)-before) / float64(max(len(b.items), 1))
 	l.at = b.to
 }
 

@@ -72,6 +72,9 @@ func (r *batchRunner) run(ctx context.Context) error {
 		err := r.l.restart(ctx)
 		if err == nil {
 			r.revision.Store(r.l.row.Revision)
+			if r.l.seq == 0 {
+				r.e.tellBegin(r.id, r.l.row.Epoch)
+			}
 			progress := r.l.done
 			err = r.work(ctx)
 			r.settle(ctx)
@@ -95,6 +98,7 @@ func (r *batchRunner) run(ctx context.Context) error {
 		}
 		r.status.set(err)
 		r.e.logger.Error("lane waits and tries again", "lane", r.l.id.String(), "in", backOff, "error", err)
+		r.e.outdated(err)
 		if !r.sleep(ctx, backOff) {
 			break
 		}

@@ -34,7 +34,8 @@ type simFleet struct {
 	epochs map[store.LaneID]int64      // the highest that was acquired
 	worker map[store.LaneID]*simMember // who acquired it last
 	moves  map[store.LaneID]int
-	quiet  bool // faults have been over for a lease and a second
+	begun  map[laneEpoch]string // who worked a lane under an epoch
+	quiet  bool                 // faults have been over for a lease and a second
 }
 
 // A fleetBug is one of the supervisor's shell, planted in the simulation's.
@@ -50,6 +51,11 @@ const (
 	simRetry = 2 * time.Second // for retryFailed
 )
 
+type laneEpoch struct {
+	id    store.LaneID
+	epoch int64
+}
+
 // A simMember is a process: a host of the simulation with a supervisor.
 type simMember struct {
 	f     *simFleet
@@ -63,12 +69,15 @@ type simMember struct {
 	w      watch
 	lanes  map[store.LaneID]*simHeld
 	failed map[store.LaneID]time.Time
+	worked map[store.LaneID]int64
 	todo   []func() // decided and not yet carried out
 	busy   bool     // in a call, and something else happens beside it
 	frozen time.Time
 	look   time.Time // when its supervisor looks, and its heartbeat is due
 	beat   time.Time
-	ending bool // it leaves
+	ending bool        // it leaves
+	told   bool        // and has said so
+	then   func() bool // with its lanes, one group after the other; false: not now
 
 	saw   []string // the members that it has seen, for the checks, and since when
 	since time.Time
@@ -84,7 +93,7 @@ type simHeld struct {
 }
 
 func newSimFleet(seed uint64, bug fleetBug) *simFleet {
-	f := &simFleet{lease: simLease, bug: bug, epochs: map[store.LaneID]int64{}, worker: map[store.LaneID]*simMember{}, moves: map[store.LaneID]int{}}
+	f := &simFleet{lease: simLease, bug: bug, epochs: map[store.LaneID]int64{}, worker: map[store.LaneID]*simMember{}, moves: map[store.LaneID]int{}, begun: map[laneEpoch]string{}}
 	f.sim = newSimOf(seed, func(s *sim) {
 		parts := func() int { return 2 + s.rng.IntN(4) }
 		s.add(Processor{Name: "streams", Projection: s.projection("streams", false), Partitions: parts()})
@@ -122,8 +131,10 @@ func (m *simMember) start() {
 		}
 		return ""
 	}
-	m.fl, m.w, m.todo, m.busy, m.ending, m.frozen = fleet{}, newWatch(), nil, false, false, time.Time{}
+	m.fl, m.w, m.todo, m.busy, m.ending, m.told, m.frozen = fleet{}, newWatch(), nil, false, false, false, time.Time{}
 	m.lanes, m.failed, m.procs = map[store.LaneID]*simHeld{}, map[store.LaneID]time.Time{}, map[string]*procSelf{}
+	m.worked, m.then = map[store.LaneID]int64{}, nil
+	m.w.worked = func(id store.LaneID) int64 { return m.worked[id] }
 	for _, p := range m.f.procs {
 		m.procs[p.Name] = &procSelf{}
 	}
@@ -147,7 +158,7 @@ func (f *simFleet) died(h *simHost) {
 
 // notes are what Engine.notes tells.
 func (m *simMember) notes() string {
-	n := &memberNotes{Processors: []string{}, Costs: map[string]int64{}, Pool: m.pool}
+	n := &memberNotes{Processors: []string{}, Costs: map[string]int64{}, Pool: m.pool, Leaving: m.told}
 	for name, p := range m.procs {
 		if !p.gone {
 			n.Processors = append(n.Processors, name)
@@ -200,16 +211,17 @@ func (m *simMember) act() bool {
 	}
 	ctx := context.Background()
 	switch {
-	case !now.Before(m.beat) && !m.ending:
+	case !now.Before(m.beat) && (!m.ending || len(m.lanes) > 0):
 		m.beat = now.Add(m.f.lease / 3)
 		m.call(func() error {
 			return lane.Heartbeat(ctx, h.st, store.Member{ID: h.id, Host: m.name, Notes: m.notes()}, m.f.lease)
 		})
+	case m.then != nil && m.then():
 	case len(m.todo) > 0:
 		do := m.todo[0]
 		m.todo = m.todo[1:]
 		do()
-	case m.ending && len(m.lanes) == 0:
+	case m.ending && len(m.todo) == 0 && len(m.lanes) == 0:
 		m.call(func() error { return lane.Leave(ctx, h.st, h.id) })
 		if m.h == h {
 			h.dead = true
@@ -235,7 +247,7 @@ func (m *simMember) decide(ctx context.Context) error {
 		return err
 	}
 	now = m.now()
-	me := &self{id: h.id, pool: m.pool, calm: m.f.lease / 2, retry: simRetry, procs: map[string]procSelf{}, failed: m.failed}
+	me := &self{id: h.id, pool: m.pool, calm: m.f.lease / 2, steady: m.f.lease, retry: simRetry, procs: map[string]procSelf{}, failed: m.failed, worked: m.worked}
 	for name, p := range m.procs {
 		me.procs[name] = *p
 	}
@@ -253,6 +265,18 @@ func (m *simMember) decide(ctx context.Context) error {
 	d := m.fl.decide(&m.w.v, now, me)
 	m.w.again = d.due
 	m.f.decided(m, &m.w.v, &d)
+	for _, row := range d.take {
+		m.begin(row)
+		first := m.w.v.first(&row)
+		if x := m.lanes[row.LaneID]; x.stream != nil {
+			x.stream.r.first = first
+		} else {
+			x.batch.l.first = first
+		}
+	}
+	if len(d.take) > 0 {
+		m.beat = time.Now() // what lanes cost, see Engine.assign
+	}
 	for _, l := range d.held {
 		x := m.lanes[l.LaneID]
 		switch {
@@ -273,7 +297,7 @@ func (m *simMember) decide(ctx context.Context) error {
 		if m.f.bug == handsOverBusy {
 			x.over = true
 			m.todo = append(m.todo, func() {
-				m.call(func() error { return lane.HandOver(ctx, h.st, o.id, h.id, x.epoch, o.to) })
+				m.call(func() error { return lane.HandOver(ctx, h.st, h.id, lane.Given{ID: o.id, Epoch: x.epoch, To: o.to}) })
 			})
 		}
 	}
@@ -331,20 +355,29 @@ func (m *simMember) acquire(ctx context.Context, ids []store.LaneID) error {
 			})
 			continue
 		}
-		delete(m.failed, row.LaneID)
-		x := &simHeld{heldLane: heldLane{epoch: row.Epoch, since: m.now()}}
-		m.lanes[row.LaneID] = x
-		i := slices.IndexFunc(m.f.procs, func(p *Processor) bool { return p.Name == row.Processor })
-		if m.f.procs[i].React != nil {
-			h.startStream(m.f.procs[i], row)
-			x.stream = h.streams[len(h.streams)-1]
-		} else {
-			h.startLane(m.f.procs[i], row)
-			x.batch = h.lanes[len(h.lanes)-1]
-		}
+		m.begin(row)
 	}
 	m.beat = time.Now() // what lanes cost, see Engine.start
 	return nil
+}
+
+// begin is Engine.work.
+func (m *simMember) begin(row store.Lane) {
+	h := m.h
+	delete(m.failed, row.LaneID)
+	m.worked[row.LaneID] = row.Epoch
+	m.f.checkBegun(m, &row)
+	m.f.begun[laneEpoch{row.LaneID, row.Epoch}] = h.id
+	x := &simHeld{heldLane: heldLane{epoch: row.Epoch, since: m.now()}}
+	m.lanes[row.LaneID] = x
+	i := slices.IndexFunc(m.f.procs, func(p *Processor) bool { return p.Name == row.Processor })
+	if m.f.procs[i].React != nil {
+		h.startStream(m.f.procs[i], row)
+		x.stream = h.streams[len(h.streams)-1]
+	} else {
+		h.startLane(m.f.procs[i], row)
+		x.batch = h.lanes[len(h.lanes)-1]
+	}
 }
 
 // work does the next thing of a lane.
@@ -390,7 +423,7 @@ func (m *simMember) end(id store.LaneID, x *simHeld, failed error) {
 	}
 	h.lanes = slices.DeleteFunc(h.lanes, func(y *simLane) bool { return y == x.batch })
 	m.f.logf("%s ends %v for %q: %v", h.id, id, x.to, failed)
-	err := lane.HandOver(ctx, h.st, id, h.id, x.epoch, x.to)
+	err := lane.HandOver(ctx, h.st, h.id, lane.Given{ID: id, Epoch: x.epoch, To: x.to})
 	if m.h != h {
 		return
 	}
@@ -412,10 +445,58 @@ func (m *simMember) remove(name string) {
 	m.stop(name)
 }
 
-// leave is the end of Engine.Run.
+// leave is the end of Engine.Run, with Engine.handAll: where a call fails the lanes
+// are just given up.
 func (m *simMember) leave() {
-	m.ending, m.todo = true, nil
-	m.stop("")
+	m.ending, m.told, m.todo = true, true, nil
+	ctx, h := context.Background(), m.h
+	m.todo = append(m.todo, func() {
+		m.call(func() error {
+			err := lane.Join(ctx, h.st, store.Member{ID: h.id, Host: m.name, Notes: m.notes()}, m.f.lease)
+			var v view
+			if err == nil && m.h == h {
+				v, _, err = look(ctx, &fleetView{h.st, m}, h.id, view{}, true, m.now(), nil)
+			}
+			if err != nil || m.h != h {
+				m.stop("")
+				return err
+			}
+			heirs := v.heirs(h.id)
+			m.f.inherit(m, &v, heirs)
+			groups := handOverOrder(slices.SortedFunc(maps.Keys(m.lanes), compareLanes), heirs, func(p string) bool { return m.f.reactors[p] != nil })
+			n := 0 // groups that are to go, of which the last is going
+			m.then = func() bool {
+				if n > 0 && slices.ContainsFunc(groups[n-1], func(id store.LaneID) bool { return m.lanes[id] != nil }) {
+					return false
+				}
+				if n == len(groups) {
+					m.then = nil
+					m.stop("") // what came meanwhile
+					return false
+				}
+				m.handOver(groups[n], heirs)
+				n++
+				return true
+			}
+			return nil
+		})
+	})
+}
+
+// handOver is Engine.endLanes.
+func (m *simMember) handOver(ids []store.LaneID, heirs map[store.LaneID]string) {
+	for _, id := range ids {
+		x := m.lanes[id]
+		if x == nil {
+			continue
+		}
+		if x.to = heirs[id]; x.leaving.IsZero() {
+			x.leaving = m.now()
+		}
+		if x.stream != nil {
+			x.stream.cancel()
+		}
+	}
 }
 
 // stop ends the lanes of a processor, or of all.
@@ -513,7 +594,7 @@ func (f *simFleet) movePool() {
 		what, err = "pool clear", f.clearPool(t)
 	}
 	f.logf("%s %s: %v", what, t, err)
-	if err != nil && !errors.Is(err, lane.ErrUnknown) {
+	if err != nil && !errors.Is(err, lane.ErrUnknown) && !errors.Is(err, lane.ErrState) { // partitions are to be merged
 		f.fail("%s: %v", what, err)
 	}
 }

@@ -154,7 +154,7 @@ func (x *simStream) end() {
 	if h.handTo != nil {
 		to = h.handTo(r.id)
 	}
-	_ = lane.HandOver(context.Background(), h.st, r.id, h.id, x.epoch, to)
+	_ = lane.HandOver(context.Background(), h.st, h.id, lane.Given{ID: r.id, Epoch: x.epoch, To: to})
 }
 
 // begin takes an event that the pool gives to a worker: its handler is in

@@ -111,9 +111,11 @@ func (r *batchRunner) prepare(ctx context.Context, b *batch, page *eventlog.Page
 }
 
 // grows reports whether b, all of which is folded, is to have another page: while
-// it could not be committed, and has room.
+// it could not be committed, and has room for half of what it may have. To fill the
+// rest bit by bit would cost a call to the store for each, and b is better sealed
+// by the time at which it can be committed.
 func (r *batchRunner) grows(b *batch) bool {
-	if r.pending == nil || r.look.Load() || r.l.stands() || !r.l.extends(b) || r.limit(b) <= 0 {
+	if r.pending == nil || r.look.Load() || r.l.stands() || !r.l.extends(b) || r.limit(b) < (r.limit(nil)+1)/2 {
 		return false
 	}
 	select {

@@ -32,6 +32,7 @@ type streamLane struct {
 	queue *keyQueue       // of the processor
 	types nameSet         // of events that the processor handles
 	only  nameSet         // tenants that the processor handles
+	class nameSet         // traffic classes that it handles
 	nudge func()          // there is something for the shell to look at
 	ctx   context.Context // of the handlers, set by the shell; the state machine does not use it
 	name  string
@@ -196,7 +197,7 @@ func newNameSet(names []string) nameSet {
 func newStreamLane(p *Processor, row store.Lane, q *keyQueue) *streamLane {
 	return &streamLane{
 		p: p, id: row.LaneID, name: row.String(), epoch: row.Epoch, queue: q, row: row,
-		types: newNameSet(p.Types), only: newNameSet(p.Tenants), nudge: func() {},
+		types: newNameSet(p.Types), only: newNameSet(p.Tenants), class: newNameSet(p.Classes), nudge: func() {},
 		parked: map[store.Key]bool{}, claimed: map[string]bool{}, refill: map[string]done.Range{},
 		leave: map[string]*leaving{}, keys: map[store.Key]*orderedKey{}, tenants: map[string]*laneTenant{},
 		drains: map[store.Key]*drain{},
@@ -212,6 +213,7 @@ func (l *streamLane) examine(events []event.Event, tasks []*task, keys []string)
 		switch {
 		case l.id.Tenant != "" && e.Tenant != l.id.Tenant,
 			l.only != nil && !l.only(e.Tenant),
+			l.class != nil && !l.class(e.Class),
 			l.types != nil && !l.types(e.HandledType()) && !typeUnknown(e):
 			if l.id.Tenant == "" {
 				passed++

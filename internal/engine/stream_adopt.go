@@ -18,6 +18,50 @@ type laneView struct {
 	parked []store.ParkedKey
 }
 
+// first returns what a lane of its live build begins with that was handed to this
+// member: as it was seen in the rows, so that it need not read them again. It may be
+// old by now, and need not be true: whatever has changed since has changed the epoch,
+// the position or the revision, and its first commit is refused, as at any other time.
+func (v *view) first(row *store.Lane) *laneView {
+	parked, ok := v.parked[parkedOf{row.Build, row.Tenant}]
+	if !ok {
+		return nil
+	}
+	return &laneView{row: *row, parked: parked} // it is workable, so it is not paused
+}
+
+// parkedOf is what [store.Tx.Parked] is asked for.
+type parkedOf struct {
+	build  store.Build
+	tenant string
+}
+
+// readParked reads the parked keys of the lanes in v that were handed to member id and
+// are not worked yet. Those of a build in the making have more to read.
+func (v *view) readParked(tx store.Tx, id string, worked func(store.LaneID) int64) error {
+	v.parked = map[parkedOf][]store.ParkedKey{}
+	rows := map[string]*store.Processor{}
+	for i := range v.procs {
+		rows[v.procs[i].Name] = &v.procs[i]
+	}
+	for i := range v.lanes {
+		l := &v.lanes[i]
+		if l.Owner != id || l.Epoch <= worked(l.LaneID) || !workable(rows[l.Processor], l) || l.Number != rows[l.Processor].Live {
+			continue
+		}
+		k := parkedOf{l.Build, l.Tenant}
+		if _, ok := v.parked[k]; ok {
+			continue
+		}
+		keys, err := tx.Parked(k.build, k.tenant)
+		if err != nil {
+			return err
+		}
+		v.parked[k] = keys
+	}
+	return nil
+}
+
 // adopt takes over what the store says, first of all or after another hand has
 // changed it. Nobody is stopped for that: what is in progress goes on, and what
 // is queued stays so, but for tenants that have changed lanes. No commit is in

@@ -99,21 +99,26 @@ func (r *streamRunner) read(ctx context.Context) {
 	}
 	var v laneView
 	applied := false
-	err := r.e.store.View(ctx, func(tx store.Tx) (err error) {
-		if v.row, err = tx.Lane(r.id); err != nil {
+	var err error
+	if r.first != nil {
+		v, r.first = *r.first, nil
+	} else {
+		err = r.e.store.View(ctx, func(tx store.Tx) (err error) {
+			if v.row, err = tx.Lane(r.id); err != nil {
+				return err
+			}
+			p, err := tx.Processor(r.id.Processor)
+			if err != nil {
+				return err
+			}
+			v.paused = p.Paused
+			if applied, err = r.applied(tx, &v.row); err != nil {
+				return err
+			}
+			v.parked, err = tx.Parked(r.id.Build, r.id.Tenant)
 			return err
-		}
-		p, err := tx.Processor(r.id.Processor)
-		if err != nil {
-			return err
-		}
-		v.paused = p.Paused
-		if applied, err = r.applied(tx, &v.row); err != nil {
-			return err
-		}
-		v.parked, err = tx.Parked(r.id.Build, r.id.Tenant)
-		return err
-	})
+		})
+	}
 	switch {
 	case errors.Is(err, store.ErrNotFound), err == nil && v.row.Epoch != l.epoch:
 		r.lose()
@@ -132,11 +137,14 @@ func (r *streamRunner) read(ctx context.Context) {
 		r.pool.unlock()
 		return
 	}
-	held := l.row.State == store.Held
+	held, first := l.row.State == store.Held, !l.loaded
 	err = l.adopt(v)
 	r.revision.Store(v.row.Revision)
 	r.status.position.Store(int64(v.row.Position))
 	r.pool.unlock()
+	if first && err == nil {
+		r.e.tellBegin(r.id, l.epoch)
+	}
 	switch {
 	case err != nil:
 		r.status.set(err)
@@ -285,6 +293,7 @@ func (r *streamRunner) fetch(ctx context.Context) {
 	case l.p.Tenants != nil:
 		req.Filter.Tenants = l.p.Tenants
 	}
+	req.Filter.Classes = l.p.logClasses()
 	if req.Filter.Tenants != nil && l.p.Types != nil {
 		req.Filter.Types = storedTypes(l.p.Types)
 	}

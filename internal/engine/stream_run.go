@@ -22,6 +22,7 @@ type streamRunner struct {
 	pool    *streamPool
 	id      store.LaneID
 	logPart int
+	first   *laneView          // as it was when it was handed over, see batchLane.first
 	cancel  context.CancelFunc // of the handlers' contexts
 	async   func(func())       // starts a call of the log or the store beside the shell, whose answer it waits for
 
@@ -107,6 +108,7 @@ func (e *Engine) streamRunner(p *Processor, row store.Lane, logPart int) *stream
 	l.nudge = r.nudge
 	r.limit.Store(leastWindow)
 	r.look.Store(true)
+	r.revision.Store(row.Revision) // or a newer one, when it has read the row
 	return r
 }
 
@@ -384,6 +386,7 @@ func (r *streamRunner) failed(what string, err error) {
 		return
 	}
 	r.e.logger.Error(what+"; lane waits and tries again", "lane", r.id.String(), "in", r.backOff, "error", err)
+	r.e.outdated(err)
 	r.again = time.Now().Add(r.backOff)
 	r.backOff = min(2*r.backOff, maxBackOff)
 }

@@ -18,6 +18,7 @@ const (
 	lost = -1 // no revision: a lane that is told of it reads its row in any case
 
 	lookEvery    = 50 * time.Millisecond // the most often that rows are looked at because another hand has changed them
+	movingEvery  = 5 * time.Millisecond  // the same, while a lane is about to be given to this process
 	lookAtLeast  = time.Minute           // in case that all else fails
 	startAgain   = time.Second           // where the store could not do it
 	switchEvery  = 20 * time.Millisecond // while a rebuild is near its switch
@@ -25,16 +26,22 @@ const (
 	purgeAtOnce  = 2000                  // documents of a retired build deleted in one transaction
 	nearlyCaught = 2 * gentleEvents      // events, behind which a rebuild holds the live lanes to switch
 	holdEvery    = 5 * heldAtMost        // the most often that it does, if the switch does not come
+	catchUpMost  = 200_000               // events a second that a rebuild comes nearer by: hardly ever more
+	farEvery     = 500 * time.Millisecond
 )
 
 // supervise starts and stops lanes as the rows say, until ctx ends. It looks at
 // the rows when another hand has changed them; when a lease ends, for whoever has
 // it may have extended it, and nothing says so; and when a lane of its own says
 // that there is something to do. A process that is idle does not look at all.
-func (e *Engine) supervise(ctx context.Context, logParts int) {
+//
+// The lanes work until work ends: when ctx has ended, the others are given what this
+// process has, while it goes on.
+func (e *Engine) supervise(ctx, work context.Context, logParts int) {
 	w := newWatch()
+	w.worked = e.workedUnder
 	var fl fleet
-	held := map[string]time.Time{} // when a processor's lanes were held last
+	switches := map[string]*switching{}
 	recuts := map[store.LaneID]*attempt{}
 	news := make(chan changed)
 	e.wg.Go(func() { e.listen(ctx, news) })
@@ -53,17 +60,18 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 				w.latest, err = e.store.Revision(ctx)
 			}
 		case <-ctx.Done():
+			e.handAll(work, w.v)
 			return
 		}
 		often := lookEvery
 		if fl.moving {
-			often = switchEvery
+			often = movingEvery
 		}
 		if err == nil && w.due(time.Now(), often) {
 			var same bool
 			if same, err = w.look(ctx, e.store, e.id, time.Now()); err == nil && !same {
-				w.again = e.assign(ctx, w.v, logParts, &fl)
-				if soon := e.rebuilds(ctx, w.v, held); soon > 0 {
+				w.again = e.assign(ctx, work, w.v, logParts, &fl)
+				if soon := e.rebuilds(ctx, w.v, switches); soon > 0 {
 					w.again = earlier(w.again, time.Now().Add(soon))
 				}
 				if soon := e.recuts(ctx, &w.v, recuts); soon > 0 {
@@ -82,6 +90,7 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 		}
 		if err != nil && ctx.Err() == nil {
 			e.logger.Error("the store does not answer", "error", err)
+			e.outdated(err)
 			wait = time.Second
 		}
 	}
@@ -90,12 +99,19 @@ func (e *Engine) supervise(ctx context.Context, logParts int) {
 // assign starts the lanes that nobody works and that are this process's to work,
 // gives away those that are another's, and tells running ones of changes. It
 // returns when to look again although no row has changed; zero: no hurry.
-func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (due time.Time) {
+func (e *Engine) assign(ctx, work context.Context, v view, logParts int, f *fleet) (due time.Time) {
 	e.turns.setWeights(v.weights)
 	now := time.Now()
 	e.mu.Lock()
+	e.forgetWorked(&v)
 	d := f.decide(&v, now, e.self())
 	share := e.apply(&d, &v, now)
+	for _, l := range d.take {
+		e.work(work, e.procs[l.Processor], l, v.first(&l), logParts, share, d.costs[l.String()])
+	}
+	if len(d.take) > 0 && len(d.costs) > 0 {
+		e.news() // who had the lanes before will not tell what they cost any more
+	}
 	e.mu.Unlock()
 	for _, l := range d.back {
 		if err := lane.Release(ctx, e.store, l.LaneID, e.id, l.Epoch); err != nil && ctx.Err() == nil {
@@ -104,7 +120,7 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 		}
 	}
 	for ids := range slices.Chunk(d.start, acquireAtOnce) {
-		if err := e.start(ctx, ids, d.take, logParts, share, d.costs); err != nil && ctx.Err() == nil {
+		if err := e.start(ctx, work, ids, d.force, logParts, share, d.costs); err != nil && ctx.Err() == nil {
 			d.again(time.Now().Add(startAgain))
 			e.logger.Error("lanes were not acquired", "lanes", len(ids), "first", ids[0].String(), "error", err)
 		}
@@ -114,7 +130,10 @@ func (e *Engine) assign(ctx context.Context, v view, logParts int, f *fleet) (du
 
 // self returns what the decision must know of this process. The caller has the lock.
 func (e *Engine) self() *self {
-	me := &self{id: e.id, pool: e.cfg.Pool, calm: e.calmAfter(), retry: retryFailed, procs: map[string]procSelf{}, failed: e.failed, assigned: e.assigned}
+	me := &self{
+		id: e.id, pool: e.cfg.Pool, calm: e.calmAfter(), steady: placeSteady, retry: retryFailed, procs: map[string]procSelf{}, failed: e.failed, worked: e.worked,
+		assigned: e.assigned,
+	}
 	for name, a := range e.procs {
 		me.procs[name] = procSelf{gone: a.gone, version: version(a.p)}
 		for _, o := range a.lanes {
@@ -164,8 +183,9 @@ func (e *Engine) apply(d *decision, v *view, now time.Time) (share int) {
 	for id, reason := range d.unowned {
 		e.procs[id.Processor].unowned[id] = reason
 	}
-	lanes := max(1, len(d.held)+len(d.start))
-	e.pages.share(len(d.held) + len(d.start))
+	n := len(d.held) + len(d.start) + len(d.take)
+	lanes := max(1, n)
+	e.pages.share(n)
 	e.pages.want(e.buckets(d, v))
 	share = e.cfg.Memory / 2 / lanes
 	for _, a := range e.procs {
@@ -186,6 +206,9 @@ func (e *Engine) buckets(d *decision, v *view) []eventlog.Bucket {
 	all, start := map[eventlog.Bucket]bool{}, map[store.LaneID]bool{}
 	for _, id := range d.start {
 		start[id] = true
+	}
+	for i := range d.take {
+		start[d.take[i].LaneID] = true
 	}
 	for i := range v.lanes {
 		l := &v.lanes[i]
@@ -228,8 +251,8 @@ func (e *Engine) complain(id store.LaneID, o *owned) {
 
 // start acquires lanes and works each in a goroutine of its own. Lanes that
 // another process has taken meanwhile are left alone, unless they may be taken.
-func (e *Engine) start(ctx context.Context, ids []store.LaneID, take map[store.LaneID]bool, logParts, budget int, costs map[string]int64) error {
-	acquired, err := lane.TakeAll(ctx, e.store, ids, e.id, func(id store.LaneID) bool { return take[id] }, func(store.LaneID, error) error { return nil })
+func (e *Engine) start(ctx, work context.Context, ids []store.LaneID, force map[store.LaneID]bool, logParts, budget int, costs map[string]int64) error {
+	acquired, err := lane.TakeAll(ctx, e.store, ids, e.id, func(id store.LaneID) bool { return force[id] }, func(store.LaneID, error) error { return nil })
 	if err != nil {
 		return err
 	}
@@ -244,7 +267,7 @@ func (e *Engine) start(ctx context.Context, ids []store.LaneID, take map[store.L
 		if e.assigned != nil {
 			e.assigned.took[row.LaneID] = e.assigned.parts[e.assigned.of(row.LaneID)].at
 		}
-		e.work(ctx, a, row, logParts, budget, costs[row.String()])
+		e.work(work, a, row, nil, logParts, budget, costs[row.String()])
 	}
 	if len(costs) > 0 {
 		e.news() // who had the lanes before will not tell what they cost any more
@@ -258,31 +281,31 @@ func (e *Engine) start(ctx context.Context, ids []store.LaneID, take map[store.L
 }
 
 // work works a lane that was acquired, in a goroutine of its own. Class is what
-// it has cost, 0 if that is not known.
-func (e *Engine) work(ctx context.Context, a *active, row store.Lane, logParts, budget int, class int64) {
+// it has cost, 0 if that is not known; first is what it begins with, if that is known.
+func (e *Engine) work(ctx context.Context, a *active, row store.Lane, first *laneView, logParts, budget int, class int64) {
 	id := row.LaneID
 	delete(e.failed, id)
+	e.worked[id] = row.Epoch
 	a.stats.started(id)
 	lctx, cancel := context.WithCancel(ctx)
 	now := time.Now()
-	o := &owned{heldLane: heldLane{epoch: row.Epoch, since: now}, runner: e.runner(a.p, row, logParts), cancel: cancel, ended: make(chan struct{}), asked: now, class: class, rate: assign.Cost(class)}
+	o := &owned{heldLane: heldLane{epoch: row.Epoch, since: now}, runner: e.runner(a.p, row, first, logParts), cancel: cancel, ended: make(chan struct{}), asked: now, class: class, rate: assign.Cost(class)}
 	o.runner.budget(budget)
 	a.lanes[id] = o
 	e.wg.Go(func() {
 		defer close(o.ended)
 		defer cancel()
 		err := o.runner.run(lctx)
+		e.tellEnd(id, o)
 		switch {
 		case errors.Is(err, errLaneGone), errors.Is(err, errMerged):
 		default:
-			rctx, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			e.mu.Lock()
 			to := o.to
 			e.mu.Unlock()
-			if rerr := lane.HandOver(rctx, e.store, id, e.id, row.Epoch, to); rerr != nil {
+			if rerr := e.given.give(context.WithoutCancel(ctx), e, lane.Given{ID: id, Epoch: row.Epoch, To: to}); rerr != nil {
 				e.logger.Warn("lane was not released; its lease ends by itself", "lane", id.String(), "error", rerr)
 			}
-			done()
 		}
 		e.mu.Lock()
 		delete(a.lanes, id)
@@ -299,11 +322,15 @@ func (e *Engine) work(ctx context.Context, a *active, row store.Lane, logParts, 
 }
 
 // runner makes the shell of a lane.
-func (e *Engine) runner(p *Processor, row store.Lane, logParts int) runner {
+func (e *Engine) runner(p *Processor, row store.Lane, first *laneView, logParts int) runner {
 	if p.React != nil {
-		return e.streamRunner(p, row, e.logPartition(p, row.Partition, logParts))
+		r := e.streamRunner(p, row, e.logPartition(p, row.Partition, logParts))
+		r.first = first
+		return r
 	}
-	return e.batchRunner(p, row, e.logPartition(p, row.Partition, logParts))
+	r := e.batchRunner(p, row, e.logPartition(p, row.Partition, logParts))
+	r.l.first = first
+	return r
 }
 
 func (e *Engine) batchRunner(p *Processor, row store.Lane, logPart int) *batchRunner {
@@ -314,7 +341,9 @@ func (e *Engine) batchRunner(p *Processor, row store.Lane, logPart int) *batchRu
 	l.streams, _ = e.log.(eventlog.StreamReader)
 	l.density = 1          // until it is known
 	l.row.Exclusions = nil // restart reads them
-	return &batchRunner{l: l, e: e, id: row.LaneID, kick: make(chan struct{}, 1)}
+	r := &batchRunner{l: l, e: e, id: row.LaneID, kick: make(chan struct{}, 1)}
+	r.revision.Store(row.Revision) // or a newer one, when it has read the row
+	return r
 }
 
 // workers says how many goroutines fold a batch of a processor: one for what is
@@ -332,15 +361,39 @@ func (e *Engine) workers(p *Processor) func(time.Duration) int {
 	}
 }
 
+// A switching is what the supervisor remembers of a processor that is being rebuilt.
+type switching struct {
+	held  time.Time // when its lanes were held last
+	tried time.Time // when another process's work was done last
+	far   event.Position
+	at    time.Time // when it was so far from the live lanes
+}
+
+// wait returns when a rebuild that is far from the live lanes is worth another look,
+// by how fast it came nearer since the last one; it may be faster from now on.
+func (s *switching) wait(far event.Position, now time.Time) time.Duration {
+	rate := float64(catchUpMost)
+	if took := now.Sub(s.at).Seconds(); !s.at.IsZero() && took > 0 {
+		rate = min(rate, max(1, 4*float64(s.far-far)/took))
+	}
+	s.far, s.at = far, now
+	return max(lookEvery, time.Duration(min(farEvery.Seconds(), float64(far-nearlyCaught)/rate)*float64(time.Second)))
+}
+
 // rebuilds brings builds in the making nearer to their switch, and deletes the
 // documents of retired ones. It returns when to look again, 0 for no hurry.
-func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time) (soon time.Duration) {
+//
+// How far a build is shows in the rows of lanes that move, and nobody is told of
+// these. So one process asks, as often as it takes to see the end come. When it has
+// the live lanes held, that is a change, and the others look too: what their lanes
+// have applied is to be written down. And they see to it now and then themselves.
+func (e *Engine) rebuilds(ctx context.Context, v view, switches map[string]*switching) (soon time.Duration) {
 	again := func(d time.Duration) {
 		if soon == 0 || d < soon {
 			soon = d
 		}
 	}
-	purge, vs := false, v.versions("")
+	purge, vs, here := false, v.versions(""), time.Now()
 	for _, p := range v.procs {
 		a, _ := e.processor(p.Name)
 		purge = purge || len(p.Retired) > 0
@@ -364,27 +417,47 @@ func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time
 			}
 		}
 		if p.Rebuild == 0 || p.Builds.Making.Review {
+			delete(switches, p.Name)
 			continue
 		}
-		close, isHeld := near(p, v.lanes)
-		if !close {
-			again(lookEvery)
+		s := switches[p.Name]
+		if s == nil {
+			s = &switching{tried: here}
+			switches[p.Name] = s
+		}
+		first := foremost(v.members, p.Name, e.id)
+		far, isHeld := distance(p, v.lanes)
+		if far > nearlyCaught {
+			if wait := s.wait(far, here); first {
+				again(wait)
+			} else {
+				again(holdEvery)
+			}
 			continue
 		}
-		again(switchEvery)
 		for _, o := range e.lanesOf(a) {
 			o.runner.flush()
 		}
+		if !first {
+			if again(lookEvery); isHeld {
+				again(switchEvery)
+			}
+			if here.Sub(s.tried) < unservedAtMost {
+				continue
+			}
+			s.tried = here
+		}
+		again(switchEvery)
 		err := lane.TrySwitch(ctx, e.store, p.Name)
 		switch {
 		case err == nil:
 			e.logger.Info("rebuilt read model is live", "processor", p.Name, "build", p.Rebuild, "tenant", p.RebuildTenant)
-			delete(held, p.Name)
+			delete(switches, p.Name)
 			e.progress.broadcast()
 			e.wake()
 		case errors.Is(err, lane.ErrBehind):
-			if time.Since(held[p.Name]) > holdEvery && !isHeld {
-				held[p.Name] = time.Now()
+			if time.Since(s.held) > holdEvery && !isHeld {
+				s.held = time.Now()
 				if err := lane.HoldForSwitch(ctx, e.store, p.Name); err != nil {
 					e.logger.Warn("live lanes were not held for a switch", "processor", p.Name, "error", err)
 				}
@@ -393,7 +466,7 @@ func (e *Engine) rebuilds(ctx context.Context, v view, held map[string]time.Time
 			e.logger.Error("switch to a rebuilt read model", "processor", p.Name, "error", err)
 		}
 	}
-	if purge {
+	if purge && (len(v.members) == 0 || v.members[0].ID == e.id) { // one of all is enough
 		n, next := purgeAtOnce, switchEvery
 		if e.traffic(time.Now()) {
 			n, next = purgeGently, lookEvery
@@ -425,9 +498,9 @@ func (e *Engine) lanesOf(a *active) []*owned {
 	return all
 }
 
-// near reports whether a rebuild is close behind the live lanes, so that a
-// switch is worth trying, and whether these are held for it already.
-func near(p store.Processor, lanes []store.Lane) (close, held bool) {
+// distance returns how far a rebuild is behind the live lanes, in positions, at its
+// furthest, and whether these are held for a switch already.
+func distance(p store.Processor, lanes []store.Lane) (far event.Position, held bool) {
 	type place struct {
 		partition int
 		tenant    string
@@ -455,9 +528,9 @@ func near(p store.Processor, lanes []store.Lane) (close, held bool) {
 			old = live[place{k.partition, ""}]
 		}
 		// One that stands still comes no nearer: it is near where it need not.
-		if old-at > nearlyCaught || still[k] && old > at {
-			return false, held
+		if far = max(far, old-at); still[k] && old > at {
+			far = event.Unbounded
 		}
 	}
-	return true, held
+	return far, held
 }

@@ -113,7 +113,7 @@ func TestMergeIsLookedAtAgain(t *testing.T) {
 		attempts := map[store.LaneID]*attempt{}
 		again := func() time.Duration {
 			t.Helper()
-			v, _, err := look(t.Context(), r.st, r.e.id, view{}, true, time.Now())
+			v, _, err := look(t.Context(), r.st, r.e.id, view{}, true, time.Now(), nil)
 			if err != nil {
 				t.Fatal(err)
 			}

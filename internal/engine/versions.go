@@ -26,7 +26,7 @@ type versions map[string]map[string]bool
 func (v *view) versions(pool string) versions {
 	all := versions{}
 	for _, n := range v.told() {
-		if n.Pool != pool {
+		if n.Pool != pool || n.Leaving {
 			continue
 		}
 		for _, p := range n.Processors {

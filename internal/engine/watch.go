@@ -17,16 +17,18 @@ type view struct {
 	pools   map[string]string // of tenants that are given to one
 	now     time.Time         // the store's
 
-	notes map[string]memberNotes // see told
+	notes  map[string]memberNotes // see told
+	parked map[parkedOf][]store.ParkedKey
 
 	until time.Time // by this process's clock: when the first lease of another member ends; zero: there is none
 }
 
 // A watch says when a member is to look at the rows, and what it saw there last.
 type watch struct {
-	seen, latest int64     // the revision of the last look, at least, and the one that is known
-	full, again  time.Time // when that was, and when the next one is due whatever the revision; zero: no hurry
-	must         bool      // look at all rows
+	seen, latest int64                    // the revision of the last look, at least, and the one that is known
+	full, again  time.Time                // when that was, and when the next one is due whatever the revision; zero: no hurry
+	must         bool                     // look at all rows
+	worked       func(store.LaneID) int64 // see self.worked
 	v            view
 }
 
@@ -43,7 +45,7 @@ func (w *watch) due(now time.Time, often time.Duration) bool {
 // the view before: else there is nothing to decide.
 func (w *watch) look(ctx context.Context, s store.Store, id string, here time.Time) (same bool, err error) {
 	at, before := w.latest, w.v
-	v, same, err := look(ctx, s, id, before, w.must, here)
+	v, same, err := look(ctx, s, id, before, w.must, here, w.worked)
 	if err != nil {
 		return false, err
 	}
@@ -87,10 +89,10 @@ func (e *Engine) listen(ctx context.Context, news chan<- changed) {
 
 // look reads the rows as member id sees them at a time of its clock; see
 // [watch.look].
-func look(ctx context.Context, s store.Store, id string, before view, must bool, here time.Time) (v view, same bool, err error) {
+func look(ctx context.Context, s store.Store, id string, before view, must bool, here time.Time, worked func(store.LaneID) int64) (v view, same bool, err error) {
 	err = s.View(ctx, func(tx store.Tx) (err error) {
 		v = before
-		v.until, v.notes = time.Time{}, nil
+		v.until, v.notes, v.parked = time.Time{}, nil, nil
 		if v.members, err = tx.Members(); err != nil {
 			return err
 		}
@@ -114,8 +116,10 @@ func look(ctx context.Context, s store.Store, id string, before view, must bool,
 		if v.weights, err = tx.Weights(); err != nil {
 			return err
 		}
-		v.pools, err = tx.Pools()
-		return err
+		if v.pools, err = tx.Pools(); err != nil || worked == nil {
+			return err
+		}
+		return v.readParked(tx, id, worked)
 	})
 	return v, same, err
 }

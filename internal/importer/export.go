@@ -14,6 +14,7 @@ import (
 type Selection struct {
 	Tenants  []string  // nil: all
 	Types    []string  // nil: all
+	Classes  []string  // traffic classes, "" for events without one; nil: all
 	From, To time.Time // From <= occurred at < To; zero: no bound
 }
 
@@ -33,7 +34,7 @@ func Export(ctx context.Context, log eventlog.Log, w io.Writer, s Selection, pro
 		}
 		req := eventlog.ReadRequest{
 			Partition: part, Until: head, MaxEvents: 4000, MaxBytes: 2 << 20,
-			Filter: eventlog.Filter{Tenants: s.Tenants, Types: s.Types},
+			Filter: eventlog.Filter{Tenants: s.Tenants, Types: s.Types, Classes: s.Classes},
 		}
 		for req.After < head {
 			page, err := log.Read(ctx, req)

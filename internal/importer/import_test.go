@@ -126,6 +126,25 @@ func diff(t *testing.T, got, want string) {
 	t.Fatalf("got %d lines, want %d", len(g), len(w))
 }
 
+// TestClass: the traffic class is a key of a line that is left out where it is "",
+// survives export and import, and selects what is exported.
+func TestClass(t *testing.T) {
+	text := line("a", "s", 1, "") +
+		strings.Replace(line("a", "s", 2, ""), `,"occurred_at"`, `,"class":"test","occurred_at"`, 1) +
+		strings.Replace(line("b", "s", 1, ""), `,"occurred_at"`, `,"class":"load/é","occurred_at"`, 1)
+	log := memlog.New()
+	imported(t, &Importer{Log: log}, "f", strings.Replace(text, `"version":1`, `"class":"","version":1`, 1))
+	if got := exported(t, log, Selection{}); got != text {
+		diff(t, got, text)
+	}
+	lines := strings.SplitAfter(text, "\n")
+	for class, want := range map[string]string{"": lines[0], "test": lines[1], "load/é": lines[2], "other": ""} {
+		if got := exported(t, log, Selection{Classes: []string{class}}); got != want {
+			t.Errorf("class %q: exported %q, want %q", class, got, want)
+		}
+	}
+}
+
 func TestImportAgainChangesNothing(t *testing.T) {
 	const n = 2 * blockLines
 	text := mixed(n)
@@ -167,6 +186,9 @@ func TestBadLines(t *testing.T) {
 		{"10 kB of tenant", line(strings.Repeat("x", 10_000), "s", 1, ""), "more than 128"},
 		{"no stream", strings.Replace(line("a", "s", 3, ""), `"stream":"s",`, "", 1), "stream"},
 		{"no type", strings.Replace(line("a", "s", 3, ""), `"type":"T0",`, "", 1), "type"},
+		{"a class with a control character", line("a", "s", 3, `,"class":"a\u0000"`), "class"},
+		{"129 bytes of class", line("a", "s", 3, fmt.Sprintf(`,"class":%q`, strings.Repeat("c", 129))), "more than 128"},
+		{"a class that is no text", line("a", "s", 3, `,"class":1`), "class"},
 		{"no version", strings.Replace(line("a", "s", 3, ""), `"version":3,`, "", 1), "version is 0"},
 		{"version 0", line("a", "s", 0, ""), "version is 0"},
 		{"a negative version", line("a", "s", -1, ""), "version is -1"},

@@ -24,6 +24,7 @@ type record struct {
 	Stream     string         `json:"stream"`
 	Version    int64          `json:"version"`
 	Type       string         `json:"type"`
+	Class      string         `json:"class"` // left out where it is ""
 	OccurredAt time.Time      `json:"occurred_at"`
 	ID         string         `json:"id"`
 	Metadata   event.Metadata `json:"metadata"`
@@ -72,7 +73,7 @@ func (r *record) parse(text []byte) error {
 
 // event returns r as it is appended.
 func (r *record) event() eventlog.NewEvent {
-	return eventlog.NewEvent{ID: r.ID, Type: r.Type, OccurredAt: r.OccurredAt, Metadata: r.Metadata, Data: r.Data}
+	return eventlog.NewEvent{ID: r.ID, Type: r.Type, Class: r.Class, OccurredAt: r.OccurredAt, Metadata: r.Metadata, Data: r.Data}
 }
 
 // appendLine appends e as a line. An id that follows from the rest is left out.
@@ -91,6 +92,9 @@ func appendLine(b []byte, e *event.Event) ([]byte, error) {
 	b = append(b, `,"version":`...)
 	b = strconv.AppendInt(b, e.Version, 10)
 	field("type", e.Type)
+	if e.Class != "" {
+		field("class", e.Class)
+	}
 	b = append(b, `,"occurred_at":"`...)
 	b = e.OccurredAt.UTC().AppendFormat(b, time.RFC3339Nano)
 	b = append(b, '"')

@@ -13,6 +13,8 @@ func parseDay(s string) (time.Time, error) { return time.Parse(time.DateOnly, s)
 // FuzzParse shows that what parses is written as a line that parses to the same.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(line("a", "s", 1, "")))
+	f.Add([]byte(line("a", "s", 1, `,"class":"test"`)))
+	f.Add([]byte(line("a", "s", 1, `,"class":"\u2028"`)))
 	f.Add([]byte(line("a", "s", 1, `,"id":"x","metadata":{"k":"\u2028"}`)))
 	f.Add([]byte(`{"tenant":"a","stream":"s","version":1,"type":"T","occurred_at":"2026-01-02T03:04:05+01:00","data_base64":"AAE="}`))
 	f.Add([]byte(`{"tenant":"a","stream":"s","version":1,"type":"T","occurred_at":"2026-01-02T03:04:05Z","data":[ 1e400,"\ud800" ]}`))
@@ -22,7 +24,7 @@ func FuzzParse(f *testing.F) {
 		if r.parse(text) != nil {
 			return
 		}
-		e := event.Event{ID: r.ID, Tenant: r.Tenant, Stream: r.Stream, Version: r.Version, Type: r.Type,
+		e := event.Event{ID: r.ID, Tenant: r.Tenant, Stream: r.Stream, Version: r.Version, Type: r.Type, Class: r.Class,
 			OccurredAt: r.OccurredAt, Metadata: r.Metadata, Data: r.Data}
 		out, err := appendLine(nil, &e)
 		if err != nil {
@@ -36,7 +38,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%q was written as %q, which does not parse: %v", text, out, err)
 		}
 		again, err := appendLine(nil, &event.Event{ID: back.ID, Tenant: back.Tenant, Stream: back.Stream, Version: back.Version,
-			Type: back.Type, OccurredAt: back.OccurredAt, Metadata: back.Metadata, Data: back.Data})
+			Type: back.Type, Class: back.Class, OccurredAt: back.OccurredAt, Metadata: back.Metadata, Data: back.Data})
 		if err != nil || !bytes.Equal(out, again) {
 			t.Errorf("written as %q, then as %q, %v", out, again, err)
 		}

@@ -156,15 +156,21 @@ func Heartbeat(ctx context.Context, s store.Store, m store.Member, ttl time.Dura
 }
 
 // Join makes a member, or says of one that is there what is new, and begins its
-// lease anew. It forgets members that died long ago.
+// lease anew. Since when it is there is told by the store's clock too: m.Since is
+// not looked at. It forgets members that died long ago.
 func Join(ctx context.Context, s store.Store, m store.Member, ttl time.Duration) error {
 	return s.Update(ctx, func(tx store.Tx) error {
 		members, err := tx.Members()
 		if err != nil {
 			return err
 		}
+		m.Since = tx.Now()
 		for _, x := range members {
-			if x.ID != m.ID && x.Until.Before(tx.Now().Add(-forgotten)) {
+			if x.ID == m.ID {
+				m.Since = x.Since
+				continue
+			}
+			if x.Until.Before(tx.Now().Add(-forgotten)) {
 				if err := tx.DeleteMember(x.ID); err != nil {
 					return err
 				}
@@ -256,57 +262,6 @@ func Alive(tx store.Tx) (map[string]bool, error) {
 		}
 	}
 	return alive, nil
-}
-
-// Release gives up a lane, if owner still has it under that epoch.
-func Release(ctx context.Context, s store.Store, id store.LaneID, owner string, epoch int64) error {
-	return HandOver(ctx, s, id, owner, epoch, "")
-}
-
-// HandOver is Release to another member that is alive, which is the owner from
-// then on: only it acquires the lane, unless its lease ends before it does.
-func HandOver(ctx context.Context, s store.Store, id store.LaneID, owner string, epoch int64, to string) error {
-	return s.Update(ctx, func(tx store.Tx) error {
-		l, err := tx.Lane(id)
-		if errors.Is(err, store.ErrNotFound) || err == nil && (l.Owner != owner || l.Epoch != epoch) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if l.Owner = to; to != "" {
-			alive, err := Alive(tx)
-			if err != nil {
-				return err
-			}
-			if !alive[to] {
-				l.Owner = ""
-			}
-		}
-		return tx.PutLane(l)
-	})
-}
-
-// Leave removes a member and releases all its lanes.
-func Leave(ctx context.Context, s store.Store, owner string) error {
-	if mutant.Is(mutant.LeaveForgotten) {
-		return nil
-	}
-	return s.Update(ctx, func(tx store.Tx) error {
-		lanes, err := tx.Lanes("")
-		if err != nil {
-			return err
-		}
-		for _, l := range lanes {
-			if l.Owner == owner {
-				l.Owner = ""
-				if err := tx.PutLane(l); err != nil {
-					return err
-				}
-			}
-		}
-		return tx.DeleteMember(owner)
-	})
 }
 
 // setState changes a lane's state under a new revision, so that what its owner

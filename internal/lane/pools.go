@@ -17,15 +17,29 @@ import (
 //
 // It is one transaction and asks nobody: the owner of a lane that is not its to
 // work any more sees it in the rows and hands the lane over. A tenant that is
-// paused stays so.
+// paused stays so. [ErrState] while partitions of a processor are to be merged.
 func SetPool(ctx context.Context, s store.Store, tenant, pool string) (shared []string, err error) {
-	if err := errors.Join(event.CheckTenant(tenant), CheckPool(pool)); err != nil {
+	return SetPools(ctx, s, []string{tenant}, pool)
+}
+
+// SetPools is [SetPool] for many tenants, in one transaction: all or none. Each
+// writes all exclusions of the base lanes once, so that thousands at once are
+// thousands of times cheaper than one after another.
+func SetPools(ctx context.Context, s store.Store, tenants []string, pool string) (shared []string, err error) {
+	errs := []error{CheckPool(pool)}
+	for _, t := range tenants {
+		errs = append(errs, event.CheckTenant(t))
+	}
+	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	tenants = slices.Compact(slices.Sorted(slices.Values(tenants)))
 	err = s.Update(ctx, func(tx store.Tx) error {
 		shared = nil
-		if err := tx.PutPool(tenant, pool); err != nil {
-			return err
+		for _, t := range tenants {
+			if err := tx.PutPool(t, pool); err != nil {
+				return err
+			}
 		}
 		ps, err := tx.Processors()
 		if err != nil {
@@ -36,7 +50,12 @@ func SetPool(ctx context.Context, s store.Store, tenant, pool string) (shared []
 				shared = append(shared, p.Name)
 				continue
 			}
-			if err := dedicate(tx, p, tenant); err != nil {
+			for _, t := range tenants {
+				if err := notMerging(tx, p, t); err != nil {
+					return err
+				}
+			}
+			if err := dedicate(tx, p, tenants); err != nil {
 				return err
 			}
 		}
@@ -93,14 +112,58 @@ func CheckPool(pool string) error {
 	return nil
 }
 
-// dedicate pins the tenant's lanes in the live build of a processor and in the
-// one in the making, and makes those that are not there.
-func dedicate(tx store.Tx, p store.Processor, tenant string) error {
-	return tenantLanes(tx, p, tenant, true, func(l store.Lane) error {
+// dedicate pins the tenants' lanes in the live build of a processor and in the one
+// in the making, and makes those that are not there. Tenants come once each. It
+// reads the lanes once and writes a base lane once, which has an exclusion for each:
+// tenants that are thousands would else cost millions.
+func dedicate(tx store.Tx, p store.Processor, tenants []string) error {
+	if len(tenants) == 0 {
+		return nil
+	}
+	all, err := tx.Lanes(p.Name)
+	if err != nil {
+		return err
+	}
+	pin := func(l store.Lane) error {
 		l.Pinned = true
 		l.Revision++
 		return tx.PutLane(l)
-	})
+	}
+	there := map[store.LaneID]store.Lane{}
+	for _, l := range all {
+		there[l.LaneID] = l
+		if l.Number == p.Rebuild && p.RebuildTenant != "" && slices.Contains(tenants, l.Tenant) {
+			if err := pin(l); err != nil { // the rebuild of one tenant has no base lane
+				return err
+			}
+		}
+	}
+	for _, base := range all {
+		if base.Tenant != "" || !worked(&p, base.Number) {
+			continue
+		}
+		cut := false
+		for _, t := range tenants {
+			id := base.LaneID
+			id.Tenant = t
+			l, ok := there[id]
+			if !ok {
+				if l, err = takeOut(p, &base, t); err != nil {
+					return err
+				}
+				cut = true
+			}
+			if err := pin(l); err != nil {
+				return err
+			}
+		}
+		if cut {
+			if err := tx.PutLane(base); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // dedicateAll does that for all tenants that are given to pools: p, or a build of
@@ -113,12 +176,7 @@ func dedicateAll(tx store.Tx, p store.Processor) error {
 	if err != nil {
 		return err
 	}
-	for _, tenant := range slices.Sorted(maps.Keys(pools)) {
-		if err := dedicate(tx, p, tenant); err != nil {
-			return err
-		}
-	}
-	return nil
+	return dedicate(tx, p, slices.Sorted(maps.Keys(pools)))
 }
 
 // notDedicated returns an error if the tenant is given to a pool.

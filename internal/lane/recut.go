@@ -111,6 +111,20 @@ func RequestMerge(ctx context.Context, s store.Store, processor string, partitio
 	})
 }
 
+// notMerging returns an error if two partitions of the processor are to be merged:
+// the lanes of a tenant that is given to a pool now would keep them from it for as
+// long as it is there. [RequestMerge] refuses the other way round.
+func notMerging(tx store.Tx, p store.Processor, tenant string) error {
+	all, err := bases(tx, p)
+	for i := range all {
+		if l := &all[i]; l.Want != 0 && l.Want < Modulus(p, l) {
+			return fmt.Errorf("processor %q: tenant %q cannot be given to a pool while partition %d (of %d) is to be merged, which its lanes would hold up: "+
+				"wait for that, or cancel it first: %w", p.Name, tenant, l.Partition, Modulus(p, l), ErrState)
+		}
+	}
+	return err
+}
+
 // request runs f on the base lanes of the live build, if its partitions can be
 // split and merged now.
 func request(ctx context.Context, s store.Store, processor string, partition int, f func(store.Tx, store.Processor, []store.Lane) error) error {

@@ -338,6 +338,10 @@ func TestRecutRefused(t *testing.T) {
 			_, err := lane.SetPool(r.Context(), r.s, "t", "gold")
 			r.must(err)
 		}, merge(0), lane.ErrState, "clear its pool first"},
+		{"a pool while a merge is asked for", 2, func(r *rig) { r.must(merge(1)(r)) }, func(r *rig) error {
+			_, err := lane.SetPool(r.Context(), r.s, "t", "gold")
+			return err
+		}, lane.ErrState, "cancel it first"},
 		{"a rebuild", 1, func(r *rig) {
 			r.must(r.s.Update(context.Background(), func(tx store.Tx) error {
 				p, err := tx.Processor("p")
@@ -359,6 +363,45 @@ func TestRecutRefused(t *testing.T) {
 			for x, l := range r.lanes() {
 				if l.Want != before[x].Want {
 					t.Errorf("lane %v wants to be of %d, and wanted %d", x, l.Want, before[x].Want)
+				}
+			}
+		})
+	}
+}
+
+// TestPoolAfterMerge: what would hold up a merge is refused until it is done or taken
+// back, and leaves nothing behind.
+func TestPoolAfterMerge(t *testing.T) {
+	for name, end := range map[string]func(r *rig){
+		"done": func(r *rig) {
+			for !r.try(id(0, "")) {
+			}
+		},
+		"cancelled": func(r *rig) {
+			_, err := lane.CancelRecut(t.Context(), r.s, "p")
+			r.must(err)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 2)
+			r.must(lane.RequestMerge(t.Context(), r.s, "p", 1))
+			if _, err := lane.SetPool(t.Context(), r.s, "t", "gold"); !errors.Is(err, lane.ErrState) {
+				t.Errorf("SetPool while a merge is asked for: %v, want ErrState", err)
+			}
+			r.must(r.s.View(t.Context(), func(tx store.Tx) error {
+				pools, err := tx.Pools()
+				if len(pools) != 0 {
+					t.Errorf("the pools are %v, want none", pools)
+				}
+				return err
+			}))
+			end(r)
+			if _, err := lane.SetPool(t.Context(), r.s, "t", "gold"); err != nil {
+				t.Errorf("SetPool after that: %v", err)
+			}
+			for x, l := range r.lanes() {
+				if x.Tenant == "t" && !l.Pinned || l.Want != 0 {
+					t.Errorf("lane %v: %+v", x, l)
 				}
 			}
 		})

@@ -136,23 +136,33 @@ func tenantLanes(tx store.Tx, p store.Processor, tenant string, create bool, f f
 	return nil
 }
 
-// cut takes a tenant out of base, at base's checkpoint.
+// cut takes a tenant out of base, at base's checkpoint, and writes both lanes.
 func cut(tx store.Tx, p store.Processor, base store.Lane, tenant string) (store.Lane, error) {
+	l, err := takeOut(p, &base, tenant)
+	if err != nil {
+		return l, err
+	}
+	if err := tx.PutLane(base); err != nil {
+		return l, err
+	}
+	return l, tx.PutLane(l)
+}
+
+// takeOut makes of base, at its checkpoint, a base without a tenant and a lane of
+// the tenant's own.
+func takeOut(p store.Processor, base *store.Lane, tenant string) (store.Lane, error) {
 	if p.CrossTenant {
 		return store.Lane{}, fmt.Errorf("processor %q folds all tenants into shared documents, so a tenant cannot leave: %w", p.Name, ErrState)
 	}
-	l := Detachment(&base, tenant, base.Position, base.Done)
+	l := Detachment(base, tenant, base.Position, base.Done)
 	// An earlier stay outside may not be over: base is still to skip the
 	// tenant's events up to there.
 	if until, ok := base.Exclusions[tenant]; ok && until > l.Position {
 		l.Position = until // what Done says of later events holds
 	}
-	exclude(&base, tenant, event.Unbounded)
+	exclude(base, tenant, event.Unbounded)
 	l.Epoch = base.Revision
-	if err := tx.PutLane(base); err != nil {
-		return l, err
-	}
-	return l, tx.PutLane(l)
+	return l, nil
 }
 
 func exclude(base *store.Lane, tenant string, until event.Position) {

@@ -68,13 +68,15 @@ const (
 	PoolIgnored    = "fleet: worker pools ignored"
 	LeaveForgotten = "fleet: a member that leaves gives nothing up"
 	HandedIgnored  = "fleet: a lane that was handed over not worked by who has it now"
+	EpochHanded    = "fleet: a lane handed over under the epoch of the owner before"
+	TakenTwice     = "fleet: a lane worked again under an epoch under which the member has worked it before"
 	BackForgotten  = "fleet: a lane handed to a member that has removed the processor not given back"
 )
 
 // Fleet lists these; the simulation of the fleet finds them.
 var Fleet = []string{
 	LeaseIgnored, BeatForgotten, EpochKept, RefusesIgnored, MovesAnyTime, PoolIgnored, LeaveForgotten,
-	HandedIgnored, BackForgotten,
+	HandedIgnored, BackForgotten, EpochHanded, TakenTwice,
 }
 
 // All lists those before; the simulation of the lanes finds them.

@@ -2,6 +2,9 @@ package shard
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
@@ -44,11 +47,18 @@ type streamLog struct {
 	eventlog.StreamReader
 }
 
-// Read implements [eventlog.Log].
+// Read implements [eventlog.Log]. A page ends before the first event of a tenant
+// whose shard is not known: it may be this one. With one of these it begins no page,
+// but an error; unless that event is in none of the buckets that are asked for.
 func (l *shardLog) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
 	page, err := l.source.read(ctx, req)
 	if err != nil || len(page.Events) == 0 {
 		return page, err
+	}
+	if req.Filter.Buckets != nil { // a log may hand out others too
+		page.Events = slices.DeleteFunc(slices.Clone(page.Events), func(e event.Event) bool {
+			return !slices.ContainsFunc(req.Filter.Buckets, func(b eventlog.Bucket) bool { return b.Has(e.Tenant, e.Stream) })
+		})
 	}
 	tenants := make([]string, 0, len(page.Events))
 	for i := range page.Events {
@@ -56,8 +66,8 @@ func (l *shardLog) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog
 			tenants = append(tenants, t)
 		}
 	}
-	shards, err := l.source.dir.Find(ctx, tenants...)
-	if err != nil {
+	shards, err := l.source.dir.Prefix(ctx, tenants)
+	if err != nil && !errors.Is(err, ErrUnresolved) {
 		return eventlog.Page{}, err
 	}
 	n := 0 // which of tenants an event has
@@ -65,6 +75,14 @@ func (l *shardLog) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog
 	for i := range page.Events {
 		if page.Events[i].Tenant != tenants[n] {
 			n++
+		}
+		if n == len(shards) { // err says why
+			at := page.Events[i].Position
+			if at-1 <= req.After {
+				return eventlog.Page{}, fmt.Errorf("event at position %d: %w", at, err)
+			}
+			page.Next = at - 1
+			break
 		}
 		if shards[n] == l.shard {
 			own = append(own, page.Events[i])

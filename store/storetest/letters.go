@@ -58,7 +58,7 @@ func testLetterRoundTrip(t *fixture) {
 		ID:    12345, // for the store to set
 		Build: build("p"), Partition: 3, Tenant: `O'Neil"; --`, Key: "key/🛒", State: store.Waiting, Retry: true,
 		Event: event.Event{
-			Position: 1 << 60, ID: "id", Tenant: `O'Neil"; --`, Stream: "s", Version: 1 << 50, Type: "T",
+			Position: 1 << 60, ID: "id", Tenant: `O'Neil"; --`, Stream: "s", Version: 1 << 50, Type: "T", Class: "test/🛒",
 			OccurredAt: moment(1), RecordedAt: moment(2), Metadata: event.Metadata{"k": "v", "": "x", "control": "a\x00\n"},
 			Data: []byte{0, 1, 2, 0xff, 0xfe}, Withheld: 0,
 		},
@@ -68,7 +68,7 @@ func testLetterRoundTrip(t *fixture) {
 	withheld.Event.Data, withheld.Event.Withheld = nil, 50<<20
 	bare := store.DeadLetter{Build: build("p"), State: store.Skipped}
 	odder := letterOf(base("p"), "a\x00\u202e\xff", "k\x00\xff") // of an event that was parked for its names
-	odder.Event.Stream, odder.Event.Type, odder.Event.ID = "\x00", "\xff\xfe", "\u200b"
+	odder.Event.Stream, odder.Event.Type, odder.Event.ID, odder.Event.Class = "\x00", "\xff\xfe", "\u200b", "\xff\x00"
 	big := letterOf(base("p"), "a", "k")
 	big.Event.Data = bytes.Repeat([]byte{0xfe}, 1<<20)
 	want := []store.DeadLetter{whole, withheld, bare, odder, big}

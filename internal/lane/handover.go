@@ -1,0 +1,97 @@
+package lane
+
+import (
+	"context"
+	"errors"
+
+	"github.com/fairlead-dev/fairlead/internal/mutant"
+	"github.com/fairlead-dev/fairlead/store"
+)
+
+// A Given is a lane that its owner gives up.
+type Given struct {
+	ID    store.LaneID
+	Epoch int64  // under which the owner has it
+	To    string // the member that is to work it; "": whoever takes it
+}
+
+// Release gives up a lane, if owner still has it under that epoch.
+func Release(ctx context.Context, s store.Store, id store.LaneID, owner string, epoch int64) error {
+	return HandOver(ctx, s, owner, Given{ID: id, Epoch: epoch})
+}
+
+// HandOver gives up lanes in one transaction: those that owner still has under that
+// epoch. One that is given to another member, which is alive, is acquired for it:
+// the row has its new owner and an epoch that nobody has had. So from here on the
+// owner before cannot commit, and the heir may work the lane under that epoch as soon
+// as it sees the row, once: see [AcquireAll] for any other time.
+func HandOver(ctx context.Context, s store.Store, owner string, given ...Given) error {
+	return s.Update(ctx, func(tx store.Tx) error {
+		var alive map[string]bool
+		for _, g := range given {
+			l, err := tx.Lane(g.ID)
+			if errors.Is(err, store.ErrNotFound) || err == nil && (l.Owner != owner || l.Epoch != g.Epoch) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if l.Owner = g.To; g.To != "" {
+				if alive == nil {
+					if alive, err = Alive(tx); err != nil {
+						return err
+					}
+				}
+				if !alive[g.To] {
+					l.Owner = ""
+				}
+			}
+			if l.Owner != "" && !mutant.Is(mutant.EpochHanded) {
+				l.Epoch++
+			}
+			if err := tx.PutLane(l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Leave removes a member and releases all its lanes. It locks no row of another
+// member's: those that it had are found before. One that is handed to it in between
+// has an owner that is no member, and so none.
+func Leave(ctx context.Context, s store.Store, owner string) error {
+	if mutant.Is(mutant.LeaveForgotten) {
+		return nil
+	}
+	var left []store.LaneID
+	err := s.View(ctx, func(tx store.Tx) error {
+		left = left[:0]
+		lanes, err := tx.Lanes("")
+		for i := range lanes {
+			if lanes[i].Owner == owner {
+				left = append(left, lanes[i].LaneID)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return s.Update(ctx, func(tx store.Tx) error {
+		for _, id := range left {
+			l, err := tx.Lane(id)
+			if errors.Is(err, store.ErrNotFound) || err == nil && l.Owner != owner {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			l.Owner = ""
+			if err := tx.PutLane(l); err != nil {
+				return err
+			}
+		}
+		return tx.DeleteMember(owner)
+	})
+}
