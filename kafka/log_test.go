@@ -63,6 +63,9 @@ func TestLog(t *testing.T) {
 							if e.ID != "" {
 								r.Headers = append(r.Headers, kgo.RecordHeader{Key: "id", Value: []byte(e.ID)})
 							}
+							if e.Class != "" {
+								r.Headers = append(r.Headers, kgo.RecordHeader{Key: "fairlead-class", Value: []byte(e.Class)})
+							}
 							if !e.OccurredAt.IsZero() {
 								r.Headers = append(r.Headers, kgo.RecordHeader{Key: "occurred_at", Value: []byte(e.OccurredAt.Format(time.RFC3339Nano))})
 							}
