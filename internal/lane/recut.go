@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/internal/done"
 	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -410,7 +411,15 @@ func (r *recut) merge(low *store.Lane) (bool, error) {
 				at = max(at, until)
 			}
 		}
-		ready = ready && len(l.Done) == 0
+		// Who has a lane now may not be who has handled what is beyond its checkpoint, and
+		// so does not go on to there by itself.
+		if len(l.Done) > 0 {
+			var beyond done.Set
+			if err := beyond.UnmarshalBinary(l.Done); err != nil {
+				return false, fmt.Errorf("lane %v: what is done beyond its checkpoint: %w", l.LaneID, err)
+			}
+			ready, at = false, max(at, beyond.Last())
+		}
 	}
 	if mutant.Is(mutant.MergeLower) {
 		at = min(low.Position, high.Position)

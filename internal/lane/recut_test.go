@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/internal/done"
 	"github.com/fairlead-dev/fairlead/internal/lane"
 	"github.com/fairlead-dev/fairlead/partition"
 	"github.com/fairlead-dev/fairlead/store"
@@ -210,18 +211,23 @@ func TestMergePartitions(t *testing.T) {
 	stand("near", 5010)
 	r.change(low, func(l *store.Lane) { l.Position = 5010 })
 	stand("one is there", 5010)
-	r.change(high, func(l *store.Lane) { l.Position, l.Done = 5030, []byte{1} })
+	r.change(high, func(l *store.Lane) { l.Position = 5030 })
 	stand("the other went on", 5030)
+	// Its next owner does not know what is done beyond, and so would not go on to there.
+	var beyond done.Set
+	beyond.AddRange(5040, 5050)
+	r.change(high, func(l *store.Lane) { l.Done = beyond.MarshalAfter(5030) })
 	r.change(low, func(l *store.Lane) { l.Position = 5030 })
-	stand("events beyond are done", 5030)
+	stand("events beyond are done", 5050)
 	r.must(lane.LetGo(ctx, r.s, low))
 	for _, x := range []store.LaneID{low, high} {
 		if l := r.lanes()[x]; l.Until != 0 || l.Want != 1 {
 			t.Errorf("let go: %+v", l)
 		}
 	}
-	stand("again", 5030)
-	r.change(high, func(l *store.Lane) { l.Done = nil })
+	stand("again", 5050)
+	r.change(low, func(l *store.Lane) { l.Position = 5050 })
+	r.change(high, func(l *store.Lane) { l.Position, l.Done = 5050, nil })
 	r.must(lane.Detach(ctx, r.s, "p", "out"))
 	stand("a tenant has left", 0)
 	r.must(r.s.Update(ctx, func(tx store.Tx) error {
@@ -249,7 +255,7 @@ func TestMergePartitions(t *testing.T) {
 		t.Fatal("not merged at rest")
 	}
 	all := r.lanes()
-	if l := all[low]; len(all) != 1 || l.Of != 1 || l.Position != 5030 || l.Want != 0 || l.Until != 0 || l.State != store.Running || len(l.Exclusions) != 0 ||
+	if l := all[low]; len(all) != 1 || l.Of != 1 || l.Position != 5050 || l.Want != 0 || l.Until != 0 || l.State != store.Running || len(l.Exclusions) != 0 ||
 		l.Epoch <= was[low].Epoch || l.Revision <= max(was[low].Revision, was[high].Revision, was[high].Epoch) {
 		t.Errorf("merged: %+v", all)
 	}
