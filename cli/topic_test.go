@@ -67,6 +67,10 @@ consumer:
 	if out := ok(t, "documents", "list", "carts", "--tenant", "acme", "--config", file("none")); !strings.Contains(out, "ink") || strings.Contains(out, "pen") {
 		t.Errorf("the sandbox has\n%s", out)
 	}
+	t.Setenv("SHOP_DB", "baseline.db") // its checkpoints are no sandbox's
+	if r := run(t, nil, "run", "--once", "--config", file("earliest")); r.status != cli.Failed || !strings.Contains(r.stderr, "a sandbox needs a database of its own") {
+		t.Errorf("a sandbox on the baseline's database: status %d: %s", r.status, r.stderr)
+	}
 	for _, command := range []string{"import", "export"} {
 		args := []string{command, "--config", file("none")}
 		if command == "import" {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
@@ -41,7 +42,7 @@ type File struct {
 	Consumer *Consumer `yaml:"consumer"`
 }
 
-// Load reads a file. Environment variables in values, as ${NAME}, are filled in; one
+// Load reads a file. Environment variables in texts, as ${NAME}, are filled in; one
 // that is not set is an error.
 func Load(path string) (*File, error) {
 	data, err := os.ReadFile(path)
@@ -63,26 +64,13 @@ func Parse(name string, data []byte, env func(string) (string, bool)) (*File, er
 		return nil, fmt.Errorf("config: %s: more than one document: keep the first, and delete from the second --- on", name)
 	}
 	var errs []error
-	type value struct {
-		key string
-		s   *string
-	}
-	values := []value{{"database", &f.Database}, {"name", &f.Name}, {"pool", &f.Pool}, {"metrics", &f.Metrics}}
-	if k := f.Kafka; k != nil {
-		values = append(values, value{"kafka.topic", &k.Topic}, value{"kafka.group", &k.Group}, value{"kafka.instanceId", &k.InstanceID})
-		for i := range k.Brokers {
-			values = append(values, value{"kafka.brokers", &k.Brokers[i]})
+	texts(reflect.ValueOf(f).Elem(), "", func(key string, text reflect.Value) {
+		v, err := expand(text.String(), env)
+		if err != nil {
+			errs = append(errs, at(name, data, key, err))
 		}
-		if k.SASL != nil {
-			values = append(values, value{"kafka.sasl.user", &k.SASL.User}, value{"kafka.sasl.password", &k.SASL.Password})
-		}
-	}
-	for _, v := range values {
-		var err error
-		if *v.s, err = expand(*v.s, env); err != nil {
-			errs = append(errs, at(name, data, v.key, err))
-		}
-	}
+		text.SetString(v)
+	})
 	if f.Slots < 0 {
 		errs = append(errs, at(name, data, "slots", fmt.Errorf("%d: must be positive", f.Slots)))
 	}
@@ -125,6 +113,33 @@ func at(name string, data []byte, key string, err error) error {
 		}
 	}
 	return fmt.Errorf("config: %s: %s: %w", name, key, err)
+}
+
+// texts calls f with every text of a file, and its key.
+func texts(v reflect.Value, key string, f func(key string, text reflect.Value)) {
+	switch v.Kind() {
+	case reflect.String:
+		f(key, v)
+	case reflect.Pointer:
+		if !v.IsNil() {
+			texts(v.Elem(), key, f)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			texts(v.Index(i), key, f)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			name := v.Type().Field(i).Tag.Get("yaml")
+			switch {
+			case name == "-": // of the key itself
+				name = key
+			case key != "":
+				name = key + "." + name
+			}
+			texts(v.Field(i), name, f)
+		}
+	}
 }
 
 var variable = regexp.MustCompile(`\$\{([^}]*)\}`)

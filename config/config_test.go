@@ -75,6 +75,8 @@ func TestBadFiles(t *testing.T) {
 		{"short lease", "name: a\nlease: 10ms\n", "fairlead.yaml:2: lease: 10ms: at least a second"},
 		{"negative slots", "slots: -1\n", "fairlead.yaml:1: slots: -1: must be positive"},
 		{"no variable", "name: a\ndatabase: x${NONE}\n", "fairlead.yaml:2: database: the environment has no NONE"},
+		{"no variable in a group", "kafka: {brokers: ['a:1'], topic: t}\nconsumer:\n  groupId: orders-${NONE}\n  service: s\n", "fairlead.yaml:3: consumer.groupId: the environment has no NONE"},
+		{"no variable in a list", "kafka: {brokers: ['a:1'], topic: t}\nconsumer:\n  groupId: g\n  testTenants: [a, \"${NONE}\"]\n", "fairlead.yaml:4: consumer.testTenants: the environment has no NONE"},
 		{"reset", "consumer:\n  groupId: g\n  autoOffsetReset: newest\n", `fairlead.yaml:3: consumer.autoOffsetReset: "newest"`},
 		{"empty list", "consumer:\n  groupId: g\n  allowedConsumerTenancies: []\n", "fairlead.yaml:3: consumer.allowedConsumerTenancies: an empty list"},
 		{"preset", "consumer:\n  groupId: g\n  headers: dordash\n", `fairlead.yaml:3: consumer.headers: no preset "dordash": there are doordash, fairlead`},

@@ -1,6 +1,9 @@
 package config
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // A Kafka is a topic that is the log in place of the database, which then is the
 // store only.
@@ -56,6 +59,9 @@ func (k *Kafka) check(c *Consumer) (errs []keyError) {
 		fail("group", "%q: there is a consumer, whose group is its groupId: leave one of them out", k.Group)
 	case k.Group == "" && c == nil && (k.InstanceID != "" || k.ServerProtocol):
 		fail("group", "instanceId and serverProtocol are a consumer group's: name it")
+	}
+	if k.SessionTimeout < 0 || k.DrainTimeout < 0 {
+		fail("sessionTimeout", "%v, and drainTimeout %v: must be positive", time.Duration(k.SessionTimeout), time.Duration(k.DrainTimeout))
 	}
 	if s := k.SASL; s != nil {
 		switch s.Mechanism {

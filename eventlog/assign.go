@@ -2,6 +2,7 @@ package eventlog
 
 import (
 	"context"
+	"errors"
 
 	"github.com/fairlead-dev/fairlead/event"
 )
@@ -27,6 +28,10 @@ type Assigner interface {
 	// Assigned returns the log partitions that this process has now.
 	Assigned() []int
 }
+
+// ErrExcluded is wrapped by an error of [Assigner.Assign] that no repetition heals:
+// the process has no right to take part, or another one has its name.
+var ErrExcluded = errors.New("eventlog: this process can take no part in the sharing out of the log")
 
 // A Worker works the log partitions that an [Assigner] gives to a process.
 type Worker interface {

@@ -30,11 +30,16 @@ var _ eventlog.Assigner = (*Log)(nil)
 func (l *Log) Shares() bool { return l.cfg.Group != "" }
 
 // Identity implements [eventlog.Identity]: the topic's id, which a topic that is
-// deleted and made again has not.
+// deleted and made again has not, and the sandbox that reads it: what it passes over
+// is the baseline's to apply, so the two cannot have checkpoints in common.
 func (l *Log) Identity() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return fmt.Sprintf("kafka topic id %x", l.id)
+	id := fmt.Sprintf("kafka topic id %x", l.id)
+	if r := l.cfg.Router; r != nil && r.Host() != "" {
+		id += ", read by the sandbox " + r.Host()
+	}
+	return id
 }
 
 // Assigned implements [eventlog.Assigner].
@@ -107,7 +112,7 @@ func (l *Log) Assign(ctx context.Context, w eventlog.Worker) error {
 			g.mu.Unlock()
 			continue
 		case err = <-g.fatal:
-			err = fmt.Errorf("kafka: group %q: %w", c.Group, err)
+			err = fmt.Errorf("kafka: group %q: %w: %w", c.Group, err, eventlog.ErrExcluded)
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
@@ -121,9 +126,12 @@ func (l *Log) Assign(ctx context.Context, w eventlog.Worker) error {
 func (g *group) leave(client *kgo.Client) {
 	ctx, cancel := context.WithTimeout(g.l.ctx, g.l.cfg.DrainTimeout+2*mirrorAtMost)
 	defer cancel()
-	g.drain(ctx, g.w.Own(nil))
 	g.mu.Lock()
-	g.leaving = true
+	g.leaving = true // and so nothing is given any more
+	released := g.w.Own(nil)
+	g.mu.Unlock()
+	g.drain(ctx, released)
+	g.mu.Lock()
 	g.mirror(ctx, client, slices.Collect(maps.Keys(g.mine)))
 	clear(g.mine)
 	g.mu.Unlock()

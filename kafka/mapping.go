@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/forward"
 	"github.com/fairlead-dev/fairlead/tenancy"
 )
 
@@ -29,7 +30,7 @@ const TombstoneType = "Tombstone"
 //     without a value, else Type, else the topic.
 //   - The id is the header "id", or "ce_source" and "ce_id", else
 //     TOPIC/PARTITION/OFFSET, which is unique and stays.
-//   - It happened at the header "occurred_at" or "ce_time" (RFC 3339), else at the
+//   - It happened at the header "occurred_at", "occurred" or "ce_time" (RFC 3339), else at the
 //     record's timestamp.
 //   - The data are the value as it is; the metadata are the headers.
 //
@@ -55,7 +56,7 @@ func (m *Mapping) Decode(r *kgo.Record) (event.Event, error) {
 	if f := m.names().fault(r); f != tenancy.NoFault {
 		return e, fmt.Errorf("its headers cannot be relied on: %v", f)
 	}
-	for _, name := range [...]string{"occurred_at", "ce_time"} {
+	for _, name := range [...]string{"occurred_at", forward.HeaderOccurred, "ce_time"} {
 		v, ok := meta[name]
 		if !ok {
 			continue
@@ -77,8 +78,9 @@ func (m *Mapping) outline(r *kgo.Record, meta event.Metadata) event.Event {
 	e := event.Event{Metadata: meta}
 	e.Tenant, e.Class, sure = m.names().read(r)
 	key := string(r.Key)
-	if m.KeySeparator != "" && e.Tenant == "" && sure {
-		if tenant, rest, ok := strings.Cut(key, m.KeySeparator); ok {
+	if m.KeySeparator != "" && sure {
+		// With a header or without, a key has one stream.
+		if tenant, rest, ok := strings.Cut(key, m.KeySeparator); ok && (e.Tenant == "" || e.Tenant == tenant) {
 			e.Tenant, key = tenant, rest
 		}
 	}

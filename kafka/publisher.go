@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/forward"
@@ -39,7 +40,10 @@ func NewPublisher(l *layout.Layout, names tenancy.Names, opts ...kgo.Opt) (*Publ
 		// A lane has at most one event of a stream in flight, and many streams: what
 		// comes meanwhile is a batch, nothing is gained by waiting.
 		kgo.ProducerLinger(0),
-	}, append(opts, kgo.RecordPartitioner(Partitioner(l)))...)...)
+		// A call ends with its context, also while no broker answers: what was sent by
+		// then may come again.
+		kgo.AllowIdempotentProduceCancellation(),
+	}, append(slices.Clone(opts), kgo.RecordPartitioner(Partitioner(l)))...)...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}

@@ -59,8 +59,9 @@ func TestForward(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = db.Close() }()
+	p := newPublisher(t, layout.Config{Shared: topic}, server.Brokers, kgo.ProducerBatchCompression(kgo.NoCompression()))
 	brokertest.Forwarding(t, brokertest.Case{
-		Outbox: db, Publisher: newPublisher(t, layout.Config{Shared: topic}, server.Brokers, kgo.ProducerBatchCompression(kgo.NoCompression())), TooLarge: most,
+		Outbox: db, Publisher: p, TooLarge: most,
 		Disturb: func() {
 			if err := errors.Join(server.Kill(1), server.Restart(1)); err != nil {
 				t.Fatal(err)
@@ -90,6 +91,16 @@ func TestForward(t *testing.T) {
 			}
 		},
 	})
+	// A call ends with its context, also while the broker is away.
+	if err := server.Kill(1); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	began := time.Now()
+	if err := p.Publish(ctx, &event.Event{Tenant: "acme", Stream: "s", Type: "T"}, "id"); err == nil || time.Since(began) > 10*time.Second {
+		t.Errorf("without a broker: %v after %v", err, time.Since(began))
+	}
 }
 
 func TestPublisherErrors(t *testing.T) {

@@ -21,7 +21,11 @@ func (l *Log) route(r *kgo.Record) (taken bool, fault error) {
 	if l.cfg.Router == nil {
 		return true, nil
 	}
-	v := tenancy.Route(l.cfg.Router, r.Headers)
+	c := tenancy.Read(l.cfg.Router.Names(), r.Headers)
+	if len(c.Tenant) == 0 && c.Fault == tenancy.NoFault { // it may be in the key, or in another header: classes go by tenants too
+		c.Tenant = []byte(l.fallback.outline(r, headersOf(r.Headers)).Tenant)
+	}
+	v := l.cfg.Router.Judge(c)
 	l.routed.Add(&v)
 	switch v.Action {
 	case tenancy.Process, tenancy.Shadow:

@@ -82,6 +82,10 @@ func (p *Publisher) Publish(ctx context.Context, e *event.Event, id string) erro
 	}
 	m := &nats.Msg{Subject: p.c.Subject(e), Data: e.Data, Header: make(nats.Header, len(headers)+1)}
 	for _, h := range headers {
+		// What begins with Nats- commands the server: to purge the stream, say.
+		if len(h.Key) >= 5 && strings.EqualFold(h.Key[:5], "Nats-") {
+			return forward.Refused(e, fmt.Errorf("metadata %q would command the server", h.Key))
+		}
 		// Values are a line of text for NATS.
 		if strings.ContainsAny(h.Key, "\r\n: ") || strings.ContainsAny(string(h.Value), "\r\n") {
 			return forward.Refused(e, fmt.Errorf("metadata %q has a line break, or its name a colon or a space: NATS cannot carry it", h.Key))

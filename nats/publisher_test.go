@@ -120,6 +120,7 @@ func TestErrors(t *testing.T) {
 		"too large for the stream": {Tenant: "acme", Stream: "s", Type: "Large", Position: 7, Data: make([]byte, most+1)},
 		"too large for the server": {Tenant: "acme", Stream: "s", Type: "Larger", Position: 7, Data: make([]byte, 2<<20)},
 		"line break in metadata":   {Tenant: "acme", Stream: "s", Type: "T", Position: 7, Metadata: event.Metadata{"k": "a\r\nNats-Msg-Id: x"}},
+		"command to the server":    {Tenant: "acme", Stream: "s", Type: "T", Position: 7, Metadata: event.Metadata{"nats-Rollup": "all"}},
 		"colon in a name":          {Tenant: "acme", Stream: "s", Type: "T", Position: 7, Metadata: event.Metadata{"a:b": "v"}},
 	} {
 		err := publish(e)

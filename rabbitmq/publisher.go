@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/forward"
@@ -42,6 +43,8 @@ type Publisher struct {
 	mu      sync.Mutex // of opening
 	session *session
 	closed  bool
+	failed  time.Time // when opening failed last, with this error
+	why     error
 }
 
 var _ forward.Publisher = (*Publisher)(nil)
@@ -49,13 +52,16 @@ var _ forward.Publisher = (*Publisher)(nil)
 const (
 	shortest = 255 // bytes of AMQP's short strings
 	inFlight = 4096
+
+	dialAtMost = 5 * time.Second // with the handshake
+	dialAgain  = 500 * time.Millisecond
+	heartbeat  = 10 * time.Second
 )
 
 // New returns a publisher.
 func New(c Config) (*Publisher, error) {
-	uri, err := amqp.ParseURI(c.URL)
-	if err != nil {
-		return nil, fmt.Errorf("rabbitmq: the URL is not of the form amqp://user:password@host:port/vhost: %w", err)
+	if _, err := amqp.ParseURI(c.URL); err != nil { // which says the URL, and so the password
+		return nil, errors.New("rabbitmq: the URL is not of the form amqp://user:password@host:port/vhost: special characters of the password are to be percent-encoded")
 	}
 	if len(c.Exchange) > shortest {
 		return nil, fmt.Errorf("rabbitmq: exchange %.40q…: a name has at most %d bytes", c.Exchange, shortest)
@@ -67,7 +73,6 @@ func New(c Config) (*Publisher, error) {
 	if c.RoutingKey == nil {
 		c.RoutingKey = func(e *event.Event) string { return e.Tenant }
 	}
-	c.URL = uri.String()
 	return &Publisher{c: c}, nil
 }
 
@@ -97,7 +102,7 @@ func (p *Publisher) Publish(ctx context.Context, e *event.Event, id string) erro
 		}
 		table[h.Key] = string(h.Value)
 	}
-	s, err := p.open()
+	s, err := p.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -129,9 +134,12 @@ func (p *Publisher) Close() error {
 }
 
 // open returns a session that is open.
-func (p *Publisher) open() (*session, error) {
+func (p *Publisher) open(ctx context.Context) (*session, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if p.closed {
 		return nil, errors.New("rabbitmq: the publisher is closed")
 	}
@@ -142,9 +150,14 @@ func (p *Publisher) open() (*session, error) {
 		_ = p.session.conn.Close()
 		p.session = nil
 	}
-	conn, err := amqp.Dial(p.c.URL)
+	// Those who have waited meanwhile do not try one after the other.
+	if time.Since(p.failed) < dialAgain {
+		return nil, p.why
+	}
+	conn, err := amqp.DialConfig(p.c.URL, amqp.Config{Dial: amqp.DefaultDial(dialAtMost), Heartbeat: heartbeat, Locale: "en_US"})
 	if err != nil {
-		return nil, fmt.Errorf("rabbitmq: connect: %w", err) // without the URL, which has the password
+		p.failed, p.why = time.Now(), fmt.Errorf("rabbitmq: connect: %w", err) // without the URL, which has the password
+		return nil, p.why
 	}
 	s := &session{conn: conn, slots: make(chan struct{}, inFlight), returns: make(chan amqp.Return, inFlight), returned: map[string]string{}}
 	if s.ch, err = conn.Channel(); err == nil {
@@ -219,6 +232,7 @@ func (s *session) result(id string) (returned, ended string) {
 				continue
 			}
 			s.returns = nil
+			continue
 		case err := <-s.why:
 			if s.why = nil; err != nil {
 				s.ended = err.Error()

@@ -3,8 +3,10 @@ package rabbitmq_test
 import (
 	"context"
 	"errors"
+	"net"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -138,6 +140,9 @@ func TestErrors(t *testing.T) {
 	if err := publish(one); err == nil {
 		t.Error("published after Close")
 	}
+	if _, err := rabbitmq.New(rabbitmq.Config{URL: "amqp://u:secret%eim@h/"}); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("a password that is not encoded: %v", err)
+	}
 	for _, c := range []rabbitmq.Config{{URL: "http://x"}, {URL: broker.URL, Exchange: strings.Repeat("x", 256)}, {URL: broker.URL, MaxBytes: -1}} {
 		if _, err := rabbitmq.New(c); err == nil {
 			t.Errorf("%+v is accepted", c)
@@ -149,5 +154,31 @@ func TestErrors(t *testing.T) {
 	}
 	if err := wrong.Publish(t.Context(), &one, "id"); err == nil || strings.Contains(err.Error(), "secret1") {
 		t.Errorf("wrong password: %v", err)
+	}
+}
+
+// TestBrokerThatDoesNotAnswer: whoever publishes meanwhile is told in time, however many
+// there are.
+func TestBrokerThatDoesNotAnswer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	p := publisher(t, "amqp://guest:guest@"+l.Addr().String()+"/")
+	var all sync.WaitGroup
+	began := time.Now()
+	for range 50 {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			if err := p.Publish(ctx, &event.Event{Tenant: "acme", Stream: "s", Type: "T"}, "id"); err == nil {
+				t.Error("published")
+			}
+		})
+	}
+	all.Wait()
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("the last one was told after %v", took)
 	}
 }

@@ -49,6 +49,11 @@ func Carry[H ~struct {
 	Value []byte
 }](n *Names, headers []H, tenant, class string) ([]H, error) {
 	c := Read(n, headers)
+	if c.Fault == BadBaggage { // which may be somebody else's: it is passed on, and headers of their own say the rest
+		plain := *n
+		plain.BaggageTenant, plain.BaggageClass, plain.BaggageRoute = "", "", ""
+		n, c = &plain, Read(&plain, headers)
+	}
 	if c.Fault != NoFault {
 		return headers, nil
 	}

@@ -138,6 +138,9 @@ func NewRouter(r Rules) (router *Router, warnings []string, err error) {
 // Environment returns where the router's consumer is.
 func (n *Router) Environment() Environment { return n.rules.Environment }
 
+// Host returns the label of the sandbox; "" in the baseline.
+func (n *Router) Host() string { return n.rules.Host }
+
 // Names returns the headers that the router reads.
 func (n *Router) Names() *Names { return &n.rules.Names }
 

@@ -83,8 +83,7 @@ func generate(root string) ([]byte, error) {
 Configuration is Go code: plain structs whose zero value works. Every fault in them is reported by the call that takes
 them. What differs from one place to another may be in a file in YAML, which @--config@ or @FAIRLEAD_CONFIG@ names. A key
 that is not known, and every other fault, is an error with file and line; flags of the command line go before the file, the
-file before the other variables of the environment. @${NAME}@ in @database@, @name@, @pool@, @metrics@ and the texts of
-@kafka@ is filled in from the environment.
+file before the other variables of the environment. @${NAME}@ in a text is filled in from the environment.
 
 `, "@", "`"))
 	for _, s := range sections {

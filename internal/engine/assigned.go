@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"time"
 
@@ -87,10 +88,19 @@ func (e *Engine) sharer() eventlog.Assigner {
 	return nil
 }
 
-// follow takes part in the log's sharing until ctx ends.
+// follow takes part in the log's sharing until ctx ends. Where the process can take no
+// part for good, Run ends with the reason.
 func (e *Engine) follow(ctx context.Context, a eventlog.Assigner) {
 	for ctx.Err() == nil {
-		if err := a.Assign(ctx, worker{e}); err != nil && ctx.Err() == nil {
+		err := a.Assign(ctx, worker{e})
+		if errors.Is(err, eventlog.ErrExcluded) && ctx.Err() == nil {
+			e.mu.Lock()
+			stop := e.stop
+			e.mu.Unlock()
+			stop(err)
+			return
+		}
+		if err != nil && ctx.Err() == nil {
 			e.logger.Error("no part in the sharing out of the log's partitions", "error", err)
 			pause(ctx, 5*startAgain)
 		}

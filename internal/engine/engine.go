@@ -263,7 +263,8 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 }
 
 // Run works until ctx ends, or the store has become one of a newer program, which its
-// statements do not fit any more ([store.ErrNewerSchema]). Then it gives its lanes to
+// statements do not fit any more ([store.ErrNewerSchema]), or the log excludes this
+// process ([eventlog.ErrExcluded]). Then it gives its lanes to
 // the other processes, for some seconds at most, if there are any: handlers may be
 // called until theirs is given. When it returns, every goroutine that it started has
 // returned, and its leases are given up. An engine runs once at a time.
@@ -318,7 +319,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		wg.Go(func() { e.follow(work, a) })
 	}
 	e.supervise(ctx, work, logParts)
-	if err := context.Cause(ctx); errors.Is(err, store.ErrNewerSchema) {
+	if err := context.Cause(ctx); errors.Is(err, store.ErrNewerSchema) || errors.Is(err, eventlog.ErrExcluded) {
 		return fmt.Errorf("engine: %w", err)
 	}
 	return ctx.Err()

@@ -17,6 +17,19 @@ func Grow(ctx context.Context, s store.Store, processor string, partitions int) 
 		if p, err = known(tx, processor); err != nil || p.Partitions >= partitions {
 			return err
 		}
+		// A process that has begun with one partition reads that one for all its lanes.
+		if p.Builds.LogPartitions == 1 {
+			members, err := tx.Members()
+			if err != nil {
+				return err
+			}
+			for _, m := range members {
+				if m.Until.After(tx.Now()) {
+					return fmt.Errorf("processor %q: the log has %d partitions and had 1, which process %q (%s) began with: "+
+						"stop all processes of the fleet, or wait until their leases have ended, and start them again: %w", p.Name, partitions, m.ID, m.Host, ErrState)
+				}
+			}
+		}
 		lanes, err := tx.Lanes(processor)
 		if err != nil {
 			return err
@@ -63,6 +76,6 @@ func identify(tx store.Tx, p *store.Processor, log *store.Builds) error {
 		p.Builds.Log, p.Builds.LogPartitions = log.Log, log.LogPartitions
 		return tx.PutProcessor(*p)
 	}
-	return fmt.Errorf("processor %q: its positions are of another log (%s) than this one (%s), which was made anew under the same name: "+
-		"drop the processor, or give it a new name, to read the new log from its beginning: %w", p.Name, p.Builds.Log, log.Log, ErrState)
+	return fmt.Errorf("processor %q: its positions are of another log (%s) than this one (%s), which was made anew under the same name, or is read in another environment: "+
+		"drop the processor, or give it a new name, to read the new log from its beginning; a sandbox needs a database of its own: %w", p.Name, p.Builds.Log, log.Log, ErrState)
 }
