@@ -118,8 +118,7 @@ start() {
 
 case ${1:-} in
 up)
-	. "$(dirname "$0")/pgbouncer.sh" && install_pgbouncer
-	. "$(dirname "$0")/brokers.sh" && install_brokers
+	. "$(dirname "$0")/packages.sh" && install_packages
 	# Two at once would both make it.
 	if command -v flock >/dev/null; then
 		exec 9>"$dir/lock"

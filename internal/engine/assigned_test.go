@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -254,6 +255,29 @@ func TestGrow(t *testing.T) {
 			if l.Of != 6 || l.Partition >= 4 && (l.Position != event.Beginning || l.State != store.Running) {
 				t.Errorf("lane %+v, want one of 6, new ones at the beginning", l)
 			}
+		}
+	})
+}
+
+// An excludedLog lets nobody take part.
+type excludedLog struct{ *sharedLog }
+
+var errFenced = fmt.Errorf("another one has this name: %w", eventlog.ErrExcluded)
+
+func (excludedLog) Assign(context.Context, eventlog.Worker) error { return errFenced }
+
+// TestExcluded: a process that can take no part ends, and says why, instead of standing
+// by for ever.
+func TestExcluded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, err := New(Config{Log: excludedLog{&sharedLog{Log: memlog.New(memlog.WithPartitions(4))}}, Store: memstore.New()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := e.Run(ctx); !errors.Is(err, eventlog.ErrExcluded) {
+			t.Errorf("Run = %v", err)
 		}
 	})
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/internal/pgtest"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -145,7 +146,7 @@ func NewServer(t testing.TB, brokers int) *Server {
 	if testing.Short() {
 		t.Skip("-short runs without servers")
 	}
-	sh, jars := filepath.Join(root(t), "scripts", "kafka.sh"), os.Getenv("FAIRLEAD_KAFKA_JARS")
+	sh, jars := filepath.Join(pgtest.Root(t), "scripts", "kafka.sh"), os.Getenv("FAIRLEAD_KAFKA_JARS")
 	if jars == "" {
 		out, err := exec.Command(sh, "jars").Output() // those that make services-up fetched
 		if err != nil {
@@ -219,23 +220,4 @@ func (s *Server) run(command string, args ...string) error {
 		return fmt.Errorf("%s %s: %w: %s", s.sh, command, err, strings.TrimSpace(string(out)))
 	}
 	return nil
-}
-
-// root is the directory of go.mod.
-func root(t testing.TB) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			t.Fatal("no go.mod above the working directory")
-		}
-		dir = parent
-	}
 }

@@ -8,13 +8,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/fairlead-dev/fairlead/internal/pgtest"
 )
 
 // JavaTool runs a tool of Kafka's own distribution, a class of
 // org.apache.kafka.tools, on input, and returns what it printed.
 func JavaTool(t testing.TB, class, input string, args ...string) string {
 	t.Helper()
-	jars, err := exec.Command(filepath.Join(root(t), "scripts", "kafka.sh"), "jars").Output()
+	jars, err := exec.Command(filepath.Join(pgtest.Root(t), "scripts", "kafka.sh"), "jars").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

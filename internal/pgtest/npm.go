@@ -21,7 +21,7 @@ func NPM(t testing.TB, dir string) string {
 	if testing.Short() {
 		t.Skip("-short runs without npm")
 	}
-	source := filepath.Join(root(t), filepath.FromSlash(dir))
+	source := filepath.Join(Root(t), filepath.FromSlash(dir))
 	files := map[string][]byte{}
 	sum := sha256.New()
 	entries, err := os.ReadDir(source)

@@ -172,7 +172,7 @@ func NewServer(t testing.TB) *Server {
 	s := &Server{
 		URL: fmt.Sprintf("postgres://fairlead:fairlead@127.0.0.1:%d/postgres?sslmode=disable", port),
 		env: append(os.Environ(), "FAIRLEAD_SERVICES_DIR="+dir, fmt.Sprintf("FAIRLEAD_POSTGRES_PORT=%d", port)),
-		sh:  filepath.Join(root(t), "scripts", "services.sh"),
+		sh:  filepath.Join(Root(t), "scripts", "services.sh"),
 	}
 	t.Cleanup(func() {
 		if err := s.run("remove"); err != nil {
@@ -232,8 +232,8 @@ func (s *Server) run(command string) error {
 	return nil
 }
 
-// root is the directory of go.mod.
-func root(t testing.TB) string {
+// Root is the directory of go.mod.
+func Root(t testing.TB) string {
 	t.Helper()
 	dir, err := os.Getwd()
 	if err != nil {

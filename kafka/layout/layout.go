@@ -139,14 +139,6 @@ func (l *Layout) CheckTenant(tenant string) error {
 	return nil
 }
 
-// Own returns the topic that a tenant has or would have of its own.
-func (l *Layout) Own(tenant string) (topic string, ok bool) {
-	return l.prefix + tenant + l.suffix, l.c.Own != ""
-}
-
-// Shared returns the topic that tenants share.
-func (l *Layout) Shared() (topic string, ok bool) { return l.c.Shared, l.c.Shared != "" }
-
 // Place returns where a record of a tenant goes. key may be empty.
 func (l *Layout) Place(tenant, key string) (Place, error) {
 	if err := l.CheckTenant(tenant); err != nil {
