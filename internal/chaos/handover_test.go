@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -151,11 +152,15 @@ func TestHandOver(t *testing.T) {
 			f.note("lane %s was moved %d times", lane, n)
 		}
 	}
-	// Twice is the aim, and what nearly all are moved. On a machine that is busy with
-	// other things lanes seem to cost more than they do, and not all the same, while
-	// processes come and go: a few are placed on a third one.
-	if often > len(counts)/10 {
-		t.Errorf("rolling restart: %d of %d lanes were moved more than twice", often, len(counts))
+	// Twice is the aim, and what all are moved on a machine at rest. On one that is busy
+	// with other things lanes seem to cost more than they do, and not all the same, while
+	// processes come and go: some are placed on a third one, others come back at once. So
+	// the number of moves is what holds anywhere, and no lane wanders.
+	if limit := 2*len(counts) + len(counts)/5; len(moves) > limit {
+		t.Errorf("rolling restart: %d moves of %d lanes, want %d at most (%d were moved more than twice)", len(moves), len(counts), limit, often)
+	}
+	if most := slices.Max(slices.Collect(maps.Values(counts))); most > 4 {
+		t.Errorf("rolling restart: a lane was moved %d times", most)
 	}
 	planned := func(what string, moves []turnover.Move) {
 		t.Helper()
