@@ -208,14 +208,14 @@ func away(lanes []store.Lane, low *store.Lane) bool {
 	})
 }
 
-// foremost reports whether the process is the first of those that have a processor:
-// it does what one of them is to do. The others do it now and then, in case that
-// it does not.
+// foremost reports whether the process is the first of those that have a processor
+// and are not about to end: it does what one of them is to do. The others do it now
+// and then, in case that it does not.
 func foremost(members []store.Member, processor, id string) bool {
 	for i := range members {
 		var n memberNotes
 		_ = json.Unmarshal([]byte(members[i].Notes), &n) // of another version: it has nothing
-		if slices.Contains(n.Processors, processor) {
+		if !n.Leaving && slices.Contains(n.Processors, processor) {
 			return members[i].ID == id
 		}
 	}

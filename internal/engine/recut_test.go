@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -267,4 +268,30 @@ func TestAddKeepsWhatIsThere(t *testing.T) {
 			t.Errorf("a log with more partitions: %v, want ErrState", err)
 		}
 	})
+}
+
+// Who is about to end does not do what one of the members is to do for all: the
+// others would wait until it is gone.
+func TestForemost(t *testing.T) {
+	member := func(id string, n memberNotes) store.Member {
+		raw, err := json.Marshal(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return store.Member{ID: id, Notes: string(raw)}
+	}
+	members := []store.Member{
+		member("a", memberNotes{Processors: []string{"other"}}),
+		member("b", memberNotes{Processors: []string{"p"}, Leaving: true}),
+		member("c", memberNotes{Processors: []string{"p"}}),
+		member("d", memberNotes{Processors: []string{"p"}}),
+	}
+	for id, want := range map[string]bool{"a": false, "b": false, "c": true, "d": false} {
+		if got := foremost(members, "p", id); got != want {
+			t.Errorf("%s: %v, want %v", id, got, want)
+		}
+	}
+	if !foremost(members[:2], "p", "b") {
+		t.Error("nobody does what all who could leave to each other")
+	}
 }
