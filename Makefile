@@ -57,6 +57,12 @@ CHAOS_SEED ?=
 chaos: ## a fleet of real processes under all kinds of faults: make chaos CHAOS_TIME=10m CHAOS_SEED=1
 	FAIRLEAD_CHAOS_TIME="$(CHAOS_TIME)" FAIRLEAD_CHAOS_SEED="$(CHAOS_SEED)" $(GO) test -count=1 -timeout 0 -run '^TestChaos$$' -v ./internal/chaos
 
+# Servers of other versions, as Maven Central has them.
+.PHONY: postgres-versions
+VERSIONS ?= 13 14 16 17 18
+postgres-versions: ## the PostgreSQL adapter on other versions of the server: make postgres-versions VERSIONS='13 18'
+	scripts/postgres-versions.sh $(VERSIONS)
+
 .PHONY: examples
 examples: ## the examples against their known answers
 	$(GO) test -count=1 -timeout 15m -v ./examples/...

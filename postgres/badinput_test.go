@@ -265,7 +265,8 @@ func TestTroubleWhileAtWork(t *testing.T) {
 		}, func(s *aShop) { s.inDatabase("DROP FUNCTION slow CASCADE") }, postgres.ErrTimeout, "minutes"},
 		{"the database is renamed", func(s *aShop) {
 			s.do("ALTER DATABASE "+s.database+" ALLOW_CONNECTIONS false",
-				"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '"+s.database+"'",
+				"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '"+s.database+"'",
+				"DO $$BEGIN WHILE EXISTS (SELECT FROM pg_stat_activity WHERE datname = '"+s.database+"') LOOP PERFORM pg_sleep(0.01), pg_stat_clear_snapshot(); END LOOP; END$$",
 				"ALTER DATABASE "+s.database+" RENAME TO "+s.database+"_away")
 		}, func(s *aShop) {
 			s.do("ALTER DATABASE "+s.database+"_away RENAME TO "+s.database, "ALTER DATABASE "+s.database+" ALLOW_CONNECTIONS true")

@@ -445,9 +445,12 @@ func TestMigrateDocuments(t *testing.T) {
 		}
 	}
 	// What SecureReaders did in version 2.
-	exec(t, c, db.q("ALTER VIEW {schema}.read_model SET (security_invoker = true)"))
-	exec(t, c, db.q("ALTER TABLE {schema}.documents ENABLE ROW LEVEL SECURITY"))
-	exec(t, c, db.q("CREATE POLICY one_tenant ON {schema}.documents FOR SELECT USING (tenant = (SELECT nullif(current_setting('fairlead.tenant', true), '')))"))
+	secure := invokerViews(t, c)
+	if secure {
+		exec(t, c, db.q("ALTER VIEW {schema}.read_model SET (security_invoker = true)"))
+		exec(t, c, db.q("ALTER TABLE {schema}.documents ENABLE ROW LEVEL SECURITY"))
+		exec(t, c, db.q("CREATE POLICY one_tenant ON {schema}.documents FOR SELECT USING (tenant = (SELECT nullif(current_setting('fairlead.tenant', true), '')))"))
+	}
 	exec(t, c, db.q("CREATE VIEW public.mine AS SELECT id, doc->>'note' AS note FROM {schema}.read_model WHERE collection = 'carts' AND tenant = 'a'"))
 	role, as := newRole(t, openAt(t, url, Options{Schema: "unrelated"}), "")
 	to := " TO " + pgx.Identifier{role}.Sanitize()
@@ -478,6 +481,9 @@ func TestMigrateDocuments(t *testing.T) {
 	}
 	pool := poolOf(t, as, 1, pgx.QueryExecModeCacheStatement)
 	for from, want := range map[string]string{"{schema}.read_model": "a 30", "{schema}.carts": "a 10", "{schema}.carts_documents": "a 20", "{schema}.documents": "a 60"} {
+		if !secure {
+			break // there are no such readers before PostgreSQL 15
+		}
 		var got string
 		err := InTenant(ctx, pool, "a", func(tx pgx.Tx) error { return tx.QueryRow(ctx, db.q(seen+from)).Scan(&got) })
 		if err != nil || got != want {

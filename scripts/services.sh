@@ -12,6 +12,7 @@
 #
 #   FAIRLEAD_SERVICES_DIR    where the files are; default: fairlead/services in the user's cache
 #   FAIRLEAD_POSTGRES_PORT   default 25439
+#   FAIRLEAD_POSTGRES_BIN    the directory of initdb; default: the newest of Debian's, or that in PATH
 set -euo pipefail
 
 port=${FAIRLEAD_POSTGRES_PORT:-25439}
@@ -38,6 +39,10 @@ as_owner() {
 # find_bin prints the directory of initdb: the newest of Debian's, or that in PATH.
 find_bin() {
 	local found
+	if [ -n "${FAIRLEAD_POSTGRES_BIN:-}" ]; then
+		echo "$FAIRLEAD_POSTGRES_BIN"
+		return
+	fi
 	found=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1 || true)
 	if [ -n "$found" ] && [ -x "$found/initdb" ]; then
 		echo "$found"
@@ -92,7 +97,7 @@ make_cluster() {
 	secret=$(mktemp)
 	echo "$user" >"$secret"
 	[ "$(id -u)" != 0 ] || chown "$owner" "$secret"
-	as_owner "$bin/initdb" -D "$data" -U "$user" -A scram-sha-256 --pwfile="$secret" -E UTF8 --locale=C --no-instructions >/dev/null ||
+	as_owner "$bin/initdb" -D "$data" -U "$user" -A scram-sha-256 --pwfile="$secret" -E UTF8 --locale=C >/dev/null ||
 		{ rm -rf "$data" "$secret"; exit 1; }
 	rm -f "$secret"
 	# fsync stays on: commits are to cost here what they cost.
