@@ -54,7 +54,7 @@ func (x *mapped) checkTable(ctx context.Context, db *DB) error {
 	server, _ := errors.AsType[*pgconn.PgError](err)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return x.misfit("there is no table %s in database %s: name its schema, or set search_path in the URL", x.m.Table, db.where)
+		return x.misfit("there is no table %s in database %s: name its schema, or set search_path in the URL; a name that is not all small letters is quoted", x.m.Table, db.where)
 	case server != nil && server.Code == "42501":
 		schema, _, _ := strings.Cut(x.m.Table, ".")
 		return fmt.Errorf("%w: GRANT USAGE ON SCHEMA %s TO the role (%w)", ErrRights, schema, err)
