@@ -81,6 +81,10 @@ func NewSharded(cfg ShardedConfig) (*Sharded, error) {
 	if cfg.Log == nil || cfg.Store == nil {
 		return nil, errors.New("fairlead: a log and a control store are needed")
 	}
+	if a, ok := cfg.Log.(eventlog.Assigner); ok && a.Shares() {
+		return nil, errors.New("fairlead: the log shares out its partitions in a consumer group, which a sharded consumer cannot take part in, " +
+			"because each shard has lanes of its own on all of them: open the log without a group, and the lanes are leased in the stores")
+	}
 	s.dir = shard.NewDirectory(cfg.Store, cfg.Shard, func(name string) { s.shard(name) })
 	memory := cmp.Or(cfg.Memory, 64<<20)
 	s.source = shard.NewSource(cfg.Log, s.dir, memory/4)

@@ -19,6 +19,10 @@ import (
 // is idempotent and waits for all in-sync replicas, so an event is there twice only
 // after a crash or an outage; its id is in the header "id".
 //
+// A record's timestamp is the time of publishing. When the event happened is in the
+// header "occurred": as a timestamp it would have retention delete events that are
+// older than it as soon as they are there.
+//
 // [fairlead.Forward]: https://pkg.go.dev/github.com/fairlead-dev/fairlead#Forward
 type Publisher struct {
 	client *kgo.Client
@@ -73,7 +77,7 @@ func (p *Publisher) Publish(ctx context.Context, e *event.Event, id string) erro
 	if err != nil {
 		return forward.Refused(e, err)
 	}
-	r := &kgo.Record{Topic: place.Topic, Key: []byte(place.Key), Value: e.Data, Timestamp: e.OccurredAt, Headers: make([]kgo.RecordHeader, len(headers))}
+	r := &kgo.Record{Topic: place.Topic, Key: []byte(place.Key), Value: e.Data, Headers: make([]kgo.RecordHeader, len(headers))}
 	for i, h := range headers {
 		r.Headers[i] = kgo.RecordHeader(h)
 	}
