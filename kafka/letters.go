@@ -9,11 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/fairlead-dev/fairlead/eventlog"
-	"github.com/fairlead-dev/fairlead/forward"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
@@ -43,9 +41,9 @@ const (
 //
 // [fairlead.NewLetterForwarder]: https://pkg.go.dev/github.com/fairlead-dev/fairlead#NewLetterForwarder
 type Letters struct {
-	log    *Log
-	topic  string
-	client *kgo.Client
+	log   *Log
+	topic string
+	out   *producer
 }
 
 // NewLetters returns a publisher of the dead letters of what was read from l, which
@@ -57,18 +55,16 @@ func NewLetters(l *Log, topic string) (*Letters, error) {
 	case topic == l.cfg.Topic:
 		return nil, fmt.Errorf("kafka: the topic %q cannot have its own dead letters: they would be read and parked again", topic)
 	}
-	client, err := kgo.NewClient(append([]kgo.Opt{
-		kgo.SeedBrokers(l.cfg.Brokers...), kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0), kgo.AllowIdempotentProduceCancellation(),
-	}, l.cfg.Options...)...)
+	out, err := newProducer(append([]kgo.Opt{kgo.SeedBrokers(l.cfg.Brokers...)}, l.cfg.Options...)...)
 	if err != nil {
-		return nil, fmt.Errorf("kafka: %w", err)
+		return nil, err
 	}
-	return &Letters{l, topic, client}, nil
+	return &Letters{l, topic, out}, nil
 }
 
 // Close ends the client.
 func (p *Letters) Close() error {
-	p.client.Close()
+	p.out.close()
 	return nil
 }
 
@@ -107,20 +103,7 @@ func (p *Letters) PublishLetter(ctx context.Context, d *store.DeadLetter) error 
 	} {
 		r.Headers = append(r.Headers, kgo.RecordHeader{Key: h[0], Value: []byte(h[1])})
 	}
-	err = p.client.ProduceSync(ctx, r).FirstErr()
-	if err == nil {
-		return nil
-	}
-	err = fmt.Errorf("kafka: dead letter %d to topic %s: %w", d.ID, p.topic, err)
-	switch {
-	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge), errors.Is(err, kerr.InvalidRecord):
-		return forward.Refused(&d.Event, err)
-	case errors.Is(err, kerr.UnknownTopicOrPartition):
-		return fmt.Errorf("%w: make the topic", err)
-	case errors.Is(err, kerr.TopicAuthorizationFailed):
-		return fmt.Errorf("%w: the client needs the right to write to it", err)
-	}
-	return err
+	return p.out.produce(ctx, r, &d.Event)
 }
 
 // partitionOf returns the partition of a letter's record. Lanes are those of

@@ -59,57 +59,52 @@ func (s *suicide) PublishLetter(ctx context.Context, l *store.DeadLetter) error 
 	return err
 }
 
-// TestLetterWorker is no test: it is the process that TestDeadLettersSurviveKills starts.
-func TestLetterWorker(t *testing.T) {
-	text := os.Getenv(lettersVar)
-	if text == "" {
-		return
-	}
+// workLetters is such a process. It ends when all is applied and published.
+func workLetters(text string) error {
 	var w letterWorker
 	if err := json.Unmarshal([]byte(text), &w); err != nil {
-		t.Fatal(err)
+		return err
 	}
-	db, err := postgres.Open(t.Context(), w.URL)
+	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
+	defer stop()
+	db, err := postgres.Open(ctx, w.URL)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	log := open(t, kafka.Config{Brokers: w.Brokers, Topic: w.Topic})
+	log, err := kafka.Open(ctx, kafka.Config{Brokers: w.Brokers, Topic: w.Topic})
+	if err != nil {
+		return err
+	}
 	to, err := kafka.NewLetters(log, w.Letters)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	cfg := fairlead.Config{Log: log, Store: db, Lease: time.Second}
 	c, err := fairlead.New(cfg)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	if err := c.Add(t.Context(), fairlead.Project(tallies())); err != nil {
-		t.Fatal(err)
+	if err := c.Add(ctx, fairlead.Project(tallies())); err != nil {
+		return err
 	}
-	f, err := fairlead.NewLetterForwarder(t.Context(), cfg, "letters", &suicide{to: to, w: w})
+	f, err := fairlead.NewLetterForwarder(ctx, cfg, "letters", &suicide{to: to, w: w})
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 2)
 	go func() { ended <- c.Run(ctx) }()
 	go func() { ended <- f.Run(ctx) }()
-	err = func() error {
-		ends, err := log.Head(ctx, 0)
-		if err == nil {
-			err = c.WaitFor(ctx, "tallies", eventlog.Token{Position: ends})
-		}
-		if err == nil {
-			err = f.Wait(ctx)
-		}
-		return err
-	}()
+	head, err := log.Head(ctx, 0)
+	if err == nil {
+		err = c.WaitFor(ctx, "tallies", eventlog.Token{Position: head})
+	}
+	if err == nil {
+		err = f.Wait(ctx)
+	}
 	stop()
 	<-ended
 	<-ended
-	if err != nil {
-		t.Fatal(err)
-	}
+	return err
 }
 
 // A process is killed before it publishes, and after it has published and before it
@@ -138,7 +133,7 @@ func TestDeadLettersSurviveKills(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestLetterWorker$")
+		cmd := exec.CommandContext(ctx, os.Args[0])
 		cmd.Env = append(os.Environ(), lettersVar+"="+string(text))
 		out, err := cmd.CombinedOutput()
 		if _, died := errors.AsType[*exec.ExitError](err); err != nil && !died || ctx.Err() != nil {

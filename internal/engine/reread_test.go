@@ -83,6 +83,11 @@ func TestRetryOfWhatTheLogWithholds(t *testing.T) {
 						time.Sleep(time.Second)
 						return r.letters()
 					}
+					for _, l := range r.letters() {
+						if l.At.IsZero() {
+							t.Errorf("letter %d has no time", l.ID)
+						}
+					}
 					hidden.Store(c.hidden)
 					if ls := retry(); len(ls) != 2 || !strings.Contains(ls[0].Error, c.want) || ls[0].Reason != "decode" || ls[0].State != store.Poison || ls[1].State != store.Waiting {
 						t.Errorf("after a retry: %+v, want both letters, the first with %q", ls, c.want)
