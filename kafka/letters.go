@@ -49,10 +49,10 @@ type Letters struct {
 // NewLetters returns a publisher of the dead letters of what was read from l, which
 // must stay open. Its producer is idempotent, and made with the options of l.
 func NewLetters(l *Log, topic string) (*Letters, error) {
-	switch {
-	case topic == "":
+	switch topic {
+	case "":
 		return nil, errors.New("kafka: a topic for dead letters is needed")
-	case topic == l.cfg.Topic:
+	case l.cfg.Topic:
 		return nil, fmt.Errorf("kafka: the topic %q cannot have its own dead letters: they would be read and parked again", topic)
 	}
 	out, err := newProducer(append([]kgo.Opt{kgo.SeedBrokers(l.cfg.Brokers...)}, l.cfg.Options...)...)

@@ -102,8 +102,11 @@ func workLetters(text string) error {
 		err = f.Wait(ctx)
 	}
 	stop()
-	<-ended
-	<-ended
+	for range 2 {
+		if ran := <-ended; !errors.Is(ran, context.Canceled) {
+			err = errors.Join(err, ran)
+		}
+	}
 	return err
 }
 
@@ -328,6 +331,9 @@ func TestRetryAfterPublishing(t *testing.T) {
 		t.Errorf("bad = %+v, %v, want %+v", got.State, err, w)
 	}
 	stop()
-	<-running
-	<-running
+	for range 2 {
+		if err := <-running; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run = %v", err)
+		}
+	}
 }

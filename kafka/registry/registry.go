@@ -1,6 +1,6 @@
 // Package registry decodes records in the wire format of Confluent's schema registry:
 // a zero byte, the id of a schema, and the message in Avro, Protobuf or JSON. It speaks
-// to any registry with that API (Confluent's, Karapace, Apicurio, Redpanda).
+// to any registry with that API; Apicurio Registry is what it is tested against.
 //
 // A [Registry] has two parts. [Registry.Decoder], for kafka.Config, has the schema of a
 // record at hand before anybody gets the record, and names the event's type after its
