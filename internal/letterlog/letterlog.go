@@ -35,8 +35,8 @@ const Type = "DeadLetter"
 const NoTenant = "none"
 
 const (
-	pageLetters = 50 // that a read loads at most: they come with their events
-	lookEvery   = 500 * time.Millisecond
+	pageLetters = 50          // that a read loads at most: they come with their events
+	lookEvery   = time.Second // for new letters, by one small query
 )
 
 // A Log is the dead letters of a store. Those of processors that publish letters are

@@ -109,7 +109,7 @@ func TestLog(t *testing.T) {
 			if got, next := streams(t, l, 0); got != nil || next != 0 {
 				t.Errorf("an empty log has %q to %v", got, next)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), 1200*time.Millisecond)
 			defer cancel()
 			if err := l.Wait(ctx, 0, 0); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("Wait = %v", err)

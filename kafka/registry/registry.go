@@ -32,7 +32,7 @@ import (
 
 // Config says where the registry is, and what is read. URLs are needed.
 type Config struct {
-	URLs    []string
+	URLs    []string         // of its servers, tried in turn
 	Options []sr.ClientOpt   // TLS, user and password, and the like
 	Formats []Format         // beside JSON Schema: avro.New, protobuf.New
 	States  projection.Codec // of documents; default [projection.JSON]
