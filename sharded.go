@@ -21,7 +21,8 @@ import (
 type ShardedConfig struct {
 	// Config is that of the consumer of each shard: Memory and Slots are for
 	// each. Its Store is the control store: the directory of tenants is there,
-	// and it is the shard "".
+	// and it is the shard "". A Log that shares out its partitions itself, as one with
+	// a consumer group does, is refused: each shard has lanes on all of them.
 	Config
 
 	// Shard says in which shard a tenant is; "" is the control store. It is asked
