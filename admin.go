@@ -8,6 +8,7 @@ import (
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/internal/letterlog"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
@@ -118,7 +119,18 @@ func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lanes, a.countBehind(ctx, lanes, parts)
+	var ofLog, ofLetters []*Lane // by whose positions they have
+	for i := range lanes {
+		if procs[lanes[i].Processor].Builds.Log == letterlog.Identity {
+			ofLetters = append(ofLetters, &lanes[i])
+		} else {
+			ofLog = append(ofLog, &lanes[i])
+		}
+	}
+	if err := a.countBehind(ctx, ofLog, parts); err != nil {
+		return nil, err
+	}
+	return lanes, a.countLettersBehind(ctx, ofLetters)
 }
 
 // countParked counts each parked key with the lane that would drain it.

@@ -7,16 +7,17 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/letterlog"
+	"github.com/fairlead-dev/fairlead/store"
 )
 
 // countBehind fills in how far lanes are behind the log. Those of tenants are
 // thousands: where the log can it is asked for all at once, and for its head once.
-func (a Admin) countBehind(ctx context.Context, lanes []Lane, parts int) error {
+func (a Admin) countBehind(ctx context.Context, lanes []*Lane, parts int) error {
 	heads := map[int]event.Position{}
 	tenants := map[int][]*Lane{}
 	counter, counts := a.Log.(eventlog.TenantCounter)
-	for i := range lanes {
-		l := &lanes[i]
+	for _, l := range lanes {
 		if l.Kept {
 			continue
 		}
@@ -59,6 +60,30 @@ func (a Admin) countBehind(ctx context.Context, lanes []Lane, parts int) error {
 		}
 	}
 	return nil
+}
+
+// countLettersBehind is countBehind of lanes whose log are the store's dead letters.
+func (a Admin) countLettersBehind(ctx context.Context, lanes []*Lane) error {
+	if len(lanes) == 0 {
+		return nil
+	}
+	return a.Store.View(ctx, func(tx store.Tx) error {
+		for _, l := range lanes {
+			next, err := tx.Letters(store.LetterFilter{AfterID: int64(l.Position), Limit: 1})
+			if err != nil {
+				return err
+			}
+			if len(next) == 0 {
+				continue
+			}
+			last, err := letterlog.Last(tx, l.Position)
+			if err != nil {
+				return err
+			}
+			l.Behind, l.Lag = int64(last-l.Position), max(0, time.Since(next[0].At))
+		}
+		return nil
+	})
 }
 
 // behind fills in how far a lane is behind the head.

@@ -2,7 +2,6 @@ package fairlead
 
 import (
 	"context"
-	"errors"
 	"math"
 	"time"
 
@@ -27,12 +26,7 @@ func Forward(name string, to forward.Publisher, options ...Options) Processor {
 		o.Retry.Attempts = math.MaxInt
 	}
 	if o.Retry.Classify == nil {
-		o.Retry.Classify = func(err error) Class {
-			if errors.Is(err, forward.ErrRefused) {
-				return Fatal
-			}
-			return Transient
-		}
+		o.Retry.Classify = refusedIsFatal
 	}
 	if o.Concurrency == 0 {
 		o.Concurrency = forwardAtOnce

@@ -21,7 +21,8 @@ import (
 type ShardedConfig struct {
 	// Config is that of the consumer of each shard: Memory and Slots are for
 	// each. Its Store is the control store: the directory of tenants is there,
-	// and it is the shard "".
+	// and it is the shard "". A Log that shares out its partitions itself, as one with
+	// a consumer group does, is refused: each shard has lanes on all of them.
 	Config
 
 	// Shard says in which shard a tenant is; "" is the control store. It is asked
@@ -80,6 +81,10 @@ func NewSharded(cfg ShardedConfig) (*Sharded, error) {
 	}
 	if cfg.Log == nil || cfg.Store == nil {
 		return nil, errors.New("fairlead: a log and a control store are needed")
+	}
+	if a, ok := cfg.Log.(eventlog.Assigner); ok && a.Shares() {
+		return nil, errors.New("fairlead: the log shares out its partitions in a consumer group, which a sharded consumer cannot take part in, " +
+			"because each shard has lanes of its own on all of them: open the log without a group, and the lanes are leased in the stores")
 	}
 	s.dir = shard.NewDirectory(cfg.Store, cfg.Shard, func(name string) { s.shard(name) })
 	memory := cmp.Or(cfg.Memory, 64<<20)

@@ -414,3 +414,20 @@ func TestShardedRefuses(t *testing.T) {
 		t.Error("a reader decided where a tenant is")
 	}
 }
+
+// A groupLog is a log that a consumer group shares out.
+type groupLog struct{ eventlog.Log }
+
+func (groupLog) Shares() bool                                        { return true }
+func (groupLog) Assign(ctx context.Context, _ eventlog.Worker) error { <-ctx.Done(); return ctx.Err() }
+func (groupLog) Assigned() []int                                     { return nil }
+
+// A group would be lost behind the shards' views of the log: each process would work
+// all lanes by leases, and none what the group gave to it.
+func TestShardedRefusesGroup(t *testing.T) {
+	cfg := newSpread(t).config()
+	cfg.Log = groupLog{cfg.Log}
+	if _, err := fairlead.NewSharded(cfg); err == nil || !strings.Contains(err.Error(), "without a group") {
+		t.Errorf("NewSharded = %v, want that the group is refused", err)
+	}
+}

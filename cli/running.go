@@ -56,9 +56,10 @@ made where there is none. With --once a tenant that is paused is not waited for.
 			return fmt.Errorf("%s has no processors to run: they are Go code, so write a program that calls cli.Main "+
 				"with its own, and has all of these commands (see package github.com/fairlead-dev/fairlead/cli)", p.app.Name)
 		}
-		consumer, err := fairlead.New(fairlead.Config{
+		cfg := fairlead.Config{
 			Log: p.log(db), Store: db, Name: name, Logger: p.logger(verbose), Memory: bytes, Slots: slots, Lease: lease, Pool: pool,
-		})
+		}
+		consumer, err := fairlead.New(cfg)
 		if err != nil {
 			return err
 		}
@@ -72,15 +73,20 @@ made where there is none. With --once a tenant that is paused is not waited for.
 				return err
 			}
 		}
+		letters, closeLetters, err := p.letters(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		defer closeLetters()
 		stop, err := p.serveMetrics(ctx, metrics, db, consumer)
 		if err != nil {
 			return err
 		}
 		defer stop()
 		if !once {
-			return ended(ctx, consumer.Run(ctx))
+			return ended(ctx, runBoth(ctx, consumer, letters))
 		}
-		return p.runOnce(ctx, db, consumer, pool)
+		return p.runOnce(ctx, db, consumer, letters, pool)
 	})
 }
 
@@ -92,13 +98,31 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-// runOnce runs consumer until its processors have applied all that is in the log.
-func (p *program) runOnce(ctx context.Context, db Database, consumer *fairlead.Consumer, pool string) error {
+// runBoth runs a consumer and what publishes its dead letters, nil if nothing does. It
+// returns when both have ended, with the error of the one that ended first.
+func runBoth(ctx context.Context, consumer *fairlead.Consumer, letters *fairlead.LetterForwarder) error {
+	if letters == nil {
+		return consumer.Run(ctx)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		cancel(letters.Run(ctx))
+	}()
+	cancel(consumer.Run(ctx))
+	<-ended
+	return context.Cause(ctx)
+}
+
+// runOnce runs consumer until its processors have applied all that is in the log, and
+// what became dead letters meanwhile was published.
+func (p *program) runOnce(ctx context.Context, db Database, consumer *fairlead.Consumer, letters *fairlead.LetterForwarder, pool string) error {
 	runCtx, stop := context.WithCancel(ctx)
 	defer stop()
 	result := make(chan error, 1)
 	go func() {
-		result <- consumer.Run(runCtx)
+		result <- runBoth(runCtx, consumer, letters)
 		stop() // it may have failed: then nobody need wait any longer
 	}()
 	var err error
@@ -106,6 +130,9 @@ func (p *program) runOnce(ctx context.Context, db Database, consumer *fairlead.C
 		if err == nil {
 			err = caughtUp(runCtx, p.log(db), db, consumer, proc.Name(), pool)
 		}
+	}
+	if err == nil && letters != nil {
+		err = letters.Wait(runCtx)
 	}
 	stop()
 	if ran := ended(runCtx, <-result); ran != nil {

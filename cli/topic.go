@@ -82,6 +82,28 @@ func (t *topic) beginning(ctx context.Context, db Database, p fairlead.Processor
 	return p, err
 }
 
+// letterForwarder is the name of the processor that publishes dead letters.
+const letterForwarder = "dead-letters-to-topic"
+
+// letters returns what publishes dead letters as the file says, nil if it says nothing.
+// Close is to be called when it has ended.
+func (p *program) letters(ctx context.Context, cfg fairlead.Config) (f *fairlead.LetterForwarder, closeIt func(), err error) {
+	if p.topic == nil || p.file.Kafka.DeadLetterTopic == "" {
+		return nil, func() {}, nil
+	}
+	to, err := kafka.NewLetters(p.topic.Log, p.file.Kafka.DeadLetterTopic)
+	if err != nil {
+		return nil, nil, err
+	}
+	closeIt = func() { _ = to.Close() }
+	cfg.Memory = 0 // its own, which is little
+	if f, err = fairlead.NewLetterForwarder(ctx, cfg, letterForwarder, to); err != nil {
+		closeIt()
+		return nil, nil, err
+	}
+	return f, closeIt, nil
+}
+
 // onlyDatabase refuses a command about the database's own log where that is not read.
 func (p *program) onlyDatabase(command string) error {
 	if p.topic == nil {

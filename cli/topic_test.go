@@ -88,3 +88,39 @@ consumer:
 		t.Errorf("no broker: status %d: %s", r.status, r.stderr)
 	}
 }
+
+// TestDeadLetterTopic has the file say where dead letters go.
+func TestDeadLetterTopic(t *testing.T) {
+	name, letters := kafkatest.Topic(t, 1), kafkatest.Topic(t, 2)
+	headers := []kgo.RecordHeader{{Key: "tenant", Value: []byte("acme")}, {Key: "type", Value: []byte("ItemAdded")}, {Key: "trace", Value: []byte("t-1")}}
+	kafkatest.Produce(t, kafkatest.Client(t),
+		&kgo.Record{Topic: name, Key: []byte("c1"), Value: []byte(`{"name":"pen"}`), Headers: headers},
+		&kgo.Record{Topic: name, Key: []byte("c2"), Value: []byte(`{"name":`), Headers: headers})
+	path := filepath.Join(t.TempDir(), "shop.yaml")
+	text := fmt.Sprintf("database: %s.db\nkafka:\n  brokers: [%q]\n  topic: %s\n  deadLetterTopic: %s\n", path, strings.Join(kafkatest.Brokers(t), `", "`), name, letters)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, "run", "--once", "--config", path)
+	c := kafkatest.Client(t, kgo.ConsumeTopics(letters), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	got := c.PollRecords(t.Context(), 1).Records()
+	if len(got) != 1 || string(got[0].Key) != "c2" || string(got[0].Value) != `{"name":` {
+		t.Fatalf("published %+v", got)
+	}
+	said := map[string]string{}
+	for _, h := range got[0].Headers {
+		said[h.Key] = string(h.Value)
+	}
+	for k, want := range map[string]string{
+		"trace": "t-1", "type": "ItemAdded", "fairlead-dead-letter-topic": name, "fairlead-dead-letter-partition": "0", "fairlead-dead-letter-offset": "1",
+		"fairlead-dead-letter-reason": "decode", "fairlead-dead-letter-processor": "carts", "fairlead-dead-letter-tenant": "acme",
+	} {
+		if said[k] != want {
+			t.Errorf("header %s = %q, want %q", k, said[k], want)
+		}
+	}
+	// It is a processor like others, by its own positions.
+	if out := ok(t, "status", "--config", path); !strings.Contains(out, "dead-letters-to-topic") {
+		t.Errorf("status has no forwarder of dead letters:\n%s", out)
+	}
+}

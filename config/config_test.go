@@ -86,6 +86,7 @@ func TestBadFiles(t *testing.T) {
 		{"no password", "kafka:\n  brokers: [a:1]\n  topic: t\n  sasl: {mechanism: plain, user: u, password: \"${NONE}\"}\n", "fairlead.yaml:4: kafka.sasl.password: the environment has no NONE"},
 		{"two groups", "kafka:\n  brokers: [a:1]\n  topic: t\n  group: g\nconsumer:\n  groupId: h\n", "fairlead.yaml:4: kafka.group: \"g\": there is a consumer"},
 		{"a member of no group", "kafka:\n  brokers: [a:1]\n  topic: t\n  serverProtocol: true\n", "kafka.group: instanceId and serverProtocol"},
+		{"dead letters into the topic", "kafka:\n  brokers: [a:1]\n  topic: t\n  deadLetterTopic: t\n", "fairlead.yaml:4: kafka.deadLetterTopic: \"t\" is the topic that is read"},
 		{"a consumer of no topic", "consumer:\n  groupId: g\n", "consumer: only a topic is shared"},
 		{"no YAML", "name: [\n", "fairlead.yaml:"},
 		{"tab", "name: a\n\tlease: 10s\n", "fairlead.yaml:2"},

@@ -21,6 +21,9 @@ type Kafka struct {
 	Tenant string `yaml:"tenant"`
 	// Type is that of records which name none; default: the topic.
 	Type string `yaml:"type"`
+	// DeadLetterTopic is where dead letters are published too, with the record's key, value
+	// and headers and the reason; default: they are in the database only.
+	DeadLetterTopic string `yaml:"deadLetterTopic"`
 	// SessionTimeout is the time after which a silent member of the group is out; default 45s.
 	SessionTimeout Duration `yaml:"sessionTimeout"`
 	// DrainTimeout is the time that lanes have to end in when their partition goes; default 10s.
@@ -53,6 +56,9 @@ func (k *Kafka) check(c *Consumer) (errs []keyError) {
 	}
 	if k.Topic == "" {
 		fail("topic", "name the topic to read")
+	}
+	if k.DeadLetterTopic != "" && k.DeadLetterTopic == k.Topic {
+		fail("deadLetterTopic", "%q is the topic that is read: its dead letters would be read and parked again", k.Topic)
 	}
 	switch {
 	case k.Group != "" && c != nil:

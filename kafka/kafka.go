@@ -56,7 +56,8 @@ type Config struct {
 	Mapping Mapping
 	// Decode makes an event of a record; default [Mapping.Decode] of Mapping. It is
 	// called by many goroutines at once. What it leaves out of an event that it
-	// returns with an error is the Mapping's.
+	// returns with an error is the Mapping's. An error makes the event a dead letter,
+	// unless it wraps [ErrUnavailable]. The record's Context ends with the log.
 	Decode func(r *kgo.Record) (event.Event, error)
 
 	Options []kgo.Opt    // TLS, SASL and the like, for every client that is made

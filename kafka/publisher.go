@@ -3,14 +3,12 @@ package kafka
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/forward"
 	"github.com/fairlead-dev/fairlead/kafka/layout"
 	"github.com/fairlead-dev/fairlead/tenancy"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -19,9 +17,13 @@ import (
 // is idempotent and waits for all in-sync replicas, so an event is there twice only
 // after a crash or an outage; its id is in the header "id".
 //
+// A record's timestamp is the time of publishing. When the event happened is in the
+// header "occurred": as a timestamp it would have retention delete events that are
+// older than it as soon as they are there.
+//
 // [fairlead.Forward]: https://pkg.go.dev/github.com/fairlead-dev/fairlead#Forward
 type Publisher struct {
-	client *kgo.Client
+	out    *producer
 	layout *layout.Layout
 	names  tenancy.Names
 }
@@ -35,19 +37,11 @@ func NewPublisher(l *layout.Layout, names tenancy.Names, opts ...kgo.Opt) (*Publ
 	if l == nil {
 		return nil, errors.New("kafka: a publisher needs a layout: layout.New says where tenants' records go")
 	}
-	client, err := kgo.NewClient(append([]kgo.Opt{
-		kgo.RequiredAcks(kgo.AllISRAcks()),
-		// A lane has at most one event of a stream in flight, and many streams: what
-		// comes meanwhile is a batch, nothing is gained by waiting.
-		kgo.ProducerLinger(0),
-		// A call ends with its context, also while no broker answers: what was sent by
-		// then may come again.
-		kgo.AllowIdempotentProduceCancellation(),
-	}, append(slices.Clone(opts), kgo.RecordPartitioner(Partitioner(l)))...)...)
+	out, err := newProducer(append(slices.Clone(opts), kgo.RecordPartitioner(Partitioner(l)))...)
 	if err != nil {
-		return nil, fmt.Errorf("kafka: %w", err)
+		return nil, err
 	}
-	return &Publisher{client, l, names}, nil
+	return &Publisher{out, l, names}, nil
 }
 
 // Partitioner returns the partitioner of a layout, for producers that exist: records
@@ -73,28 +67,15 @@ func (p *Publisher) Publish(ctx context.Context, e *event.Event, id string) erro
 	if err != nil {
 		return forward.Refused(e, err)
 	}
-	r := &kgo.Record{Topic: place.Topic, Key: []byte(place.Key), Value: e.Data, Timestamp: e.OccurredAt, Headers: make([]kgo.RecordHeader, len(headers))}
+	r := &kgo.Record{Topic: place.Topic, Key: []byte(place.Key), Value: e.Data, Headers: make([]kgo.RecordHeader, len(headers))}
 	for i, h := range headers {
 		r.Headers[i] = kgo.RecordHeader(h)
 	}
-	err = p.client.ProduceSync(ctx, r).FirstErr()
-	if err == nil {
-		return nil
-	}
-	err = fmt.Errorf("kafka: publish to topic %s: %w", place.Topic, err)
-	switch {
-	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge), errors.Is(err, kerr.InvalidTimestamp), errors.Is(err, kerr.InvalidRecord):
-		return forward.Refused(e, err)
-	case errors.Is(err, kerr.UnknownTopicOrPartition):
-		return fmt.Errorf("%w: make the topic", err)
-	case errors.Is(err, kerr.TopicAuthorizationFailed):
-		return fmt.Errorf("%w: the client needs the right to write to it", err)
-	}
-	return err
+	return p.out.produce(ctx, r, e)
 }
 
 // Close ends the client. What is in flight fails.
 func (p *Publisher) Close() error {
-	p.client.Close()
+	p.out.close()
 	return nil
 }

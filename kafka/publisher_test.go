@@ -3,8 +3,10 @@ package kafka_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -135,5 +137,41 @@ func TestPublisherErrors(t *testing.T) {
 	}
 	if _, err := kafka.NewPublisher(nil, tenancy.Names{}, kgo.SeedBrokers(brokers...)); err == nil {
 		t.Error("a publisher without a layout")
+	}
+}
+
+// A broker refuses a batch for one record that is too large. Those that were in it by
+// chance are no less taken.
+func TestOneTooLargeRefusesNoOther(t *testing.T) {
+	topic := kafkatest.Topic(t, 1, "max.message.bytes=20000")
+	p := newPublisher(t, layout.Config{Shared: topic}, kafkatest.Brokers(t), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	old := time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
+	const n = 200
+	errs := make([]error, n)
+	var calls sync.WaitGroup
+	for i := range n {
+		calls.Go(func() {
+			e := event.Event{Tenant: "acme", Stream: fmt.Sprint("s", i), Type: "T", Position: event.Position(i + 1), OccurredAt: old, Data: []byte("{}")}
+			if i%40 == 7 {
+				e.Data = make([]byte, 25_000)
+			}
+			errs[i] = p.Publish(t.Context(), &e, "id")
+		})
+	}
+	calls.Wait()
+	for i, err := range errs {
+		if large := i%40 == 7; errors.Is(err, forward.ErrRefused) != large || (err != nil) != large {
+			t.Errorf("event %d, too large %v: %v", i, large, err)
+		}
+	}
+	published := all(t, topic, 1)
+	if len(published) != n-n/40 {
+		t.Errorf("%d records, want %d", len(published), n-n/40)
+	}
+	// Retention goes by the timestamp: what is old is not to be deleted at once.
+	for _, r := range published {
+		if time.Since(r.Timestamp) > time.Hour || headerOf(r, forward.HeaderOccurred) != old.Format(time.RFC3339Nano) {
+			t.Errorf("timestamp %v, occurred %s", r.Timestamp, headerOf(r, forward.HeaderOccurred))
+		}
 	}
 }

@@ -30,6 +30,7 @@ type chunk struct {
 	head      int64 // the last stable offset
 	records   []*kgo.Record
 	bytes     int
+	waits     error // a page ended before a record that cannot be decoded yet
 }
 
 // Read implements [eventlog.Log]: committed records only, and none behind a
@@ -52,7 +53,11 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 			return eventlog.Page{}, err
 		}
 	}
-	return l.page(c, &req), nil
+	page := l.page(c, &req)
+	if c.waits != nil && page.Next <= req.After {
+		return eventlog.Page{}, c.waits
+	}
+	return page, nil
 }
 
 // page makes a page of a chunk, and keeps what does not fit into it.
@@ -81,6 +86,12 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 		e := l.event(r, fault)
 		if !selects(&req.Filter, &e) {
 			continue
+		}
+		if errors.Is(e.Fault, ErrUnavailable) {
+			p.Next = at - 1
+			l.rest.put(c, i, int64(p.Next))
+			c.waits = l.unavailable(r, &e)
+			break
 		}
 		size += e.Size()
 		if req.MaxEventBytes > 0 && len(e.Data) > req.MaxEventBytes {
@@ -227,6 +238,7 @@ func (l *Log) chunk(part *kmsg.FetchResponseTopicPartition, from int64) (*chunk,
 		c.head = max(c.head, c.next)
 	}
 	for _, r := range c.records {
+		r.Context = l.ctx // for who decodes it
 		c.bytes += 200 + len(r.Key) + len(r.Value)
 		for _, h := range r.Headers {
 			c.bytes += len(h.Key) + len(h.Value)

@@ -135,6 +135,13 @@ type workerConfig struct {
 const workerVar = "FAIRLEAD_KAFKA_TEST_WORKER"
 
 func TestMain(m *testing.M) {
+	if text := os.Getenv(lettersVar); text != "" {
+		if err := workLetters(text); err != nil {
+			fmt.Fprintln(os.Stderr, "worker:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	text := os.Getenv(workerVar)
 	if text == "" {
 		os.Exit(m.Run())

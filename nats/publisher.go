@@ -26,10 +26,18 @@ type Config struct {
 	Subject func(*event.Event) string
 	// Names are the headers of tenant, class and route; default: the preset "fairlead".
 	Names tenancy.Names
+	// Source names the log that the events are of. Give each log its own name where
+	// forwarders of one name publish from several logs into one JetStream stream, as
+	// when each region has a database: their events may have equal ids. Default: none.
+	Source string
 }
 
 // A Publisher is a [forward.Publisher]. JetStream drops a message whose id it has
-// seen in the duplicate window of the stream; make that longer than an outage.
+// seen in the duplicate window of the stream; make that longer than an outage. The
+// message's id names the source, the tenant, the stream, the position and the
+// forwarder beside the event: the same for an event that comes again, and another
+// for each other one, since the ids of events are unique in their log only. That of
+// the event is in the header "id".
 type Publisher struct {
 	c  Config
 	js jetstream.JetStream
@@ -92,10 +100,7 @@ func (p *Publisher) Publish(ctx context.Context, e *event.Event, id string) erro
 		}
 		m.Header[h.Key] = []string{string(h.Value)}
 	}
-	if e.ID != "" {
-		id = e.ID
-	}
-	_, err = p.js.PublishMsg(ctx, m, jetstream.WithMsgID(id))
+	_, err = p.js.PublishMsg(ctx, m, jetstream.WithMsgID(p.messageID(e, id)))
 	if err == nil {
 		return nil
 	}
@@ -108,4 +113,10 @@ func (p *Publisher) Publish(ctx context.Context, e *event.Event, id string) erro
 		err = fmt.Errorf("%w: make a stream that has this subject", err)
 	}
 	return err
+}
+
+// messageID is the same for an event each time, and that of no other one: no part of
+// it has a dot.
+func (p *Publisher) messageID(e *event.Event, id string) string {
+	return strings.Join([]string{Token(p.c.Source), Token(e.Tenant), Token(e.Stream), e.Position.String(), Token(id)}, ".")
 }

@@ -76,7 +76,7 @@ func TestForward(t *testing.T) {
 				}
 				h := m.Headers()
 				if !done(brokertest.Message{
-					ID: h.Get(jetstream.MsgIDHeader), Tenant: header(h, "fairlead-tenant"), Stream: header(h, forward.HeaderStream), Type: header(h, forward.HeaderType),
+					ID: header(h, forward.HeaderID), Tenant: header(h, "fairlead-tenant"), Stream: header(h, forward.HeaderStream), Type: header(h, forward.HeaderType),
 					Version: header(h, forward.HeaderVersion), Trace: header(h, "traceparent"), Data: string(m.Data()),
 				}) {
 					return
@@ -84,6 +84,45 @@ func TestForward(t *testing.T) {
 			}
 		},
 	})
+}
+
+// JetStream drops what has an id that it has seen, whoever sent it. Events of other
+// tenants, logs and forwarders may have equal ids, and none of them may be lost.
+func TestEqualIDsAreNotDropped(t *testing.T) {
+	conn, js := connect(t, brokertest.NATS(t).URL)
+	s := stream(t, js)
+	make := func(source string) *nats.Publisher {
+		p, err := nats.New(nats.Config{Conn: conn, Source: source})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	eu, us := make("eu"), make("us")
+	for i, m := range []struct {
+		to        *nats.Publisher
+		forwarder string
+		e         event.Event
+	}{
+		{eu, "out", event.Event{ID: "1", Tenant: "acme", Stream: "s", Position: 7}},
+		{eu, "out", event.Event{ID: "1", Tenant: "other", Stream: "s", Position: 7}},
+		{us, "out", event.Event{ID: "1", Tenant: "acme", Stream: "s", Position: 7}},
+		{eu, "audit", event.Event{ID: "1", Tenant: "acme", Stream: "s", Position: 7}},
+		{eu, "out", event.Event{ID: "1", Tenant: "acme", Stream: "t", Position: 7}},
+		{eu, "out", event.Event{ID: "1", Tenant: "acme", Stream: "s", Position: 8}},
+		{eu, "out", event.Event{ID: "1", Tenant: "acme.s", Stream: "", Position: 7}},
+	} {
+		m.e.Type, m.e.Data = "T", []byte("{}")
+		for range 2 { // the second is one that the broker has
+			if err := m.to.Publish(t.Context(), &m.e, m.forwarder+"/"+m.e.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		info, err := s.Info(t.Context())
+		if err != nil || info.State.Msgs != uint64(i+1) {
+			t.Errorf("after event %d: %d messages, want %d (%v)", i, info.State.Msgs, i+1, err)
+		}
+	}
 }
 
 func header(h client.Header, name string) string {

@@ -123,7 +123,7 @@ type DeadLetter struct {
 	Reason    string // one word for tables: "handler", "decode", "panic", "gap", ...
 	Error     string
 	Attempts  int
-	At        time.Time
+	At        time.Time // when it failed last, by the clock of the process that parked it
 }
 
 // A LetterFilter selects dead letters. Zero fields select all.

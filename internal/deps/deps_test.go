@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -42,6 +43,37 @@ func TestCoreHasNoDriver(t *testing.T) {
 	}
 }
 
+// TestFormatsComeAlone: who reads Kafka is built with no format, and who reads one
+// format not with the library of another.
+func TestFormatsComeAlone(t *testing.T) {
+	touch(t, root(t))
+	const registryClient, avro, compiler, protobuf = "github.com/twmb/franz-go/pkg/sr", "github.com/twmb/avro", "github.com/bufbuild/protocompile", "google.golang.org/protobuf"
+	all := []string{registryClient, avro, compiler, protobuf}
+	for path, may := range map[string][]string{
+		"kafka":                   nil,
+		"kafka/layout":            nil,
+		"kafka/registry":          {registryClient},
+		"kafka/registry/avro":     {registryClient, avro},
+		"kafka/registry/protobuf": {registryClient, compiler, protobuf},
+		"cli":                     {protobuf}, // by way of the metrics
+		"config":                  nil,
+	} {
+		has := map[string]bool{}
+		for _, p := range load(t, "./"+path) {
+			for _, m := range all {
+				if p.ImportPath == m || strings.HasPrefix(p.ImportPath, m+"/") {
+					has[m] = true
+				}
+			}
+		}
+		for _, m := range all {
+			if has[m] != slices.Contains(may, m) {
+				t.Errorf("%s is built with %s: %v, want %v", path, m, has[m], !has[m])
+			}
+		}
+	}
+}
+
 func TestDriver(t *testing.T) {
 	for path, want := range map[string]string{
 		"zombiezen.com/go/sqlite/sqlitex":        "zombiezen.com",
@@ -68,7 +100,7 @@ func driver(path string) string {
 		"zombiezen.com", "modernc.org", "crawshaw.io", "github.com/mattn", "github.com/ncruces", "github.com/tetratelabs",
 		"database/sql", "github.com/jackc", "github.com/lib/pq", "github.com/twmb", "github.com/IBM/sarama",
 		"github.com/confluentinc", "github.com/segmentio", "github.com/klauspost", "github.com/opensearch-project",
-		"github.com/elastic", "github.com/prometheus", "github.com/spf13", "github.com/urfave", "testing", "flag",
+		"github.com/elastic", "github.com/bufbuild", "google.golang.org", "github.com/prometheus", "github.com/spf13", "github.com/urfave", "testing", "flag",
 	} {
 		if path == d || strings.HasPrefix(path, d+"/") {
 			return d

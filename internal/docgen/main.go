@@ -66,6 +66,7 @@ var sections = []section{
 	{"postgres.Options", "postgres/open.go", "Options", "The last argument of `postgres.Open`.", "postgres/open.go", "withDefaults", "o"},
 	{"kafka.Config", "kafka/kafka.go", "Config", "The argument of `kafka.Open`.", "kafka/kafka.go", "setDefaults", "c"},
 	{"kafka.Mapping", "kafka/mapping.go", "Mapping", "The field `Mapping` of `kafka.Config`; its comment in the code says where all parts of an event come from.", "", "", ""},
+	{"registry.Config", "kafka/registry/registry.go", "Config", "The argument of `registry.New`.", "kafka/registry/registry.go", "New", "cfg"},
 	{"The file", "config/config.go", "File", "What `--config` names.", "", "", ""},
 	{"The file: kafka", "config/kafka.go", "Kafka", "The topic that is the log in place of the database, which then is the store only.", "", "", ""},
 	{"The file: kafka.sasl", "config/kafka.go", "SASL", "How to log in to the brokers.", "", "", ""},

@@ -93,12 +93,22 @@ func (l *batchLane) readAgain(ctx context.Context, e *event.Event) error {
 	if err != nil {
 		return fmt.Errorf("lane %v: read dead letter at %v again: %w", l.id, e.Position, err)
 	}
-	for i := range page.Events {
-		if found := &page.Events[i]; found.ID == e.ID || e.Type == "" {
+	foundAgain(e, page.Events)
+	return nil
+}
+
+// foundAgain replaces the event of a dead letter by what its log hands out now at its
+// position. Where that is nothing, or another event, the letter cannot be applied, and
+// the event's fault says why.
+func foundAgain(e *event.Event, events []event.Event) {
+	for i := range events {
+		if found := &events[i]; found.ID == e.ID || e.Type == "" { // or its log could not tell anything of it
 			*e = *found
+			return
 		}
 	}
-	return nil
+	e.Fault = fmt.Errorf("its payload is in the log only, and the log does not hand out the event at position %v to this consumer any more: "+
+		"a route or a filter gives it to another one, or it was deleted: retry it where it belongs, or skip it", e.Position)
 }
 
 // letterBatch makes a batch of letters, with the documents that they are for.
@@ -119,6 +129,9 @@ func (l *batchLane) letterBatch(ctx context.Context, k store.ParkedKey, letters 
 func (l *batchLane) enterLetter(b *batch, i int32, k store.ParkedKey) {
 	it := &b.items[i]
 	err := l.p.Projection.Touch(it.e, &it.touched)
+	if typeUnknown(it.e) { // it may be one that is handled
+		err = projection.TooLarge(it.e)
+	}
 	if mine, fault := l.p.inBucket(it.e, l.id.Partition, l.of()); fault != nil {
 		err = fault
 	} else if !mine { // it was parked here because its partition could not be told

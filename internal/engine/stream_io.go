@@ -440,12 +440,11 @@ func (r *streamRunner) drain(ctx context.Context, d *drain) {
 // readAgain gets the payload of an event that was too large as it was parked.
 func (r *streamRunner) readAgain(ctx context.Context, e *event.Event) error {
 	page, err := r.e.pages.read(ctx, eventlog.ReadRequest{Partition: r.logPart, After: e.Position - 1, Until: e.Position}, nil)
-	for i := range page.Events {
-		if found := &page.Events[i]; found.ID == e.ID || e.Type == "" { // or its log could not tell anything of it
-			*e = *found
-		}
+	if err != nil {
+		return err
 	}
-	return err
+	foundAgain(e, page.Events)
+	return nil
 }
 
 // tryMerge gives the tenant back to its base lane.

@@ -1,0 +1,2 @@
+// Package shop has the messages that the tests of the formats read.
+package shop
