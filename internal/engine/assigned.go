@@ -26,8 +26,9 @@ type assigned struct {
 	released []chan struct{}            // closed when no lane of another partition is worked any more
 }
 
-// An assignment is when a partition was given to this process.
-type assignment struct{ at time.Time }
+// An assignment is when a partition was given to this process, and until when it may
+// take the partition's lanes from a live owner.
+type assignment struct{ at, until time.Time }
 
 // of returns the log partition that a lane reads.
 func (a *assigned) of(id store.LaneID) int {
@@ -48,7 +49,22 @@ func (a *assigned) has(id store.LaneID) bool {
 // group. One that took a lane and lost it again was overtaken itself.
 func (a *assigned) takes(id store.LaneID, now time.Time) bool {
 	g, ok := a.parts[a.of(id)]
-	return ok && now.Sub(g.at) < takeWithin && a.took[id] != g.at
+	return ok && now.Before(g.until) && a.took[id] != g.at
+}
+
+// unanswered notes that the store did not answer what was asked at a time, so that
+// nothing could be taken: there is time for it still, once it answers. It is not
+// that the process was frozen meanwhile: then it would have been for too long.
+func (a *assigned) unanswered(asked, now time.Time) {
+	if a == nil || now.Sub(asked) >= takeWithin {
+		return
+	}
+	for p, g := range a.parts {
+		if asked.Before(g.until) {
+			g.until = now.Add(takeWithin)
+			a.parts[p] = g
+		}
+	}
 }
 
 // shared returns the engine's assigned for lanes of a pool; nil: they are leased.
@@ -128,7 +144,7 @@ func (w worker) Own(partitions []int) <-chan struct{} {
 		if g, ok := a.parts[p]; ok {
 			parts[p] = g
 		} else {
-			parts[p] = assignment{now}
+			parts[p] = assignment{now, now.Add(takeWithin)}
 		}
 	}
 	a.parts = parts
@@ -144,6 +160,13 @@ func (w worker) Own(partitions []int) <-chan struct{} {
 	e.checkReleased()
 	e.wake()
 	return done
+}
+
+// unanswered is [assigned.unanswered] of what was asked at a time.
+func (e *Engine) unanswered(asked time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.assigned.unanswered(asked, time.Now())
 }
 
 // strays are the lanes that are worked here although their partition is not this

@@ -63,6 +63,7 @@ func (e *Engine) supervise(ctx, work context.Context, logParts int) {
 			e.handAll(work, w.v)
 			return
 		}
+		asked := time.Now()
 		often := lookEvery
 		if fl.moving {
 			often = movingEvery
@@ -90,6 +91,7 @@ func (e *Engine) supervise(ctx, work context.Context, logParts int) {
 		}
 		if err != nil && ctx.Err() == nil {
 			e.logger.Error("the store does not answer", "error", err)
+			e.unanswered(asked)
 			e.outdated(err)
 			wait = time.Second
 		}
@@ -122,6 +124,7 @@ func (e *Engine) assign(ctx, work context.Context, v view, logParts int, f *flee
 	for ids := range slices.Chunk(d.start, acquireAtOnce) {
 		if err := e.start(ctx, work, ids, d.force, logParts, share, d.costs); err != nil && ctx.Err() == nil {
 			d.again(time.Now().Add(startAgain))
+			e.unanswered(now)
 			e.logger.Error("lanes were not acquired", "lanes", len(ids), "first", ids[0].String(), "error", err)
 		}
 	}
