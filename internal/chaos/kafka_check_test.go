@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/done"
 	"github.com/fairlead-dev/fairlead/sqlite"
+	"github.com/fairlead-dev/fairlead/store"
 )
 
 // alsoDone has the witness of commits on PostgreSQL write those too that move no
@@ -176,6 +178,10 @@ func (h *history) repeated(ctx context.Context, w witness, out witness, bad *fin
 	var broken error
 	err := w.each(ctx, "SELECT lane, epoch, after, done FROM "+w.table("commits")+" WHERE lane LIKE '"+mail+"#%' ORDER BY seq", []any{&lane, &epoch, &after, &raw}, func() {
 		t := term{epoch: epoch, after: after}
+		lane, err := named(lane)
+		if err != nil {
+			broken = err
+		}
 		if err := t.done.UnmarshalBinary(raw); err != nil {
 			broken = fmt.Errorf("lane %s, epoch %d: %w", lane, epoch, err)
 		}
@@ -207,19 +213,34 @@ func (h *history) repeated(ctx context.Context, w witness, out witness, bad *fin
 	})
 }
 
+// named returns the name that a reactor is told of a lane, for what the witness calls it.
+func named(lane string) (string, error) {
+	of, tenant, _ := strings.Cut(lane, " ")
+	id := store.LaneID{Tenant: tenant}
+	id.Processor = mail
+	_, err := fmt.Sscanf(of, mail+"#%d/%d", &id.Number, &id.Partition)
+	return id.String(), err
+}
+
 // A mirror compares the offsets that a group has committed with the checkpoints.
 type mirror struct {
 	*fleet
+	stop  func() // ends watch
 	looks int
 	bad   findings
 }
 
-// watch looks again and again until ctx ends.
-func (m *mirror) watch(ctx context.Context) {
-	for ctx.Err() == nil {
-		_ = m.look(ctx) // where brokers or the store do not answer there is nothing to compare
-		rest(ctx, 300*time.Millisecond)
-	}
+// watch looks again and again until stop is called.
+func (m *mirror) watch() {
+	ctx, cancel := context.WithCancel(m.t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			_ = m.look(ctx) // where brokers or the store do not answer there is nothing to compare
+			rest(ctx, 300*time.Millisecond)
+		}
+	})
+	m.stop = func() { cancel(); wg.Wait() }
 }
 
 // look compares once: first it asks for the offsets, so that checkpoints may only be
@@ -307,6 +328,7 @@ func (f *fleet) settleTopic(t *testing.T, length time.Duration, m *mirror, dir s
 		w.leave()
 		w.busy.Unlock()
 	}
+	m.stop()
 	out, done, err := f.witnesses(ctx)
 	if err != nil {
 		return err
