@@ -40,14 +40,20 @@ var insideLite = []string{
 		INSERT INTO chaos_commits(processor, lane, epoch, owner, before, after, done, worker)
 		VALUES(NEW.processor, format('%s#%s/%s %s', NEW.processor, NEW.number, NEW.partition, NEW.tenant), NEW.epoch, NEW.owner, OLD.position, NEW.position, NEW.done, NEW.owner);
 	END`,
+	// A commit writes the lane's row first, and writers of a file are one after the
+	// other: so what is written last is the lane of the transaction that asks.
+	`CREATE TABLE chaos_now(processor TEXT, lane TEXT, epoch INTEGER)`,
+	`INSERT INTO chaos_now VALUES('', '', 0)`,
+	`CREATE TRIGGER chaos_written AFTER UPDATE ON fairlead_lanes BEGIN
+		UPDATE chaos_now SET processor = NEW.processor, lane = format('%s#%s/%s %s', NEW.processor, NEW.number, NEW.partition, NEW.tenant), epoch = NEW.epoch;
+	END`,
 }
 
-// auditLite takes the lane from what the fence of this very transaction has left
-// with the witness: writers of a file are one after the other.
+// auditLite takes the lane from what the fence of this very transaction has left.
 func auditLite(tx *sqlite.Tx, worker string, tenant, stream []string, version, position []int64) error {
 	for i := range tenant {
 		n, err := tx.Exec(`INSERT INTO chaos_audit(tenant, stream, version, position, lane, epoch, worker)
-			SELECT ?, ?, ?, ?, lane, epoch, ? FROM (SELECT processor, lane, epoch FROM chaos_commits ORDER BY seq DESC LIMIT 1) WHERE processor = 'audit'`,
+			SELECT ?, ?, ?, ?, lane, epoch, ? FROM chaos_now WHERE processor = 'audit'`,
 			tenant[i], stream[i], version[i], position[i], worker)
 		if err != nil {
 			return err
