@@ -88,6 +88,7 @@ type owned struct {
 	cancel context.CancelFunc
 	ended  chan struct{}
 	stuck  bool // was complained about
+	lent   bool // its partition was another member's when it was begun
 
 	asked  time.Time // when its cost was asked for
 	worked time.Duration
