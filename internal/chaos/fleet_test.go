@@ -219,6 +219,7 @@ func (p *process) leave() bool {
 	if p.cmd == nil {
 		return false
 	}
+	p.listens()
 	p.expectEnd()
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -235,6 +236,21 @@ func (p *process) leave() bool {
 	}
 	p.cmd = nil
 	return p.err == nil
+}
+
+// listens waits until the process can be told to end: on a busy machine one that was
+// just started cannot be yet.
+func (p *process) listens() {
+	for range 300 {
+		if said, _ := os.ReadFile(p.log); bytes.Contains(said, []byte(ready)) {
+			return
+		}
+		select {
+		case <-p.done:
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // freeze stops the process for a while: it comes back as a zombie, with the leases

@@ -9,11 +9,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -95,7 +93,7 @@ func (f *fleet) passing(err error) bool { return passing(err) || f.topic != nil 
 // produce writes to the topic from several clients until SIGTERM. The producer is
 // idempotent, and a record is written when two brokers have it.
 func produce() error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	ctx, stop := untilTold()
 	defer stop()
 	seed, err := strconv.ParseUint(os.Getenv(seedVar), 10, 64)
 	if err != nil {

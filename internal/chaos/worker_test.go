@@ -102,10 +102,19 @@ func tellTime() error {
 	return errors.Join(err, c.Close(context.Background()))
 }
 
+// ready is what a process says when it can be told to end.
+const ready = "ready to be told"
+
+func untilTold() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	fmt.Fprintln(os.Stderr, ready)
+	return ctx, stop
+}
+
 // work runs the processors until SIGTERM. While there is no server it tries again:
 // once it runs, the engine does that.
 func work() error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	ctx, stop := untilTold()
 	defer stop()
 	session := os.Getenv(sessionVar)
 	out, err := pgxpool.New(ctx, os.Getenv(outsideVar))
