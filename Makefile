@@ -57,6 +57,10 @@ CHAOS_SEED ?=
 chaos: ## a fleet of real processes under all kinds of faults: make chaos CHAOS_TIME=10m CHAOS_SEED=1
 	FAIRLEAD_CHAOS_TIME="$(CHAOS_TIME)" FAIRLEAD_CHAOS_SEED="$(CHAOS_SEED)" $(GO) test -count=1 -timeout 0 -run '^TestChaos$$' -v ./internal/chaos
 
+.PHONY: chaos-kafka
+chaos-kafka: ## the same on a topic of three brokers, which are killed too: make chaos-kafka CHAOS_TIME=10m CHAOS_SEED=1
+	FAIRLEAD_CHAOS_TIME="$(CHAOS_TIME)" FAIRLEAD_CHAOS_SEED="$(CHAOS_SEED)" $(GO) test -count=1 -timeout 0 -run '^TestChaosKafka$$' -v ./internal/chaos
+
 .PHONY: examples
 examples: ## the examples against their known answers
 	$(GO) test -count=1 -timeout 15m -v ./examples/...
