@@ -63,6 +63,10 @@ VERSIONS ?= 13 14 16 17 18
 postgres-versions: ## the PostgreSQL adapter on other versions of the server: make postgres-versions VERSIONS='13 18'
 	scripts/postgres-versions.sh $(VERSIONS)
 
+.PHONY: chaos-kafka
+chaos-kafka: ## the same on a topic of three brokers, which are killed too: make chaos-kafka CHAOS_TIME=10m CHAOS_SEED=1
+	FAIRLEAD_CHAOS_TIME="$(CHAOS_TIME)" FAIRLEAD_CHAOS_SEED="$(CHAOS_SEED)" $(GO) test -count=1 -timeout 0 -run '^TestChaosKafka$$' -v ./internal/chaos
+
 .PHONY: examples
 examples: ## the examples against their known answers
 	$(GO) test -count=1 -timeout 15m -v ./examples/...

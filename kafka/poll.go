@@ -147,6 +147,10 @@ func (l *Log) begin(leader int32, p *poller, cancel context.CancelFunc) (froms [
 	}
 	for partition := range p.parts {
 		w := l.watched[partition]
+		if w == nil { // another poller has dropped it: its leader moved, and moved back
+			delete(p.parts, partition)
+			continue
+		}
 		if w.waiting == 0 && time.Since(w.last) > idleAfter || l.leaders[partition] != leader {
 			delete(p.parts, partition)
 			l.drop(partition)

@@ -13,6 +13,7 @@
 #   FAIRLEAD_KAFKA_JARS      where the jars are; default: kafka-VERSION in the same folder
 #   FAIRLEAD_KAFKA_PORT      of the first broker, the others follow; default 25492. Controllers: 100 above
 #   FAIRLEAD_KAFKA_BROKERS   how many; default 1
+#   FAIRLEAD_KAFKA_JAVA      more options for Java, of each
 set -euo pipefail
 
 version=4.1.1
@@ -113,7 +114,9 @@ pid_of() { # the process of a broker, if it runs
 	echo "$pid"
 }
 
-java=(java -Xmx512m -Xms128m -XX:+UseSerialGC -cp "$jars/libs/*"
+# shellcheck disable=SC2206
+options=(${FAIRLEAD_KAFKA_JAVA:-})
+java=(java -Xmx512m -Xms128m -XX:+UseSerialGC "${options[@]}" -cp "$jars/libs/*"
 	-Dorg.slf4j.simpleLogger.defaultLogLevel=warn -Dorg.slf4j.simpleLogger.showDateTime=true
 	-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info)
 

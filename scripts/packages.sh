@@ -1,10 +1,10 @@
 # shellcheck shell=bash
 # Sourced by services.sh. What tests start or run themselves is only installed here:
-# PgBouncer, RabbitMQ, NATS, and pip, for a producer in Python.
+# PgBouncer, RabbitMQ, NATS, and of other producers kcat, and pip for one in Python.
 
 install_packages() {
 	local missing=() name
-	for name in pgbouncer rabbitmq-server nats-server; do
+	for name in pgbouncer rabbitmq-server nats-server kcat; do
 		command -v "$name" >/dev/null || [ -x "/usr/sbin/$name" ] || missing+=("$name")
 	done
 	python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)

@@ -18,10 +18,25 @@ import (
 // done, fixes what is done, to whom and when; FAIRLEAD_CHAOS_SEED sets it, and
 // FAIRLEAD_CHAOS_TIME for how long.
 func TestChaos(t *testing.T) {
-	length, seed := time.Minute, uint64(time.Now().UnixNano())
+	short := time.Minute
 	if os.Getenv("CI") != "" {
-		length = 2 * time.Minute
+		short = 2 * time.Minute
 	}
+	length, seed := asked(t, short)
+	workers := 4 + rand.New(rand.NewPCG(seed, 0)).IntN(5)
+	f := newFleet(t, seed, workers)
+	f.workers[0].env = append(f.workers[0].env, poolVar+"="+pool)
+	t.Logf("seed %d, %v, %d workers", seed, length, workers)
+	f.chaos(t, length, schedule(seed, length, workers, &f.plan))
+	if err := f.settle(t, length); err != nil {
+		t.Errorf("seed %d: %v", seed, err)
+	}
+}
+
+// asked returns for how long to disturb and the seed, by the environment.
+func asked(t *testing.T, length time.Duration) (time.Duration, uint64) {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
 	if v := os.Getenv("FAIRLEAD_CHAOS_TIME"); v != "" {
 		d, err := time.ParseDuration(v)
 		if err != nil {
@@ -36,14 +51,7 @@ func TestChaos(t *testing.T) {
 		}
 		seed = n
 	}
-	workers := 4 + rand.New(rand.NewPCG(seed, 0)).IntN(5)
-	f := newFleet(t, seed, workers)
-	f.workers[0].env = append(f.workers[0].env, poolVar+"="+pool)
-	t.Logf("seed %d, %v, %d workers", seed, length, workers)
-	f.chaos(t, length, schedule(seed, length, workers))
-	if err := f.settle(t, length); err != nil {
-		t.Errorf("seed %d: %v", seed, err)
-	}
+	return length, seed
 }
 
 // chaos runs a fleet through a schedule.
@@ -59,7 +67,9 @@ func (f *fleet) chaos(t *testing.T, length time.Duration, all []fault) {
 		p.start()
 		p.busy.Unlock()
 	}
-	wg.Go(func() { f.tidy(ctx) })
+	if f.topic == nil {
+		wg.Go(func() { f.tidy(ctx) })
+	}
 	wg.Go(func() { f.operate(ctx) })
 	f.disturb(ctx, all)
 	rest(ctx, length-time.Since(f.begun))
@@ -101,6 +111,7 @@ func (f *fleet) settle(t *testing.T, length time.Duration) error {
 	if err != nil {
 		return err
 	}
+	w := onServer(c)
 	acks, err := h.acknowledged(f.dir, &bad)
 	if err != nil {
 		return err
@@ -124,13 +135,13 @@ func (f *fleet) settle(t *testing.T, length time.Duration) error {
 	if err := f.heal(ctx); err != nil {
 		return fmt.Errorf("heal: %w", err)
 	}
-	if err := h.documents(ctx, c, &bad); err != nil {
+	if err := h.documents(ctx, w, &bad); err != nil {
 		return err
 	}
-	if err := h.audited(ctx, c, &bad); err != nil {
+	if err := h.audited(ctx, w, &bad); err != nil {
 		return err
 	}
-	commits, err := committed(ctx, c, &bad)
+	commits, err := committed(ctx, w, &bad)
 	if err != nil {
 		return err
 	}
@@ -141,7 +152,7 @@ func (f *fleet) settle(t *testing.T, length time.Duration) error {
 	if err := apart(ctx, c, &bad); err != nil {
 		return err
 	}
-	if err := f.happened(ctx, c, out, length, &bad); err != nil {
+	if err := f.happened(ctx, f.witnessed(c, out), length, &bad); err != nil {
 		return err
 	}
 	for _, w := range f.workers {

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -57,8 +58,26 @@ func (f *findings) err() error {
 	return errors.Join(f.errs...)
 }
 
-func each(ctx context.Context, c *pgx.Conn, query string, into []any, f func()) error {
-	rows, err := c.Query(ctx, query)
+// A witness is a database, and what is asked there after a run.
+type witness interface {
+	each(ctx context.Context, query string, into []any, f func()) error
+	table(name string) string // of the name of a table of ours, or of read_model
+}
+
+// A serverWitness is one on PostgreSQL.
+type serverWitness struct{ c *pgx.Conn }
+
+func onServer(c *pgx.Conn) witness { return serverWitness{c} }
+
+func (w serverWitness) table(name string) string {
+	if name == "read_model" {
+		return "fairlead." + name
+	}
+	return "chaos." + name
+}
+
+func (w serverWitness) each(ctx context.Context, query string, into []any, f func()) error {
+	rows, err := w.c.Query(ctx, query)
 	if err != nil {
 		return err
 	}
@@ -71,7 +90,7 @@ func readLog(ctx context.Context, c *pgx.Conn, bad *findings) (*history, error) 
 	h := &history{streams: map[key][]fact{}, tenants: map[string][]fact{}, numbers: map[uint64]bool{}}
 	var e fact
 	var data []byte
-	err := each(ctx, c, "SELECT tenant, stream, version, position, data FROM fairlead.events ORDER BY position", []any{&e.tenant, &e.stream, &e.version, &e.position, &data}, func() {
+	err := onServer(c).each(ctx, "SELECT tenant, stream, version, position, data FROM fairlead.events ORDER BY position", []any{&e.tenant, &e.stream, &e.version, &e.position, &data}, func() {
 		e.added = added{}
 		if err := json.Unmarshal(data, &e.added); err != nil {
 			bad.add("log", "position %d: %v", e.position, err)
@@ -80,15 +99,29 @@ func readLog(ctx context.Context, c *pgx.Conn, bad *findings) (*history, error) 
 		if want := int64(len(h.streams[k])) + 1; e.version != want {
 			bad.add("log", "%v has version %d at position %d, want %d", k, e.version, e.position, want)
 		}
-		if h.numbers[e.N] {
-			bad.add("log", "number %d is there twice, again at position %d", e.N, e.position)
-		}
-		h.numbers[e.N] = true
-		h.events = append(h.events, e)
-		h.streams[k] = append(h.streams[k], e)
-		h.tenants[e.tenant] = append(h.tenants[e.tenant], e)
+		h.append(e, bad)
 	})
 	return h, err
+}
+
+func (h *history) append(e fact, bad *findings) {
+	k := key{e.tenant, e.stream}
+	if h.numbers[e.N] {
+		bad.add("log", "number %d is there twice, again at position %d", e.N, e.position)
+	}
+	h.numbers[e.N] = true
+	h.events = append(h.events, e)
+	h.streams[k] = append(h.streams[k], e)
+	h.tenants[e.tenant] = append(h.tenants[e.tenant], e)
+}
+
+// place returns which event of a stream has a version, from 0; -1: none.
+func (h *history) place(k key, version int64) int {
+	i, ok := slices.BinarySearchFunc(h.streams[k], version, func(e fact, v int64) int { return cmp.Compare(e.version, v) })
+	if !ok {
+		return -1
+	}
+	return i
 }
 
 // acknowledged checks that what the clients were told is there is there.
@@ -159,7 +192,7 @@ func (h *history) letters(ctx context.Context, f *fleet, bad *findings) (n int, 
 }
 
 // documents compares what a projection has with the fold of the log.
-func (h *history) documents(ctx context.Context, c *pgx.Conn, bad *findings) error {
+func (h *history) documents(ctx context.Context, w witness, bad *findings) error {
 	want := map[string]map[key]counter{counters: {}, totals: {}}
 	for k, es := range h.streams {
 		want[counters][k] = fold(es)
@@ -171,13 +204,13 @@ func (h *history) documents(ctx context.Context, c *pgx.Conn, bad *findings) err
 		var k key
 		var data []byte
 		seen := 0
-		err := each(ctx, c, "SELECT tenant, id, doc::text FROM fairlead.read_model WHERE collection = '"+name+"'", []any{&k.tenant, &k.id, &data}, func() {
+		err := w.each(ctx, "SELECT tenant, id, CAST(doc AS text) FROM "+w.table("read_model")+" WHERE collection = '"+name+"'", []any{&k.tenant, &k.id, &data}, func() {
 			seen++
 			var got counter
 			if err := json.Unmarshal(data, &got); err != nil {
 				bad.add(name, "%v: %v", k, err)
-			} else if w, ok := docs[k]; !ok || got != w {
-				bad.add(name, "%v is %+v, the log has %+v", k, got, w)
+			} else if want, ok := docs[k]; !ok || got != want {
+				bad.add(name, "%v is %+v, the log has %+v", k, got, want)
 			}
 		})
 		if err != nil {
@@ -199,12 +232,12 @@ func fold(es []fact) (c counter) {
 
 // audited checks the table of the batch projector: each event once, in the order of
 // its key, and no two processes in one epoch of a lane.
-func (h *history) audited(ctx context.Context, c *pgx.Conn, bad *findings) error {
+func (h *history) audited(ctx context.Context, w witness, bad *findings) error {
 	seen, owners := map[key]int{}, map[string]string{}
 	var k key
 	var version, position, epoch int64
 	var lane, worker string
-	err := each(ctx, c, "SELECT tenant, stream, version, position, lane, epoch, worker FROM chaos.audit ORDER BY seq", []any{&k.tenant, &k.id, &version, &position, &lane, &epoch, &worker}, func() {
+	err := w.each(ctx, "SELECT tenant, stream, version, position, lane, epoch, worker FROM "+w.table("audit")+" ORDER BY seq", []any{&k.tenant, &k.id, &version, &position, &lane, &epoch, &worker}, func() {
 		es := h.streams[k]
 		switch i := seen[k]; {
 		case i < len(es) && version == es[i].version && position == es[i].position:
@@ -228,7 +261,7 @@ func (h *history) audited(ctx context.Context, c *pgx.Conn, bad *findings) error
 
 // committed checks what the rows of the lanes went through: one process in an epoch,
 // each commit where the one before ended, and no epoch after a newer one.
-func committed(ctx context.Context, c *pgx.Conn, bad *findings) (n int, err error) {
+func committed(ctx context.Context, w witness, bad *findings) (n int, err error) {
 	type term struct {
 		lane  string
 		epoch int64
@@ -237,7 +270,7 @@ func committed(ctx context.Context, c *pgx.Conn, bad *findings) (n int, err erro
 	var l term
 	var before, after int64
 	var worker, owner string
-	err = each(ctx, c, "SELECT lane, epoch, before, after, worker, owner FROM chaos.commits ORDER BY seq", []any{&l.lane, &l.epoch, &before, &after, &worker, &owner}, func() {
+	err = w.each(ctx, "SELECT lane, epoch, before, after, worker, owner FROM "+w.table("commits")+" ORDER BY seq", []any{&l.lane, &l.epoch, &before, &after, &worker, &owner}, func() {
 		n++
 		if o := owners[l]; o != "" && o != worker {
 			bad.add("commits", "lane %s, epoch %d: by %s and by %s", l.lane, l.epoch, o, worker)
@@ -299,15 +332,15 @@ func (h *history) effects(ctx context.Context, c *pgx.Conn, bad *findings) (o ou
 	var k key
 	var version, epoch int64
 	var lane, name, worker string
-	err = each(ctx, c, "SELECT tenant, stream, version, epoch, lane, key, worker FROM effects ORDER BY seq", []any{&k.tenant, &k.id, &version, &epoch, &lane, &name, &worker}, func() {
+	err = onServer(c).each(ctx, "SELECT tenant, stream, version, epoch, lane, key, worker FROM effects ORDER BY seq", []any{&k.tenant, &k.id, &version, &epoch, &lane, &name, &worker}, func() {
 		o.effects++
 		es := h.streams[k]
 		event := fmt.Sprint(k, version)
-		switch i := seen[k]; {
+		switch i, at := seen[k], h.place(k, version); {
 		case i < len(es) && version == es[i].version:
 			seen[k]++
 			names[event] = name
-		case version <= int64(i):
+		case at >= 0 && at < i:
 			o.again++
 			if names[event] != name {
 				bad.add(mail, "%v: version %d comes again under another idempotency key", k, version)

@@ -55,9 +55,9 @@ func TestChecksFind(t *testing.T) {
 		for _, do := range []func() error{
 			func() error { _, err := h.acknowledged(f.dir, &bad); return err },
 			func() error { _, err := h.letters(ctx, f, &bad); return err },
-			func() error { return h.documents(ctx, c, &bad) },
-			func() error { return h.audited(ctx, c, &bad) },
-			func() error { _, err := committed(ctx, c, &bad); return err },
+			func() error { return h.documents(ctx, onServer(c), &bad) },
+			func() error { return h.audited(ctx, onServer(c), &bad) },
+			func() error { _, err := committed(ctx, onServer(c), &bad); return err },
 			func() error { _, err := h.effects(ctx, out, &bad); return err },
 			func() error { return timely(ctx, c, &bad) },
 			func() error { return apart(ctx, c, &bad) },
@@ -141,7 +141,7 @@ func TestChecksFind(t *testing.T) {
 	})
 	t.Run("faults that never came", func(t *testing.T) {
 		var bad findings
-		if err := f.happened(ctx, c, out, wholeList, &bad); err != nil {
+		if err := f.happened(ctx, f.witnessed(c, out), wholeList, &bad); err != nil {
 			t.Fatal(err)
 		}
 		if bad.kinds["faults"] < len(weighted) {

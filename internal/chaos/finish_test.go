@@ -21,31 +21,51 @@ const catchUpAtMost = 4 * time.Minute
 func (f *fleet) finish(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, catchUpAtMost)
 	defer cancel()
-	if err := f.endPrepared(ctx, 0); err != nil {
-		return err
+	if f.topic == nil {
+		if err := f.endPrepared(ctx, 0); err != nil {
+			return err
+		}
 	}
 	if err := f.home(ctx); err != nil {
 		return err
 	}
-	head, err := f.db.Head(ctx, 0)
+	heads, err := f.heads(ctx)
 	if err != nil {
 		return err
 	}
 	busy := "nothing was seen"
 	for {
-		now, err := f.busy(ctx, head)
+		now, err := f.busy(ctx, heads)
 		switch {
-		case err != nil && !passing(err) && ctx.Err() == nil:
+		case err != nil && !f.passing(err) && ctx.Err() == nil:
 			return fmt.Errorf("%w: %s", err, busy)
 		case err == nil && now == "":
 			return nil
 		case err == nil:
 			busy = now
 		}
+		f.mu.Lock()
+		ended := len(f.ended)
+		f.mu.Unlock()
+		if ended > 3*len(f.workers) {
+			return fmt.Errorf("%d processes have ended by themselves, the first: %w", ended, f.ended[0])
+		}
 		if rest(ctx, 100*time.Millisecond); ctx.Err() != nil {
 			return fmt.Errorf("%v after the last fault: %s: %w", catchUpAtMost, busy, ctx.Err())
 		}
 	}
+}
+
+// heads returns the ends of the log's partitions.
+func (f *fleet) heads(ctx context.Context) (heads []event.Position, err error) {
+	log := f.admin.Log
+	n, err := log.Partitions(ctx)
+	for i := 0; i < n && err == nil; i++ {
+		var head event.Position
+		head, err = log.Head(ctx, i)
+		heads = append(heads, head)
+	}
+	return heads, err
 }
 
 // home takes back what holds tenants in lanes of their own, and what is asked for
@@ -81,7 +101,7 @@ func (f *fleet) home(ctx context.Context) error {
 }
 
 // busy says what is still to be done, and lets it be done.
-func (f *fleet) busy(ctx context.Context, head event.Position) (busy string, err error) {
+func (f *fleet) busy(ctx context.Context, heads []event.Position) (busy string, err error) {
 	rows, err := f.admin.Processors(ctx)
 	if err != nil {
 		return "", err
@@ -100,6 +120,9 @@ func (f *fleet) busy(ctx context.Context, head event.Position) (busy string, err
 	if err != nil {
 		return "", err
 	}
+	if len(lanes) == 0 {
+		busy = "there are no lanes"
+	}
 	for _, l := range lanes {
 		if !l.Live {
 			continue // busy says that there is a rebuild
@@ -110,6 +133,10 @@ func (f *fleet) busy(ctx context.Context, head event.Position) (busy string, err
 					return "", err
 				}
 			}
+		}
+		head := heads[0]
+		if len(heads) > 1 {
+			head = heads[l.Partition]
 		}
 		if l.Position < head || l.Tenant != "" || !l.Alive {
 			busy = fmt.Sprintf("lane %v at %v of %v, %s %s, owner %q, alive %t", l.LaneID, l.Position, head, l.State, l.Reason, l.Owner, l.Alive)

@@ -29,7 +29,11 @@ type fleet struct {
 	dir     string
 	server  *pgtest.Server
 	outside string
-	db      *postgres.DB // of the operators, directly
+	db      *postgres.DB // of the operators, directly; nil: the read models are in an SQLite file
+	topic   *topic       // that is the log; nil: the database has it
+	group   string       // that reads it
+	lite    *liteWitness // in the file
+	plan    plan
 	admin   fairlead.Admin
 	workers []*process
 	loaders []*process
@@ -48,10 +52,10 @@ type planted struct{ processor, tenant, stream string }
 
 // A process is a place for one after the other.
 type process struct {
-	f     *fleet
-	name  string
-	env   []string
-	proxy *proxy // of workers
+	f    *fleet
+	name string
+	env  []string
+	nets []*proxy // of workers: to all that they talk to
 
 	busy sync.Mutex // held while something is done to it
 	run  int
@@ -68,7 +72,7 @@ type process struct {
 
 func newFleet(t *testing.T, seed uint64, workers int) *fleet {
 	t.Helper()
-	f := &fleet{t: t, seed: seed, dir: t.TempDir(), begun: time.Now(), tally: map[string]int{}}
+	f := &fleet{t: t, seed: seed, dir: t.TempDir(), plan: onPostgres, begun: time.Now(), tally: map[string]int{}}
 	f.outside = pgtest.Database(t)
 	f.server = pgtest.NewServer(t)
 	ctx := t.Context()
@@ -81,9 +85,9 @@ func newFleet(t *testing.T, seed uint64, workers int) *fleet {
 	statements(t, f.server.URL, inside)
 	statements(t, f.outside, outside)
 	for i := range workers {
-		p := newProxy(t, f.server.URL)
-		w := &process{f: f, name: fmt.Sprintf("w%d", i), proxy: p}
-		w.env = []string{roleVar + "=work", nameVar + "=" + w.name, urlVar + "=" + p.url, outsideVar + "=" + f.outside + "&application_name=" + w.name}
+		p, url := newProxyOf(t, f.server.URL)
+		w := &process{f: f, name: fmt.Sprintf("w%d", i), nets: []*proxy{p}}
+		w.env = []string{roleVar + "=work", nameVar + "=" + w.name, urlVar + "=" + url, outsideVar + "=" + f.outside + "&application_name=" + w.name}
 		f.workers = append(f.workers, w)
 	}
 	for i := range 2 {
@@ -94,14 +98,17 @@ func newFleet(t *testing.T, seed uint64, workers int) *fleet {
 		}
 		f.loaders = append(f.loaders, l)
 	}
-	t.Cleanup(func() {
-		for _, p := range f.all() {
-			p.busy.Lock()
-			p.kill()
-			p.busy.Unlock()
-		}
-	})
+	t.Cleanup(f.end)
 	return f
+}
+
+// end kills all processes.
+func (f *fleet) end() {
+	for _, p := range f.all() {
+		p.busy.Lock()
+		p.kill()
+		p.busy.Unlock()
+	}
 }
 
 func (f *fleet) all() []*process { return append(append([]*process{}, f.workers...), f.loaders...) }
@@ -212,6 +219,7 @@ func (p *process) leave() bool {
 	if p.cmd == nil {
 		return false
 	}
+	p.listens()
 	p.expectEnd()
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -228,6 +236,21 @@ func (p *process) leave() bool {
 	}
 	p.cmd = nil
 	return p.err == nil
+}
+
+// listens waits until the process can be told to end: on a busy machine one that was
+// just started cannot be yet.
+func (p *process) listens() {
+	for range 300 {
+		if said, _ := os.ReadFile(p.log); bytes.Contains(said, []byte(ready)) {
+			return
+		}
+		select {
+		case <-p.done:
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // freeze stops the process for a while: it comes back as a zombie, with the leases

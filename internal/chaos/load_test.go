@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/signal"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/fairlead-dev/fairlead"
@@ -26,7 +24,7 @@ const (
 
 // load appends from several clients until SIGTERM.
 func load() error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	ctx, stop := untilTold()
 	defer stop()
 	seed, err := strconv.ParseUint(os.Getenv(seedVar), 10, 64)
 	if err != nil {

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/sqlite"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -52,6 +54,7 @@ type model struct {
 	version string // of the projections
 	outside *pgxpool.Pool
 	worker  string
+	topic   bool // the log is a topic, which has partitions of its own
 	lanes   bool // many of them: the projections of TestHandOver, and nothing else
 }
 
@@ -78,11 +81,27 @@ func (m *model) processors() []fairlead.Processor {
 	// Failing handlers are repeated, which is not what is tested here.
 	retry := fairlead.Retry{Attempts: 3, Min: 5 * time.Millisecond, Max: 20 * time.Millisecond}
 	return []fairlead.Processor{
-		fairlead.Project(m.counters(), fairlead.Options{Partitions: 4}),
-		fairlead.Project(m.totals(), fairlead.Options{Partitions: 2}),
-		fairlead.ProjectBatch(audit, m.audit, fairlead.Options{Partitions: 3, Retry: retry, NoIsolation: true}),
-		fairlead.React(mail, m.mail, fairlead.Options{Partitions: 3, Retry: retry, Concurrency: 16}),
+		fairlead.Project(m.counters(), fairlead.Options{Partitions: m.parts(4)}),
+		fairlead.Project(m.totals(), m.totalOptions()),
+		fairlead.ProjectBatch(audit, m.audit, fairlead.Options{Partitions: m.parts(3), Retry: retry, NoIsolation: true}),
+		fairlead.React(mail, m.mail, fairlead.Options{Partitions: m.parts(3), Retry: retry, Concurrency: 16}),
 	}
+}
+
+// totalOptions says to the engine what producers to a topic see to.
+func (m *model) totalOptions() fairlead.Options {
+	o := fairlead.Options{Partitions: m.parts(2)}
+	if m.topic {
+		o.PartitionBy = func(e *event.Event) string { return e.Tenant }
+	}
+	return o
+}
+
+func (m *model) parts(n int) int {
+	if m.topic {
+		return 0
+	}
+	return n
 }
 
 func (m *model) counters() *fairlead.Projection[counter] {
@@ -130,7 +149,10 @@ func (m *model) audit(ctx context.Context, tx any, events []event.Event) error {
 			return err
 		}
 		tenant, stream = append(tenant, e.Tenant), append(stream, e.Stream)
-		version, position = append(version, e.Version), append(position, int64(e.Position))
+		version, position = append(version, versionOf(e)), append(position, int64(e.Position))
+	}
+	if lite, ok := tx.(*sqlite.Tx); ok {
+		return auditLite(lite, m.worker, tenant, stream, version, position)
 	}
 	tag, err := tx.(pgx.Tx).Exec(ctx, insertAudit, tenant, stream, version, position)
 	if err == nil && tag.RowsAffected() != int64(len(events)) {
@@ -157,12 +179,15 @@ func (m *model) mail(ctx context.Context, d fairlead.Delivery) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	var took bool
-	err = m.outside.QueryRow(ctx, "SELECT record($1, $2, $3, $4, $5, $6, $7, $8)", d.Lane, d.Epoch, d.Tenant, d.Stream, d.Version, d.IdempotencyKey, m.worker, time.Now()).Scan(&took)
+	err = m.outside.QueryRow(ctx, "SELECT record($1, $2, $3, $4, $5, $6, $7, $8)", d.Lane, d.Epoch, d.Tenant, d.Stream, versionOf(d.Event), d.IdempotencyKey, m.worker, time.Now()).Scan(&took)
 	if err == nil && !took {
 		err = fmt.Errorf("the outside system has seen a newer epoch of lane %s than %d", d.Lane, d.Epoch)
 	}
 	return err
 }
+
+// versionOf numbers the events of a stream in ascending order: on Kafka by position.
+func versionOf(e *event.Event) int64 { return cmp.Or(e.Version, int64(e.Position)) }
 
 func payload(e *event.Event) (p added, err error) {
 	err = json.Unmarshal(e.Data, &p)
@@ -174,11 +199,11 @@ var inside = []string{
 	`CREATE SCHEMA chaos`,
 	`CREATE TABLE chaos.audit (seq bigserial PRIMARY KEY, tenant text, stream text, version bigint, position bigint, lane text, epoch bigint, worker text)`,
 	`CREATE TABLE chaos.commits (seq bigserial PRIMARY KEY, at timestamptz DEFAULT clock_timestamp(), lane text, epoch bigint, owner text,
-		before bigint, after bigint, worker text DEFAULT current_setting('application_name'))`,
+		before bigint, after bigint, done bytea, worker text DEFAULT current_setting('application_name'))`,
 	`CREATE FUNCTION chaos.committed() RETURNS trigger LANGUAGE plpgsql AS $$
 	BEGIN
-		INSERT INTO chaos.commits (lane, epoch, owner, before, after)
-		VALUES (format('%s#%s/%s %s', NEW.processor, NEW.number, NEW.partition, NEW.tenant), NEW.epoch, NEW.owner, OLD.position, NEW.position);
+		INSERT INTO chaos.commits (lane, epoch, owner, before, after, done)
+		VALUES (format('%s#%s/%s %s', NEW.processor, NEW.number, NEW.partition, NEW.tenant), NEW.epoch, NEW.owner, OLD.position, NEW.position, NEW.done);
 		RETURN NULL;
 	END $$`,
 	`CREATE TRIGGER committed AFTER UPDATE ON fairlead.lanes FOR EACH ROW

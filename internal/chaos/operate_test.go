@@ -42,8 +42,11 @@ func (f *fleet) operate(ctx context.Context) {
 		if (kind == merged || kind == resumed) && rng.IntN(4) > 0 {
 			tenant = cmp.Or(o.away(ctx, p), tenant)
 		}
+		if !slices.Contains(f.plan.operate, kind) {
+			continue
+		}
 		err := o.do(ctx, kind, p, tenant)
-		if err != nil && !errors.Is(err, fairlead.ErrUnknown) && !errors.Is(err, fairlead.ErrState) && !errors.Is(err, context.DeadlineExceeded) && !passing(err) && ctx.Err() == nil {
+		if err != nil && !errors.Is(err, fairlead.ErrUnknown) && !errors.Is(err, fairlead.ErrState) && !errors.Is(err, context.DeadlineExceeded) && !f.passing(err) && ctx.Err() == nil {
 			f.t.Errorf("%s: %s, %s: %v", kind, p, tenant, err)
 		}
 		if i := slices.Index(operations, kind); err != nil && f.never(kind) && !slices.Contains(first, i) {

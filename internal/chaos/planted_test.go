@@ -45,7 +45,7 @@ func TestChaosFindsABrokenFence(t *testing.T) {
 	}
 	defer func() { _ = c.Close(context.Background()) }()
 	var bad findings
-	if _, err := committed(t.Context(), c, &bad); err != nil {
+	if _, err := committed(t.Context(), onServer(c), &bad); err != nil {
 		t.Fatal(err)
 	}
 	if err = bad.err(); err == nil {

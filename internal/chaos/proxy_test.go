@@ -9,9 +9,8 @@ import (
 	"time"
 )
 
-// A proxy is the network between one worker and the server.
+// A proxy is the network between one worker and one server.
 type proxy struct {
-	url    string // of the database, by way of the proxy
 	server string
 	l      net.Listener
 	ctx    context.Context
@@ -30,19 +29,13 @@ type link struct{ client, server net.Conn }
 
 func (l *link) close() { _ = l.client.Close(); _ = l.server.Close() }
 
-func newProxy(t *testing.T, database string) *proxy {
+func newProxy(t *testing.T, server string) *proxy {
 	t.Helper()
-	u, err := url.Parse(database)
-	if err != nil {
-		t.Fatal(err)
-	}
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{server: u.Host, l: l, conns: map[*link]bool{}}
-	u.Host = l.Addr().String()
-	p.url = u.String()
+	p := &proxy{server: server, l: l, conns: map[*link]bool{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.ctx = ctx
 	p.wg.Go(p.accept)
@@ -53,6 +46,19 @@ func newProxy(t *testing.T, database string) *proxy {
 		p.wg.Wait()
 	})
 	return p
+}
+
+// newProxyOf is [newProxy] for the server of a database, and returns the database's
+// URL by way of it.
+func newProxyOf(t *testing.T, database string) (p *proxy, through string) {
+	t.Helper()
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = newProxy(t, u.Host)
+	u.Host = p.l.Addr().String()
+	return p, u.String()
 }
 
 func (p *proxy) accept() {

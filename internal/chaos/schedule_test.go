@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fairlead-dev/fairlead"
@@ -19,9 +20,21 @@ type fault struct {
 	do  func(ctx context.Context, f *fleet)
 }
 
-// schedule makes the faults of a run: the same for the same seed, length and number
-// of workers.
-func schedule(seed uint64, length time.Duration, workers int) (all []fault) {
+// A plan is what is to be done to a fleet.
+type plan struct {
+	kinds   []weight
+	operate []string      // what operators do
+	outlast time.Duration // how long a process is stopped at least: until it has lost its lanes
+	missing bool          // workers may come back without one of the processors
+	nets    int           // that a worker has; 0: one
+}
+
+var onPostgres = plan{kinds: weighted, operate: operations, outlast: lease, missing: true}
+
+// schedule makes the faults of a run: the same for the same seed, length, number of
+// workers and plan.
+func schedule(seed uint64, length time.Duration, workers int, plan *plan) (all []fault) {
+	weighted := plan.kinds
 	rng := rand.New(rand.NewPCG(seed, 1))
 	ms := func(from, to int) time.Duration { return time.Duration(from+rng.IntN(to-from)) * time.Millisecond }
 	first := rng.Perm(len(weighted))
@@ -62,9 +75,24 @@ func schedule(seed uint64, length time.Duration, workers int) (all []fault) {
 				}
 			}
 		}
+		// net does something to the network between a worker and all that it talks to, or
+		// one of it.
 		net := func(do func(ctx context.Context, p *proxy) int) func(context.Context, *fleet) {
+			which := -1
+			if plan.nets > 1 && rng.IntN(3) > 0 {
+				which = rng.IntN(plan.nets)
+				all[len(all)-1].say += fmt.Sprintf(", network %d only", which)
+			}
 			return func(ctx context.Context, f *fleet) {
-				if do(ctx, f.workers[w].proxy) > 0 { // somebody noticed
+				var wg sync.WaitGroup
+				var noticed atomic.Int64
+				for i, p := range f.workers[w].nets {
+					if which < 0 || i == which {
+						wg.Go(func() { noticed.Add(int64(do(ctx, p))) })
+					}
+				}
+				wg.Wait()
+				if noticed.Load() > 0 {
 					f.done(k)
 				}
 			}
@@ -78,7 +106,7 @@ func schedule(seed uint64, length time.Duration, workers int) (all []fault) {
 		}
 		switch k {
 		case killed:
-			away, env := ms(0, 3000), variant(rng)
+			away, env := ms(0, 3000), variant(rng, plan)
 			add("kill w%d, back after %v as %v", w, away, env).do = to(func(ctx context.Context, p *process) bool {
 				ok := p.kill()
 				rest(ctx, away)
@@ -86,10 +114,10 @@ func schedule(seed uint64, length time.Duration, workers int) (all []fault) {
 				return ok
 			})
 		case stopped:
-			d := lease + ms(300, 4000)
+			d := plan.outlast + ms(300, 4000)
 			add("stop w%d for %v", w, d).do = to(func(ctx context.Context, p *process) bool { return p.freeze(ctx, d) && ctx.Err() == nil })
 		case left:
-			away, env := ms(0, 4000), variant(rng)
+			away, env := ms(0, 4000), variant(rng, plan)
 			add("w%d leaves, back after %v as %v", w, away, env).do = to(func(ctx context.Context, p *process) bool {
 				ok := p.leave()
 				rest(ctx, away)
@@ -113,6 +141,13 @@ func schedule(seed uint64, length time.Duration, workers int) (all []fault) {
 			add("server: immediate restart").do = server((*pgtest.Server).Restart)
 		case serverKilled:
 			add("server: killed").do = server((*pgtest.Server).Kill)
+		case brokerKilled, brokerRestarted:
+			b, away := 1+rng.IntN(brokers), ms(0, 8000)
+			if k == brokerKilled {
+				add("broker %d: killed, back after %v", b, away).do = func(ctx context.Context, f *fleet) { f.brokerDown(ctx, k, b, away) }
+			} else {
+				add("broker %d: restarted", b).do = func(ctx context.Context, f *fleet) { f.brokerDown(ctx, k, b, 0) }
+			}
 		case appenderKilled:
 			a := rng.IntN(2)
 			add("kill a%d", a).do = func(_ context.Context, f *fleet) {
@@ -166,11 +201,11 @@ func schedule(seed uint64, length time.Duration, workers int) (all []fault) {
 }
 
 // variant is what a worker comes back as.
-func variant(rng *rand.Rand) []string {
-	switch rng.IntN(10) {
-	case 0, 1:
+func variant(rng *rand.Rand, plan *plan) []string {
+	switch k := rng.IntN(10); {
+	case k < 2 && plan.missing:
 		return []string{missingVar + "=" + processors[rng.IntN(len(processors))]}
-	case 2:
+	case k == 2:
 		return []string{versionVar + "=" + otherVersion}
 	}
 	return nil
@@ -196,6 +231,9 @@ func (f *fleet) plant(ctx context.Context, p planted, n uint64) bool {
 	f.mu.Lock()
 	f.planted = append(f.planted, p)
 	f.mu.Unlock()
+	if f.topic != nil {
+		return f.topic.plant(ctx, a.Tenant, a.Stream, e)
+	}
 	for {
 		_, err := f.db.Append(ctx, a)
 		if err == nil || ctx.Err() != nil {

@@ -13,26 +13,30 @@ import (
 // The kinds of faults, as the list at the end of a run has them. All of them are in
 // each run: the first faults of a schedule are one of each, in an order of its own.
 const (
-	killed         = "worker killed"
-	stopped        = "worker stopped for longer than its lease"
-	left           = "worker left and came back"
-	cut            = "connections cut"
-	slowed         = "network slow"
-	swallowed      = "network a black hole"
-	halved         = "connections half-open"
-	serverFast     = "server restarted"
-	serverCrashed  = "server stopped at once"
-	serverKilled   = "server killed"
-	appenderKilled = "appender killed"
-	clock          = "clock shifted, and back beyond"
-	poisoned       = "poison"
+	killed          = "worker killed"
+	stopped         = "worker stopped for longer than its lease"
+	left            = "worker left and came back"
+	cut             = "connections cut"
+	slowed          = "network slow"
+	swallowed       = "network a black hole"
+	halved          = "connections half-open"
+	serverFast      = "server restarted"
+	serverCrashed   = "server stopped at once"
+	serverKilled    = "server killed"
+	appenderKilled  = "appender killed"
+	brokerKilled    = "broker killed"
+	brokerRestarted = "broker restarted"
+	clock           = "clock shifted, and back beyond"
+	poisoned        = "poison"
 )
 
-// weighted are the kinds with how often they come, of a hundred.
-var weighted = []struct {
+type weight struct {
 	kind string
 	of   int
-}{
+}
+
+// weighted are the kinds with how often they come, of a hundred.
+var weighted = []weight{
 	{killed, 15},
 	{stopped, 12},
 	{left, 12},
@@ -78,10 +82,10 @@ func (f *fleet) done(kind string) {
 // happened prints what happened to the fleet, and reports what was to and did not.
 // That it did is said by those to whom it happened, where they can: the triggers on
 // the rows, and the processes that tell the outside system what time it is.
-func (f *fleet) happened(ctx context.Context, c, out *pgx.Conn, length time.Duration, bad *findings) error {
+func (f *fleet) happened(ctx context.Context, witnessed []witnessed, length time.Duration, bad *findings) error {
 	f.mu.Lock()
-	kinds := operations
-	for _, w := range weighted {
+	kinds := slices.Clone(f.plan.operate)
+	for _, w := range f.plan.kinds {
 		kinds = append(kinds, w.kind)
 	}
 	counts := map[string]int{}
@@ -93,24 +97,10 @@ func (f *fleet) happened(ctx context.Context, c, out *pgx.Conn, length time.Dura
 		delete(counts, clock)
 		f.note("clocks are not shifted on this platform")
 	}
-	for _, q := range []struct {
-		kind, query string
-		c           *pgx.Conn
-	}{
-		{"partitions split", "SELECT count(*) FROM chaos.cuts WHERE now > was AND lane LIKE '% '", c},
-		{"partitions merged", "SELECT count(*) FROM chaos.cuts WHERE now < was AND lane LIKE '% '", c},
-		{"rebuilds switched to", "SELECT count(*) FROM chaos.switches", c},
-		{"commits of dedicated tenants by the pool's workers", "SELECT count(*) FROM chaos.commits WHERE worker LIKE 'chaos-w0-%'", c},
-		{"take-overs from another process", "SELECT count(*) FROM chaos.takeovers", c},
-		{"clocks seen hours ahead", "SELECT count(*) FROM clocks WHERE off > interval '30 min'", out},
-		{"clocks seen hours behind", "SELECT count(*) FROM clocks WHERE off < interval '-30 min'", out},
-		{"effects by processes whose clock was hours off", "SELECT count(*) FROM effects WHERE abs(extract(epoch FROM off)) > 1800", out},
-	} {
-		if q.c == out && !clockShifts {
-			continue
-		}
-		var n int
-		if err := q.c.QueryRow(ctx, q.query).Scan(&n); err != nil {
+	for _, q := range witnessed {
+		n := 0
+		var one int64
+		if err := q.w.each(ctx, q.query, []any{&one}, func() { n += int(one) }); err != nil {
 			return fmt.Errorf("%s: %w", q.kind, err)
 		}
 		counts[q.kind] = n
@@ -125,4 +115,28 @@ func (f *fleet) happened(ctx context.Context, c, out *pgx.Conn, length time.Dura
 	slices.SortFunc(list, func(a, b string) int { return strings.Compare(a[8:], b[8:]) })
 	f.note("what happened:\n%s", strings.Join(list, "\n"))
 	return nil
+}
+
+// A witnessed is what somebody to whom it happened can count.
+type witnessed struct {
+	kind, query string
+	w           witness
+}
+
+func (f *fleet) witnessed(c, out *pgx.Conn) []witnessed {
+	inside, outside := onServer(c), onServer(out)
+	all := []witnessed{
+		{"partitions split", "SELECT count(*) FROM chaos.cuts WHERE now > was AND lane LIKE '% '", inside},
+		{"partitions merged", "SELECT count(*) FROM chaos.cuts WHERE now < was AND lane LIKE '% '", inside},
+		{"rebuilds switched to", "SELECT count(*) FROM chaos.switches", inside},
+		{"commits of dedicated tenants by the pool's workers", "SELECT count(*) FROM chaos.commits WHERE worker LIKE 'chaos-w0-%'", inside},
+		{"take-overs from another process", "SELECT count(*) FROM chaos.takeovers", inside},
+		{"clocks seen hours ahead", "SELECT count(*) FROM clocks WHERE off > interval '30 min'", outside},
+		{"clocks seen hours behind", "SELECT count(*) FROM clocks WHERE off < interval '-30 min'", outside},
+		{"effects by processes whose clock was hours off", "SELECT count(*) FROM effects WHERE abs(extract(epoch FROM off)) > 1800", outside},
+	}
+	if !clockShifts {
+		all = slices.DeleteFunc(all, func(x witnessed) bool { return x.w == outside })
+	}
+	return all
 }

@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead"
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/postgres"
+	"github.com/fairlead-dev/fairlead/store"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -24,7 +26,7 @@ import (
 // The environment variables by which the test binary knows that it is a process
 // of the fleet.
 const (
-	roleVar    = "FAIRLEAD_CHAOS_ROLE"    // "work" or "append"
+	roleVar    = "FAIRLEAD_CHAOS_ROLE"    // "work", "append" or "produce"
 	nameVar    = "FAIRLEAD_CHAOS_NAME"    // of the process: the same after a restart
 	sessionVar = "FAIRLEAD_CHAOS_SESSION" // of its connections: never the same
 	urlVar     = "FAIRLEAD_CHAOS_URL"     // of the server, for workers by way of a proxy
@@ -53,9 +55,12 @@ func TestMain(m *testing.M) {
 	err := shiftable()
 	if err == nil {
 		go followClock() // until the process ends
-		if role == "work" {
+		switch role {
+		case "work":
 			err = work()
-		} else {
+		case "produce":
+			err = produce()
+		default:
 			err = load()
 		}
 	}
@@ -97,10 +102,19 @@ func tellTime() error {
 	return errors.Join(err, c.Close(context.Background()))
 }
 
+// ready is what a process says when it can be told to end.
+const ready = "ready to be told"
+
+func untilTold() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	fmt.Fprintln(os.Stderr, ready)
+	return ctx, stop
+}
+
 // work runs the processors until SIGTERM. While there is no server it tries again:
 // once it runs, the engine does that.
 func work() error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	ctx, stop := untilTold()
 	defer stop()
 	session := os.Getenv(sessionVar)
 	out, err := pgxpool.New(ctx, os.Getenv(outsideVar))
@@ -108,7 +122,7 @@ func work() error {
 		return err
 	}
 	defer out.Close()
-	m := &model{healed: os.Getenv(healedVar) != "", version: os.Getenv(versionVar), outside: out, worker: session, lanes: os.Getenv(lanesVar) != ""}
+	m := &model{healed: os.Getenv(healedVar) != "", version: os.Getenv(versionVar), outside: out, worker: session, lanes: os.Getenv(lanesVar) != "", topic: os.Getenv(topicVar) != ""}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	if m.lanes { // their times are read, see stands
 		logger = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -118,7 +132,7 @@ func work() error {
 		if err == nil || ctx.Err() != nil {
 			break
 		}
-		if !passing(err) {
+		if !passing(err) && (os.Getenv(topicVar) == "" || !passingOnTopic(err)) {
 			return err
 		}
 		select {
@@ -130,12 +144,12 @@ func work() error {
 }
 
 func run(ctx context.Context, m *model, logger *slog.Logger) (err error) {
-	db, err := postgres.Open(ctx, os.Getenv(urlVar)+"&application_name="+m.worker, postgres.Options{MaxConns: maxConns, Timeout: 4 * time.Second, NoMigrate: true})
+	log, db, done, err := connect(ctx, m.worker, logger)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	c, err := fairlead.New(fairlead.Config{Log: db, Store: db, Name: os.Getenv(nameVar), Pool: os.Getenv(poolVar), Lease: lease, Memory: 32 << 20, Logger: logger})
+	defer func() { err = errors.Join(err, done()) }()
+	c, err := fairlead.New(fairlead.Config{Log: log, Store: db, Name: os.Getenv(nameVar), Pool: os.Getenv(poolVar), Lease: lease, Memory: 32 << 20, Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -152,6 +166,18 @@ func run(ctx context.Context, m *model, logger *slog.Logger) (err error) {
 		return err
 	}
 	return nil
+}
+
+// connect opens what a worker reads from and writes to.
+func connect(ctx context.Context, session string, logger *slog.Logger) (eventlog.Log, store.Store, func() error, error) {
+	if os.Getenv(topicVar) != "" {
+		return connectTopic(ctx, session, logger)
+	}
+	db, err := postgres.Open(ctx, os.Getenv(urlVar)+"&application_name="+session, postgres.Options{MaxConns: maxConns, Timeout: 4 * time.Second, NoMigrate: true})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return db, db, db.Close, nil
 }
 
 // passing reports whether an error is the server's or the network's, for now.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -26,8 +27,9 @@ type assigned struct {
 	released []chan struct{}            // closed when no lane of another partition is worked any more
 }
 
-// An assignment is when a partition was given to this process.
-type assignment struct{ at time.Time }
+// An assignment is when a partition was given to this process, and until when it may
+// take the partition's lanes from a live owner.
+type assignment struct{ at, until time.Time }
 
 // of returns the log partition that a lane reads.
 func (a *assigned) of(id store.LaneID) int {
@@ -48,7 +50,22 @@ func (a *assigned) has(id store.LaneID) bool {
 // group. One that took a lane and lost it again was overtaken itself.
 func (a *assigned) takes(id store.LaneID, now time.Time) bool {
 	g, ok := a.parts[a.of(id)]
-	return ok && now.Sub(g.at) < takeWithin && a.took[id] != g.at
+	return ok && now.Before(g.until) && a.took[id] != g.at
+}
+
+// unanswered notes that the store did not answer what was asked at a time, so that
+// nothing could be taken: there is time for it still, once it answers. It is not
+// that the process was frozen meanwhile: then it would have been for too long.
+func (a *assigned) unanswered(asked, now time.Time) {
+	if a == nil || now.Sub(asked) >= takeWithin {
+		return
+	}
+	for p, g := range a.parts {
+		if asked.Before(g.until) {
+			g.until = now.Add(takeWithin)
+			a.parts[p] = g
+		}
+	}
 }
 
 // shared returns the engine's assigned for lanes of a pool; nil: they are leased.
@@ -59,15 +76,79 @@ func (me *self) shared(pool string) *assigned {
 	return me.assigned
 }
 
+// lends returns who works a lane instead of the member that has its partition; "":
+// that one does. It does not where it has not the processor, or another version of
+// its code than the lane is for, and another member has. The log's sharing knows
+// nothing of versions, and any member can read any partition: so while a program is
+// being replaced, lanes of both versions are worked.
+func (a *assigned) lends(v *view, vs versions, p *store.Processor, l *store.Lane) string {
+	if a == nil || l.Tenant != "" && v.poolOf(l) != "" {
+		return ""
+	}
+	holder := v.holders()[a.of(l.LaneID)]
+	suits := func(n memberNotes) bool {
+		return slices.Contains(n.Processors, p.Name) && vs.suits(p, l, n.Versions[p.Name])
+	}
+	told := v.told()
+	if holder == "" || suits(told[holder]) {
+		return ""
+	}
+	var heirs []string
+	for i := range v.members { // by id
+		id := v.members[i].ID
+		if n := told[id]; n.Pool == "" && !n.Leaving && suits(n) {
+			heirs = append(heirs, id)
+		}
+	}
+	if len(heirs) == 0 {
+		return ""
+	}
+	return heirs[a.of(l.LaneID)%len(heirs)]
+}
+
+// holders returns who has a partition by the log's own sharing, as the members say;
+// "", where two say so: one was told already that it has not, and the other will be.
+func (v *view) holders() map[int]string {
+	if v.held == nil {
+		v.held = map[int]string{}
+		told := v.told()
+		for i := range v.members {
+			id := v.members[i].ID
+			for _, p := range told[id].Partitions {
+				if _, twice := v.held[p]; twice {
+					v.held[p] = ""
+				} else {
+					v.held[p] = id
+				}
+			}
+		}
+	}
+	return v.held
+}
+
+// works reports whether a lane is a member's to work, of which heir works it instead
+// of the member that has its partition.
+func (a *assigned) works(id store.LaneID, heir, self string) bool {
+	return heir == self || heir == "" && a.has(id)
+}
+
 // takeGiven adds to d what is to be done about a lane that nobody works here and
-// that the log's own sharing decides about. Owner is the live one; "": none.
-func (d *decision) takeGiven(l *store.Lane, a *assigned, owner, self string, now time.Time) {
+// that the log's own sharing decides about. Owner is the live one; "": none. Heir is
+// who works it instead of the member that has its partition.
+func (d *decision) takeGiven(l *store.Lane, a *assigned, owner, heir, self string, now time.Time) {
+	works := a.works(l.LaneID, heir, self)
 	switch {
-	case !a.has(l.LaneID) && owner == self:
+	case !works && owner == self:
 		d.back = append(d.back, *l)
-	case a.has(l.LaneID) && (owner == "" || owner == self):
+	case works && (owner == "" || owner == self):
 		d.start = append(d.start, l.LaneID)
-	case a.has(l.LaneID) && a.takes(l.LaneID, now):
+		if heir != "" {
+			if d.lent == nil {
+				d.lent = map[store.LaneID]bool{}
+			}
+			d.lent[l.LaneID] = true
+		}
+	case works && heir == "" && a.takes(l.LaneID, now):
 		d.start = append(d.start, l.LaneID)
 		if d.force == nil {
 			d.force = map[store.LaneID]bool{}
@@ -128,7 +209,7 @@ func (w worker) Own(partitions []int) <-chan struct{} {
 		if g, ok := a.parts[p]; ok {
 			parts[p] = g
 		} else {
-			parts[p] = assignment{now}
+			parts[p] = assignment{now, now.Add(takeWithin)}
 		}
 	}
 	a.parts = parts
@@ -142,17 +223,26 @@ func (w worker) Own(partitions []int) <-chan struct{} {
 	}
 	a.released = append(a.released, done)
 	e.checkReleased()
+	e.news() // the others are to know who has which partition
 	e.wake()
 	return done
 }
 
+// unanswered is [assigned.unanswered] of what was asked at a time.
+func (e *Engine) unanswered(asked time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.assigned.unanswered(asked, time.Now())
+}
+
 // strays are the lanes that are worked here although their partition is not this
-// process's. The caller has the lock.
+// process's, and was not when they were begun: unless it has none any more, then all
+// are. The caller has the lock.
 func (e *Engine) strays() func(yield func(*owned) bool) {
 	return func(yield func(*owned) bool) {
 		for _, a := range e.procs {
 			for id, o := range a.lanes {
-				if !e.assigned.has(id) && !yield(o) {
+				if !e.assigned.has(id) && (!o.lent || len(e.assigned.parts) == 0) && !yield(o) {
 					return
 				}
 			}

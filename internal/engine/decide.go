@@ -45,6 +45,7 @@ type heldLane struct {
 type decision struct {
 	start []store.LaneID        // acquire and work these
 	force map[store.LaneID]bool // of them, those that may be taken from a live owner
+	lent  map[store.LaneID]bool // of them, those whose partition is another member's
 	take  []store.Lane          // work these: they were handed to this member, and so acquired for it
 	back  []store.Lane          // its own by the rows, but not worked: give them back
 	leave []handOver            // give these away, when what they have in hand is done
@@ -135,7 +136,7 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 					d.late = append(d.late, l.LaneID)
 				}
 			case me.shared(pool) != nil:
-				if !me.assigned.has(l.LaneID) {
+				if !me.assigned.works(l.LaneID, me.assigned.lends(v, vs, rows[l.Processor], l), me.id) {
 					d.leave = append(d.leave, handOver{l.LaneID, ""})
 					d.again(now.Add(handOverAtMost))
 				}
@@ -181,7 +182,7 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			}
 			continue
 		case me.shared(pool) != nil:
-			d.takeGiven(l, me.assigned, owner, me.id, now)
+			d.takeGiven(l, me.assigned, owner, me.assigned.lends(v, vs, rows[l.Processor], l), me.id, now)
 			continue
 		case owner == me.id && mine: // it was handed over to this process
 			switch {

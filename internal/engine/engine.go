@@ -88,6 +88,7 @@ type owned struct {
 	cancel context.CancelFunc
 	ended  chan struct{}
 	stuck  bool // was complained about
+	lent   bool // its partition was another member's when it was begun
 
 	asked  time.Time // when its cost was asked for
 	worked time.Duration
@@ -299,12 +300,15 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err := e.beat(ctx); err != nil {
 		return fmt.Errorf("engine: first heartbeat: %w", err)
 	}
+	silent := &outage{since: map[int]time.Time{}}
 	watch := func(from, to int) {
 		for i := from; i < to; i++ {
 			wg.Go(func() {
 				e.pages.watch(work, i, func(err error) {
-					e.logger.Error("the log does not answer", "partition", i, "error", err)
-					pause(work, time.Second)
+					silent.note(e.logger, i, err, time.Now())
+					if err != nil {
+						pause(work, time.Second)
+					}
 				})
 			})
 		}
@@ -316,9 +320,21 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.mu.Lock()
 		e.assigned.single = logParts == 1
 		e.mu.Unlock()
-		wg.Go(func() { e.follow(work, a) })
+		follow, unfollow := context.WithCancel(work)
+		defer unfollow()
+		left := make(chan struct{})
+		wg.Go(func() { defer close(left); e.follow(follow, a) })
+		e.supervise(ctx, work, logParts)
+		unfollow()
+		// The lanes end when what they have in hand is done, and then the log's sharing is
+		// left. Handlers that take longer are cut short, as those of a lane that moves.
+		select {
+		case <-left:
+		case <-time.After(handOverAtMost):
+		}
+	} else {
+		e.supervise(ctx, work, logParts)
 	}
-	e.supervise(ctx, work, logParts)
 	if err := context.Cause(ctx); errors.Is(err, store.ErrNewerSchema) || errors.Is(err, eventlog.ErrExcluded) {
 		return fmt.Errorf("engine: %w", err)
 	}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"time"
 
@@ -33,7 +34,9 @@ type memberNotes struct {
 	Versions map[string]string `json:"versions,omitempty"`
 	Costs    map[string]int64  `json:"costs,omitempty"` // by lane; those that are not there cost 1
 	Refuses  []string          `json:"refuses,omitempty"`
-	Pool     string            `json:"pool,omitempty"` // of which it works the tenants' lanes; "": all others
+	// Partitions are those that the log's own sharing gave to it.
+	Partitions []int  `json:"partitions,omitempty"`
+	Pool       string `json:"pool,omitempty"` // of which it works the tenants' lanes; "": all others
 	// Leaving means that it is about to end, and gives its lanes to the others:
 	// nothing is placed on it any more.
 	Leaving bool `json:"leaving,omitempty"`
@@ -70,6 +73,9 @@ func (e *Engine) notes(now time.Time) *memberNotes {
 				n.Costs[id.String()] = o.class
 			}
 		}
+	}
+	if e.assigned != nil {
+		n.Partitions = slices.Sorted(maps.Keys(e.assigned.parts))
 	}
 	slices.Sort(n.Processors)
 	for id, at := range e.failed {

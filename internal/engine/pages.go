@@ -153,17 +153,22 @@ func (p *pages) readAny(ctx context.Context, req eventlog.ReadRequest, own *even
 	return page, nil
 }
 
-// watch tells the lanes of a partition of new events until ctx ends.
-func (p *pages) watch(ctx context.Context, partition int, failed func(error)) {
-	t := p.tail(partition)
+// watch tells the lanes of a partition of new events until ctx ends, and told whether
+// the log answers.
+func (p *pages) watch(ctx context.Context, partition int, told func(error)) {
+	t, waits := p.tail(partition), true
 	for ctx.Err() == nil {
 		head, err := p.log.Head(ctx, partition)
 		if err == nil {
 			p.grown(t, head)
+			if waits { // else it has not answered all that it is asked
+				told(nil)
+			}
 			err = p.log.Wait(ctx, partition, head)
+			waits = err == nil
 		}
 		if err != nil && ctx.Err() == nil && !errors.Is(err, context.Canceled) {
-			failed(err)
+			told(err)
 		}
 	}
 }

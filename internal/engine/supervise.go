@@ -63,6 +63,7 @@ func (e *Engine) supervise(ctx, work context.Context, logParts int) {
 			e.handAll(work, w.v)
 			return
 		}
+		asked := time.Now()
 		often := lookEvery
 		if fl.moving {
 			often = movingEvery
@@ -90,6 +91,7 @@ func (e *Engine) supervise(ctx, work context.Context, logParts int) {
 		}
 		if err != nil && ctx.Err() == nil {
 			e.logger.Error("the store does not answer", "error", err)
+			e.unanswered(asked)
 			e.outdated(err)
 			wait = time.Second
 		}
@@ -120,8 +122,9 @@ func (e *Engine) assign(ctx, work context.Context, v view, logParts int, f *flee
 		}
 	}
 	for ids := range slices.Chunk(d.start, acquireAtOnce) {
-		if err := e.start(ctx, work, ids, d.force, logParts, share, d.costs); err != nil && ctx.Err() == nil {
+		if err := e.start(ctx, work, ids, &d, logParts, share); err != nil && ctx.Err() == nil {
 			d.again(time.Now().Add(startAgain))
+			e.unanswered(now)
 			e.logger.Error("lanes were not acquired", "lanes", len(ids), "first", ids[0].String(), "error", err)
 		}
 	}
@@ -251,8 +254,8 @@ func (e *Engine) complain(id store.LaneID, o *owned) {
 
 // start acquires lanes and works each in a goroutine of its own. Lanes that
 // another process has taken meanwhile are left alone, unless they may be taken.
-func (e *Engine) start(ctx, work context.Context, ids []store.LaneID, force map[store.LaneID]bool, logParts, budget int, costs map[string]int64) error {
-	acquired, err := lane.TakeAll(ctx, e.store, ids, e.id, func(id store.LaneID) bool { return force[id] }, func(store.LaneID, error) error { return nil })
+func (e *Engine) start(ctx, work context.Context, ids []store.LaneID, d *decision, logParts, budget int) error {
+	acquired, err := lane.TakeAll(ctx, e.store, ids, e.id, func(id store.LaneID) bool { return d.force[id] }, func(store.LaneID, error) error { return nil })
 	if err != nil {
 		return err
 	}
@@ -260,16 +263,18 @@ func (e *Engine) start(ctx, work context.Context, ids []store.LaneID, force map[
 	e.mu.Lock()
 	for _, row := range acquired {
 		a := e.procs[row.Processor]
-		if a == nil || a.gone || e.assigned != nil && !e.assigned.has(row.LaneID) {
+		if a == nil || a.gone || e.assigned != nil && !e.assigned.has(row.LaneID) && !d.lent[row.LaneID] {
 			back = append(back, row)
 			continue
 		}
-		if e.assigned != nil {
+		lent := e.assigned != nil && !e.assigned.has(row.LaneID)
+		if e.assigned != nil && !lent {
 			e.assigned.took[row.LaneID] = e.assigned.parts[e.assigned.of(row.LaneID)].at
 		}
-		e.work(work, a, row, nil, logParts, budget, costs[row.String()])
+		e.work(work, a, row, nil, logParts, budget, d.costs[row.String()])
+		a.lanes[row.LaneID].lent = lent
 	}
-	if len(costs) > 0 {
+	if len(d.costs) > 0 {
 		e.news() // who had the lanes before will not tell what they cost any more
 	}
 	e.mu.Unlock()

@@ -18,6 +18,7 @@ type view struct {
 	now     time.Time         // the store's
 
 	notes  map[string]memberNotes // see told
+	held   map[int]string         // see holders
 	parked map[parkedOf][]store.ParkedKey
 
 	until time.Time // by this process's clock: when the first lease of another member ends; zero: there is none
@@ -92,7 +93,7 @@ func (e *Engine) listen(ctx context.Context, news chan<- changed) {
 func look(ctx context.Context, s store.Store, id string, before view, must bool, here time.Time, worked func(store.LaneID) int64) (v view, same bool, err error) {
 	err = s.View(ctx, func(tx store.Tx) (err error) {
 		v = before
-		v.until, v.notes, v.parked = time.Time{}, nil, nil
+		v.until, v.notes, v.held, v.parked = time.Time{}, nil, nil, nil
 		if v.members, err = tx.Members(); err != nil {
 			return err
 		}

@@ -141,6 +141,7 @@ type Server struct {
 }
 
 // NewServer makes and starts so many brokers, which are removed when the test ends.
+// Of three, each partition is on all, and a record is acknowledged when two have it.
 func NewServer(t testing.TB, brokers int) *Server {
 	t.Helper()
 	if testing.Short() {
@@ -156,7 +157,7 @@ func NewServer(t testing.TB, brokers int) *Server {
 	}
 	port := freePorts(t, brokers)
 	s := &Server{sh: sh, env: append(os.Environ(), "FAIRLEAD_SERVICES_DIR="+t.TempDir(), "FAIRLEAD_KAFKA_JARS="+jars,
-		"FAIRLEAD_KAFKA_PORT="+strconv.Itoa(port), "FAIRLEAD_KAFKA_BROKERS="+strconv.Itoa(brokers))}
+		"FAIRLEAD_KAFKA_PORT="+strconv.Itoa(port), "FAIRLEAD_KAFKA_BROKERS="+strconv.Itoa(brokers), "FAIRLEAD_KAFKA_JAVA=-Xmx256m -XX:TieredStopAtLevel=1")} // small, and up soon
 	for i := range brokers {
 		s.Brokers = append(s.Brokers, net.JoinHostPort("127.0.0.1", strconv.Itoa(port+i)))
 	}

@@ -1,0 +1,54 @@
+package kafka
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// A partition whose leader moved and moved back has been with two pollers. What the
+// one of them drops, the other one must do without.
+func TestLeaderMovesBackAndForth(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	l := &Log{ctx: ctx, leaders: []int32{1}, watched: map[int]*watched{}, pollers: map[int32]*poller{}}
+	wait := func() *watched {
+		w := &watched{more: make(chan struct{}), waiting: 1, last: time.Now()}
+		l.watched[0] = w
+		return w
+	}
+	first := &poller{parts: map[int]bool{0: true}}
+	l.pollers[1] = first
+	wait()
+	l.leaders[0] = 2
+	second := &poller{parts: map[int]bool{0: true}}
+	l.pollers[2] = second
+	if froms := l.begin(2, second, func() {}); len(froms) != 1 {
+		t.Fatalf("the new leader is asked for %v", froms)
+	}
+	l.leaders[0] = 1
+	w := l.watched[0]
+	if froms := l.begin(2, second, func() {}); froms != nil {
+		t.Errorf("broker 2 is asked for %v, and leads nothing any more", froms)
+	}
+	select {
+	case <-w.more:
+	default:
+		t.Error("who waits is not told that its leader has moved")
+	}
+	if froms := l.begin(1, first, func() {}); froms != nil {
+		t.Errorf("broker 1 is asked for %v, and nobody waits", froms)
+	}
+	if len(l.pollers) != 0 {
+		t.Errorf("pollers %v are left", l.pollers)
+	}
+	// Who waits again is polled for again.
+	l.cancel = cancel
+	wait()
+	l.ctx, cancel = context.WithCancel(t.Context())
+	cancel() // no goroutine is started
+	l.watch(0)
+	if p := l.pollers[1]; p == nil || !p.parts[0] {
+		t.Error("nobody polls for who waits")
+	}
+}
