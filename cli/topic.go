@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/config"
 	"github.com/fairlead-dev/fairlead/kafka"
+	"github.com/fairlead-dev/fairlead/kafka/layout"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
@@ -27,10 +28,16 @@ type topic struct {
 func (p *program) openTopic(ctx context.Context) (*topic, error) {
 	k := p.file.Kafka
 	cfg := kafka.Config{
-		Brokers: k.Brokers, Topic: k.Topic, Group: k.Group, InstanceID: k.InstanceID, ServerProtocol: k.ServerProtocol,
+		Brokers: k.Brokers, Topic: k.Topic, Topics: k.Topics, Directory: k.Directory, Group: k.Group, InstanceID: k.InstanceID, ServerProtocol: k.ServerProtocol,
 		Options: []kgo.Opt{kgo.ClientID(p.app.Name)}, Logger: p.logger(false),
 		SessionTimeout: time.Duration(k.SessionTimeout), DrainTimeout: time.Duration(k.DrainTimeout),
 		Mapping: kafka.Mapping{KeySeparator: k.KeySeparator, Tenant: k.Tenant, Type: k.Type},
+	}
+	if k.Layout != nil {
+		var err error
+		if cfg.Layout, err = newLayout(k.Layout, nobody); err != nil {
+			return nil, err
+		}
 	}
 	t := &topic{}
 	if c := p.file.Consumer; c != nil {
@@ -58,6 +65,15 @@ func (p *program) openTopic(ctx context.Context) (*topic, error) {
 	t.Log, err = kafka.Open(ctx, cfg)
 	return t, err
 }
+
+// newLayout makes the layout of the file. Who of a mixture has a topic of its own,
+// dedicated says.
+func newLayout(l *config.Layout, dedicated func(tenant string) bool) (*layout.Layout, error) {
+	return layout.New(layout.Config{Own: l.Own, Shared: l.Shared, Separator: l.Separator, WholeKey: l.WholeKey, Dedicated: dedicated})
+}
+
+// nobody is for readers: where a record is says whose it is.
+func nobody(string) bool { return false }
 
 // beginning returns a processor that begins where autoOffsetReset says, if it is new
 // to the store.
@@ -87,5 +103,5 @@ func (p *program) onlyDatabase(command string) error {
 	if p.topic == nil {
 		return nil
 	}
-	return fmt.Errorf("%s is for the log in a database, and the log is the topic %s: use Kafka's tools", command, p.file.Kafka.Topic)
+	return fmt.Errorf("%s is for the log in a database, and the log is %s: use Kafka's tools", command, p.file.Kafka.Log())
 }
