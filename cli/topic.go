@@ -50,8 +50,16 @@ func (p *program) openTopic(ctx context.Context) (*topic, error) {
 		}
 		t.id, cfg.Group, cfg.Router = id, id.Group, id.Router
 	}
+	cfg.Options = append(cfg.Options, connection(k)...)
+	var err error
+	t.Log, err = kafka.Open(ctx, cfg)
+	return t, err
+}
+
+// connection says how the brokers are connected to.
+func connection(k *config.Kafka) (opts []kgo.Opt) {
 	if k.TLS {
-		cfg.Options = append(cfg.Options, kgo.DialTLSConfig(&tls.Config{MinVersion: tls.VersionTLS12}))
+		opts = append(opts, kgo.DialTLSConfig(&tls.Config{MinVersion: tls.VersionTLS12}))
 	}
 	if s := k.SASL; s != nil {
 		mechanisms := map[string]kgo.Opt{
@@ -59,11 +67,9 @@ func (p *program) openTopic(ctx context.Context) (*topic, error) {
 			"scram-sha-256": kgo.SASL(scram.Auth{User: s.User, Pass: s.Password}.AsSha256Mechanism()),
 			"scram-sha-512": kgo.SASL(scram.Auth{User: s.User, Pass: s.Password}.AsSha512Mechanism()),
 		}
-		cfg.Options = append(cfg.Options, mechanisms[s.Mechanism])
+		opts = append(opts, mechanisms[s.Mechanism])
 	}
-	var err error
-	t.Log, err = kafka.Open(ctx, cfg)
-	return t, err
+	return opts
 }
 
 // newLayout makes the layout of the file. Who of a mixture has a topic of its own,

@@ -38,6 +38,19 @@ type directory struct {
 	at    event.Position // how far it was read
 	of    string         // what it is the directory of; "": nobody has said
 	parts []part
+
+	tenants map[string]tenantState
+	// removed are the positions up to which tenants' records in a shared topic are nobody's.
+	removed map[string]map[partKey]event.Position
+}
+
+// A tenantState is where a tenant is: in a topic of its own, or in the shared one.
+type tenantState struct{ own bool }
+
+// A partKey is a partition of a topic that is known by its id.
+type partKey struct {
+	id     topicID
+	number int32
 }
 
 // A part is a partition of a topic, by the number that it has in the log.
@@ -74,6 +87,11 @@ type statement struct {
 	ID         topicID          `json:"id,omitzero"`
 	Partitions int              `json:"partitions,omitempty"`
 	Ends       []event.Position `json:"ends,omitempty"`
+
+	// Kind "tenant": it is added, with a topic of its own (Topic) or in the shared one.
+	// Kind "removed": and with it its records in a partition of Topic up to Ends[0].
+	Tenant string `json:"tenant,omitempty"`
+	Number int32  `json:"number,omitempty"`
 }
 
 // openDirectory opens a directory, and makes its topic where there is none.
@@ -255,10 +273,50 @@ func (d *directory) apply(data []byte) error {
 				}
 			}
 		}
+	case "tenant":
+		if d.tenants == nil {
+			d.tenants = map[string]tenantState{}
+		}
+		d.tenants[s.Tenant] = tenantState{own: s.Topic != ""}
+	case "removed":
+		delete(d.tenants, s.Tenant)
+		if len(s.Ends) == 0 {
+			break
+		}
+		if d.removed == nil {
+			d.removed = map[string]map[partKey]event.Position{}
+		}
+		if d.removed[s.Tenant] == nil {
+			d.removed[s.Tenant] = map[partKey]event.Position{}
+		}
+		k := partKey{s.ID, s.Number}
+		d.removed[s.Tenant][k] = max(d.removed[s.Tenant][k], s.Ends[0])
 	default:
 		return fmt.Errorf("kafka: the directory %q has a record of the kind %q: a newer program writes to it, use that one", d.topic, s.Kind)
 	}
 	return nil
+}
+
+// removedTo returns up to where a tenant's records in a partition are nobody's.
+func (d *directory) removedTo(tenant string, k partKey) event.Position {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.removed[tenant][k]
+}
+
+// hasRemoved reports whether there is such a tenant.
+func (d *directory) hasRemoved() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.removed) > 0
+}
+
+// tenant returns where a tenant is; false: it was not added.
+func (d *directory) tenant(name string) (tenantState, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s, ok := d.tenants[name]
+	return s, ok
 }
 
 // numbered returns all partitions, by their numbers.

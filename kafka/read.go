@@ -73,6 +73,7 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 	}
 	size := 0
 	p.Events = make([]event.Event, 0, min(len(c.records), req.MaxEvents))
+	removed := l.removed(c.partition)
 	for i, r := range c.records {
 		at := event.Position(r.Offset + 1)
 		if at > p.Next { // it is behind Until
@@ -89,6 +90,9 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 			continue
 		}
 		e := l.event(r, fault)
+		if removed != nil && removed(e.Tenant, at) {
+			continue
+		}
 		if !selects(&req.Filter, &e) {
 			continue
 		}

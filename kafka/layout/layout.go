@@ -152,6 +152,15 @@ func (l *Layout) CheckTenant(tenant string) error {
 	return nil
 }
 
+// Topics returns the topics in which a tenant may be: its own and the shared one, ""
+// where the layout has none.
+func (l *Layout) Topics(tenant string) (own, shared string) {
+	if l.c.Own != "" {
+		own = l.prefix + tenant + l.suffix
+	}
+	return own, l.c.Shared
+}
+
 // Place returns where a record of a tenant goes. key may be empty.
 func (l *Layout) Place(tenant, key string) (Place, error) {
 	if err := l.CheckTenant(tenant); err != nil {
