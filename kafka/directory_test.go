@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -38,7 +39,7 @@ func TestNumbersStay(t *testing.T) {
 	cfg := Config{Brokers: kafkatest.Brokers(t), Layout: ly, Directory: prefix + "-directory"}
 	client := kafkatest.Client(t)
 	admin := kadm.NewClient(client)
-	t.Cleanup(func() { _, _ = admin.DeleteTopic(t.Context(), cfg.Directory) })
+	t.Cleanup(func() { _, _ = admin.DeleteTopic(context.WithoutCancel(t.Context()), cfg.Directory) })
 	logs := make([]*Log, 4)
 	var wg sync.WaitGroup
 	for i := range logs { // one of them makes the directory
@@ -76,7 +77,7 @@ func TestNumbersStay(t *testing.T) {
 				}
 			case 1:
 				if round == 3 {
-					if _, err := admin.DeleteTopic(t.Context(), name); err != nil {
+					if _, err := admin.DeleteTopic(context.WithoutCancel(t.Context()), name); err != nil {
 						t.Fatal(err)
 					}
 					delete(parts, name)

@@ -1,6 +1,7 @@
 package kafka_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -27,7 +28,7 @@ func directory(t testing.TB) string {
 	t.Helper()
 	name := kafkatest.Name(t) + "-directory"
 	admin := kadm.NewClient(kafkatest.Client(t))
-	t.Cleanup(func() { _, _ = admin.DeleteTopic(t.Context(), name) })
+	t.Cleanup(func() { _, _ = admin.DeleteTopic(context.WithoutCancel(t.Context()), name) })
 	return name
 }
 
@@ -153,7 +154,7 @@ func TestTopicsOfTenants(t *testing.T) {
 					}
 				}
 			}
-			if _, err := admin.DeleteTopic(t.Context(), prefix+".red"); err != nil {
+			if _, err := admin.DeleteTopic(context.WithoutCancel(t.Context()), prefix+".red"); err != nil {
 				t.Fatal(err)
 			}
 			ends := func(reason string) func() bool {
