@@ -62,7 +62,7 @@ kafka:
 		ok(t, "tenants", "add", "bolt", "--own", "--partitions", "3")
 		ok(t, "tenants", "add", "crow")
 	}
-	refused(cli.Failed, "move it", "tenants", "add", "acme", "--own")
+	refused(cli.Failed, "is in ", "tenants", "add", "acme", "--own")
 	topics, err := admin.ListTopics(t.Context(), prefix+"-all", prefix+"-bolt.jobs")
 	if err != nil || len(topics[prefix+"-all"].Partitions) != 2 || len(topics[prefix+"-bolt.jobs"].Partitions) != 3 {
 		t.Fatalf("topics %+v, %v", topics, err)

@@ -108,7 +108,7 @@ func (t *Tenants) Add(ctx context.Context, tenant string, o AddTenant) error {
 	case o.Own && own == "":
 		return fmt.Errorf("kafka: tenant %q: the layout has no topics of tenants' own", tenant)
 	case known && has.own != o.Own:
-		return fmt.Errorf("kafka: tenant %q is in %s already: move it", tenant, map[bool]string{true: own, false: shared}[has.own])
+		return fmt.Errorf("kafka: tenant %q is in %s already, and tenants cannot be moved yet", tenant, map[bool]string{true: own, false: shared}[has.own])
 	}
 	topic := shared
 	if o.Own {
@@ -354,5 +354,7 @@ func (l *Log) removed(partition int) func(tenant string, at event.Position) bool
 		return nil
 	}
 	at, id := l.place(partition)
-	return func(tenant string, p event.Position) bool { return p <= s.dir.removedTo(tenant, partKey{id, at.number}) }
+	return func(tenant string, p event.Position) bool {
+		return p <= s.dir.removedTo(tenant, partKey{id, at.number})
+	}
 }
