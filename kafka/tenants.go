@@ -159,16 +159,17 @@ func (t *Tenants) find(ctx context.Context, topic string) (*kmsg.MetadataRespons
 	if err != nil {
 		return nil, fmt.Errorf("kafka: topic %q: %w", topic, ended(ctx, err))
 	}
-	for i := range resp.Topics {
-		switch err := kerr.ErrorForCode(resp.Topics[i].ErrorCode); {
-		case errors.Is(err, kerr.UnknownTopicOrPartition):
-			return nil, nil
-		case err != nil:
-			return nil, fmt.Errorf("kafka: topic %q: %w", topic, err)
-		}
-		return &resp.Topics[i], nil
+	if len(resp.Topics) == 0 {
+		return nil, nil
 	}
-	return nil, nil
+	found := &resp.Topics[0]
+	switch err := kerr.ErrorForCode(found.ErrorCode); {
+	case errors.Is(err, kerr.UnknownTopicOrPartition):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("kafka: topic %q: %w", topic, err)
+	}
+	return found, nil
 }
 
 // Remove takes a tenant away: its topic is deleted, and in the shared topic a tombstone
