@@ -101,11 +101,17 @@ type ran struct {
 // run runs a command in this process.
 func run(t *testing.T, stdin io.Reader, args ...string) ran {
 	t.Helper()
+	return runApp(t, shop(), stdin, args...)
+}
+
+// runApp is run of another program.
+func runApp(t *testing.T, app cli.App, stdin io.Reader, args ...string) ran {
+	t.Helper()
 	var out, errs bytes.Buffer
 	if stdin == nil {
 		stdin = strings.NewReader("")
 	}
-	status := cli.Run(t.Context(), shop(), args, &cli.Env{Stdin: stdin, Stdout: &out, Stderr: &errs})
+	status := cli.Run(t.Context(), app, args, &cli.Env{Stdin: stdin, Stdout: &out, Stderr: &errs})
 	return ran{status, out.String(), errs.String()}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/config"
 	"github.com/fairlead-dev/fairlead/kafka"
+	"github.com/fairlead-dev/fairlead/kafka/layout"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
@@ -27,10 +28,16 @@ type topic struct {
 func (p *program) openTopic(ctx context.Context) (*topic, error) {
 	k := p.file.Kafka
 	cfg := kafka.Config{
-		Brokers: k.Brokers, Topic: k.Topic, Group: k.Group, InstanceID: k.InstanceID, ServerProtocol: k.ServerProtocol,
+		Brokers: k.Brokers, Topic: k.Topic, Topics: k.Topics, Directory: k.Directory, Group: k.Group, InstanceID: k.InstanceID, ServerProtocol: k.ServerProtocol,
 		Options: []kgo.Opt{kgo.ClientID(p.app.Name)}, Logger: p.logger(false),
 		SessionTimeout: time.Duration(k.SessionTimeout), DrainTimeout: time.Duration(k.DrainTimeout),
 		Mapping: kafka.Mapping{KeySeparator: k.KeySeparator, Tenant: k.Tenant, Type: k.Type},
+	}
+	if k.Layout != nil {
+		var err error
+		if cfg.Layout, err = newLayout(k.Layout, nobody); err != nil {
+			return nil, err
+		}
 	}
 	t := &topic{}
 	if c := p.file.Consumer; c != nil {
@@ -43,8 +50,16 @@ func (p *program) openTopic(ctx context.Context) (*topic, error) {
 		}
 		t.id, cfg.Group, cfg.Router = id, id.Group, id.Router
 	}
+	cfg.Options = append(cfg.Options, connection(k)...)
+	var err error
+	t.Log, err = kafka.Open(ctx, cfg)
+	return t, err
+}
+
+// connection says how the brokers are connected to.
+func connection(k *config.Kafka) (opts []kgo.Opt) {
 	if k.TLS {
-		cfg.Options = append(cfg.Options, kgo.DialTLSConfig(&tls.Config{MinVersion: tls.VersionTLS12}))
+		opts = append(opts, kgo.DialTLSConfig(&tls.Config{MinVersion: tls.VersionTLS12}))
 	}
 	if s := k.SASL; s != nil {
 		mechanisms := map[string]kgo.Opt{
@@ -52,12 +67,19 @@ func (p *program) openTopic(ctx context.Context) (*topic, error) {
 			"scram-sha-256": kgo.SASL(scram.Auth{User: s.User, Pass: s.Password}.AsSha256Mechanism()),
 			"scram-sha-512": kgo.SASL(scram.Auth{User: s.User, Pass: s.Password}.AsSha512Mechanism()),
 		}
-		cfg.Options = append(cfg.Options, mechanisms[s.Mechanism])
+		opts = append(opts, mechanisms[s.Mechanism])
 	}
-	var err error
-	t.Log, err = kafka.Open(ctx, cfg)
-	return t, err
+	return opts
 }
+
+// newLayout makes the layout of the file. Who of a mixture has a topic of its own,
+// dedicated says.
+func newLayout(l *config.Layout, dedicated func(tenant string) bool) (*layout.Layout, error) {
+	return layout.New(layout.Config{Own: l.Own, Shared: l.Shared, Separator: l.Separator, WholeKey: l.WholeKey, Dedicated: dedicated})
+}
+
+// nobody is for readers: where a record is says whose it is.
+func nobody(string) bool { return false }
 
 // beginning returns a processor that begins where autoOffsetReset says, if it is new
 // to the store.
@@ -109,5 +131,5 @@ func (p *program) onlyDatabase(command string) error {
 	if p.topic == nil {
 		return nil
 	}
-	return fmt.Errorf("%s is for the log in a database, and the log is the topic %s: use Kafka's tools", command, p.file.Kafka.Topic)
+	return fmt.Errorf("%s is for the log in a database, and the log is %s: use Kafka's tools", command, p.file.Kafka.Log())
 }

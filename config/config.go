@@ -36,7 +36,7 @@ type File struct {
 	Lease Duration `yaml:"lease"`
 	// Metrics is the host:port where /metrics and /healthz are served; default: nowhere.
 	Metrics string `yaml:"metrics"`
-	// Kafka is the topic that is the log; default: the database is.
+	// Kafka is the topic, or are the topics, that is the log; default: the database is.
 	Kafka *Kafka `yaml:"kafka"`
 	// Consumer says which events of a shared log are this consumer's.
 	Consumer *Consumer `yaml:"consumer"`

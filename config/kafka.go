@@ -2,16 +2,26 @@ package config
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
-// A Kafka is a topic that is the log in place of the database, which then is the
+// A Kafka is a topic, or are several, that is the log in place of the database, which then is the
 // store only.
 type Kafka struct {
 	// Brokers are host:port of some brokers, to begin with.
 	Brokers []string `yaml:"brokers"`
-	// Topic is the topic to read.
+	// Topic is the topic to read, if it is one.
 	Topic string `yaml:"topic"`
+	// Topics are several topics to read.
+	Topics []string `yaml:"topics"`
+	// Layout says where tenants' records are, whose topics are read, those too that are
+	// made later; in place of topic and topics.
+	Layout *Layout `yaml:"layout"`
+	// Directory is the topic in which all who read several topics number their partitions;
+	// default fairlead-directory.
+	Directory string `yaml:"directory"`
 	// Group is the consumer group that shares out the partitions, where there is one
 	// environment only; else it is consumer.groupId. Default: lanes are leased in the database.
 	Group string `yaml:"group"`
@@ -38,6 +48,19 @@ type Kafka struct {
 	SASL *SASL `yaml:"sasl"`
 }
 
+// A Layout says where the records of tenants are: with own alone each tenant has a
+// topic, with shared alone all share one, with both some have their own.
+type Layout struct {
+	// Own is the name of a tenant's own topic with {tenant} in it, as "{tenant}.jobs".
+	Own string `yaml:"own"`
+	// Shared is the topic of all others, whose keys begin with the tenant.
+	Shared string `yaml:"shared"`
+	// Separator ends the tenant in a key of the shared topic; default ":".
+	Separator string `yaml:"separator"`
+	// WholeKey lets a key of the shared topic without separator be a tenant; default: it is parked.
+	WholeKey bool `yaml:"wholeKey"`
+}
+
 // SASL is a login.
 type SASL struct {
 	// Mechanism is plain, scram-sha-256 or scram-sha-512.
@@ -48,14 +71,37 @@ type SASL struct {
 	Password string `yaml:"password"`
 }
 
+// Log names what is read.
+func (k *Kafka) Log() string {
+	switch {
+	case k.Layout != nil:
+		return strings.Trim("the topics "+k.Layout.Own+" "+k.Layout.Shared, " ")
+	case k.Topic == "":
+		return "the topics " + strings.Join(k.Topics, ", ")
+	}
+	return "the topic " + k.Topic
+}
+
 // check says what is wrong.
 func (k *Kafka) check(c *Consumer) (errs []keyError) {
 	fail := func(key, format string, args ...any) { errs = append(errs, keyError{key, fmt.Errorf(format, args...)}) }
 	if len(k.Brokers) == 0 {
 		fail("brokers", "name a broker, as host:port")
 	}
-	if k.Topic == "" {
-		fail("topic", "name the topic to read")
+	switch {
+	case k.Topic == "" && len(k.Topics) == 0 && k.Layout == nil:
+		fail("topic", "name the topic to read, or topics, or a layout")
+	case k.Topic != "" && (len(k.Topics) > 0 || k.Layout != nil), len(k.Topics) > 0 && k.Layout != nil:
+		fail("topic", "of topic, topics and layout one says what is read: leave the others out")
+	case k.Topic != "" && k.Directory != "":
+		fail("directory", "%q: it is for several topics, and there is one", k.Directory)
+	case k.Layout != nil && k.KeySeparator != "":
+		fail("keySeparator", "%q: the layout has a separator of its own", k.KeySeparator)
+	case slices.Contains(k.Topics, ""):
+		fail("topics", "one of them has no name")
+	}
+	if l := k.Layout; l != nil && l.Own == "" && l.Shared == "" {
+		fail("layout", "neither own nor shared is set: there is no topic")
 	}
 	if k.DeadLetterTopic != "" && k.DeadLetterTopic == k.Topic {
 		fail("deadLetterTopic", "%q is the topic that is read: its dead letters would be read and parked again", k.Topic)

@@ -116,6 +116,10 @@ type Page struct {
 	Head event.Position
 }
 
+// ErrGone is wrapped by the error of Read and Wait where a log partition was deleted
+// for good, with whatever was not read of it. Its lanes are paused with the reason.
+var ErrGone = errors.New("eventlog: the log partition is gone")
+
 // ErrTruncated is what a [*TruncatedError] wraps.
 var ErrTruncated = errors.New("eventlog: events are gone")
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,6 +37,9 @@ func (l *Log) Identity() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	id := fmt.Sprintf("kafka topic id %x", l.id)
+	if l.several != nil {
+		id = "kafka topics of the directory with " + strings.TrimPrefix(l.several.dir.log.Identity(), "kafka topic ")
+	}
 	if r := l.cfg.Router; r != nil && r.Host() != "" {
 		id += ", read by the sandbox " + r.Host()
 	}
@@ -63,14 +67,19 @@ type group struct {
 	mine      map[int]bool
 	committed map[int]event.Position
 	leaving   bool
+	standing  []int // partitions that are everybody's
 }
 
 // Assign implements [eventlog.Assigner].
 func (l *Log) Assign(ctx context.Context, w eventlog.Worker) error {
 	g := &group{l: l, w: w, fatal: make(chan error, 1), mine: map[int]bool{}, committed: map[int]event.Position{}}
 	c := &l.cfg
+	topics := []string{c.Topic}
+	if l.several != nil {
+		topics, _ = l.topics()
+	}
 	opts := []kgo.Opt{
-		kgo.SeedBrokers(c.Brokers...), kgo.ConsumerGroup(c.Group), kgo.ConsumeTopics(c.Topic), kgo.DisableAutoCommit(),
+		kgo.SeedBrokers(c.Brokers...), kgo.ConsumerGroup(c.Group), kgo.ConsumeTopics(topics...), kgo.DisableAutoCommit(),
 		// The offsets are never fetched from: without one of their own partitions would
 		// be looked up by the reset, which may jump over records, so there is none.
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
@@ -101,7 +110,9 @@ func (l *Log) Assign(ctx context.Context, w eventlog.Worker) error {
 		return fmt.Errorf("kafka: group %q: %w", c.Group, err)
 	}
 	defer client.CloseAllowingRebalance()
-	client.PauseFetchTopics(c.Topic)
+	client.PauseFetchTopics(topics...)
+	looks := time.NewTicker(topicsEvery)
+	defer looks.Stop()
 	tick := time.NewTicker(c.MirrorEvery)
 	defer tick.Stop()
 	for {
@@ -110,6 +121,9 @@ func (l *Log) Assign(ctx context.Context, w eventlog.Worker) error {
 			g.mu.Lock()
 			g.mirror(ctx, client, slices.Collect(maps.Keys(g.mine)))
 			g.mu.Unlock()
+			continue
+		case <-looks.C:
+			g.follow(ctx, client)
 			continue
 		case err = <-g.fatal:
 			err = fmt.Errorf("kafka: group %q: %w: %w", c.Group, err, eventlog.ErrExcluded)
@@ -158,8 +172,8 @@ func (g *group) assigned(_ context.Context, _ *kgo.Client, m map[string][]int32)
 	if g.leaving {
 		return
 	}
-	for _, p := range m[g.l.cfg.Topic] {
-		g.mine[int(p)] = true
+	for _, p := range g.numbers(m) {
+		g.mine[p] = true
 	}
 	g.own()
 }
@@ -168,7 +182,7 @@ func (g *group) assigned(_ context.Context, _ *kgo.Client, m map[string][]int32)
 // that a rebalance has. The lanes of all others go on. What does not end in time is
 // abandoned: its new owner raises the epoch, and what it still writes is refused.
 func (g *group) revoked(ctx context.Context, client *kgo.Client, m map[string][]int32) {
-	went := m[g.l.cfg.Topic]
+	went := g.numbers(m)
 	g.mu.Lock()
 	if g.leaving || len(went) == 0 {
 		g.mu.Unlock()
@@ -176,7 +190,7 @@ func (g *group) revoked(ctx context.Context, client *kgo.Client, m map[string][]
 	}
 	still := maps.Clone(g.mine)
 	for _, p := range went {
-		delete(g.mine, int(p))
+		delete(g.mine, p)
 	}
 	released := g.own()
 	g.mine = still // as far as the group knows
@@ -186,8 +200,8 @@ func (g *group) revoked(ctx context.Context, client *kgo.Client, m map[string][]
 	defer g.mu.Unlock()
 	var parts []int
 	for _, p := range went {
-		if still[int(p)] {
-			parts = append(parts, int(p))
+		if still[p] {
+			parts = append(parts, p)
 		}
 	}
 	if drained {
@@ -200,17 +214,18 @@ func (g *group) revoked(ctx context.Context, client *kgo.Client, m map[string][]
 func (g *group) lost(_ context.Context, _ *kgo.Client, m map[string][]int32) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.leaving || len(m[g.l.cfg.Topic]) == 0 {
+	went := g.numbers(m)
+	if g.leaving || len(went) == 0 {
 		return
 	}
-	g.remove(m[g.l.cfg.Topic])
+	g.remove(went)
 	g.own()
 }
 
-func (g *group) remove(parts []int32) {
+func (g *group) remove(parts []int) {
 	for _, p := range parts {
-		delete(g.mine, int(p))
-		delete(g.committed, int(p))
+		delete(g.mine, p)
+		delete(g.committed, p)
 	}
 }
 
@@ -218,6 +233,11 @@ func (g *group) remove(parts []int32) {
 // caller holds mu.
 func (g *group) own() <-chan struct{} {
 	mine := maps.Clone(g.mine)
+	if g.l.several != nil {
+		for _, p := range g.l.standing() {
+			mine[p] = true
+		}
+	}
 	g.l.setMine(mine)
 	return g.w.Own(slices.Sorted(maps.Keys(mine)))
 }
@@ -245,14 +265,18 @@ func (g *group) mirror(ctx context.Context, client *kgo.Client, parts []int) {
 	ctx, cancel := context.WithTimeout(ctx, mirrorAtMost)
 	defer cancel()
 	at, err := g.w.Checkpoints(ctx, parts)
-	offsets := map[int32]kgo.EpochOffset{}
+	offsets := map[string]map[int32]kgo.EpochOffset{}
 	for p, x := range at {
 		if was, ok := g.committed[p]; !ok || x > was {
-			offsets[int32(p)] = kgo.EpochOffset{Epoch: -1, Offset: int64(x)}
+			where, _ := g.l.place(p)
+			if offsets[where.topic] == nil {
+				offsets[where.topic] = map[int32]kgo.EpochOffset{}
+			}
+			offsets[where.topic][where.number] = kgo.EpochOffset{Epoch: -1, Offset: int64(x)}
 		}
 	}
 	if err == nil && len(offsets) > 0 {
-		client.CommitOffsetsSync(ctx, map[string]map[int32]kgo.EpochOffset{g.l.cfg.Topic: offsets},
+		client.CommitOffsetsSync(ctx, offsets,
 			func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, cerr error) {
 				err = cmp.Or(cerr, g.noteCommitted(resp, at))
 			})
@@ -271,7 +295,9 @@ func (g *group) noteCommitted(resp *kmsg.OffsetCommitResponse, at map[int]event.
 			if perr := kerr.ErrorForCode(p.ErrorCode); perr != nil {
 				err = perr
 			} else {
-				g.committed[int(p.Partition)] = at[int(p.Partition)]
+				for _, n := range g.numbers(map[string][]int32{resp.Topics[i].Topic: {p.Partition}}) {
+					g.committed[n] = at[n]
+				}
 			}
 		}
 	}

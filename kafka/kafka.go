@@ -1,4 +1,4 @@
-// Package kafka reads a topic of Apache Kafka as an event log, and lets a consumer
+// Package kafka reads a topic of Apache Kafka, or several, as an event log, and lets a consumer
 // group share out its partitions. It also publishes events to Kafka, for
 // fairlead.Forward, and stamps the records of producers that exist.
 //
@@ -12,6 +12,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,14 +26,25 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/kafka/layout"
 	"github.com/fairlead-dev/fairlead/tenancy"
 )
 
-// Config says what to read, and with whom. Brokers and Topic are needed.
+// Config says what to read, and with whom. Brokers are needed, and one of Topic,
+// Topics and Layout.
 type Config struct {
 	Brokers []string // host:port, to begin with
 	Topic   string   // one topic: its partitions are the log partitions
-	Group   string   // the consumer group that shares out the partitions; "": the engine does, by leases in the store
+	Topics  []string // several topics: all their partitions are the log partitions, numbered by Directory
+	// Layout reads the topics of tenants, those too that are made later; whose a record
+	// is, its topic or key says. Its partitions are numbered by Directory.
+	Layout *layout.Layout
+	// Directory is the topic with which all who read Topics or Layout agree on the numbers
+	// of partitions. It is made where there is none, and must never be deleted: checkpoints
+	// go by these numbers. Default: "fairlead-directory".
+	Directory string
+
+	Group string // the consumer group that shares out the partitions; "": the engine does, by leases in the store
 
 	// InstanceID makes the member a static one: who comes back under its id within
 	// SessionTimeout has its partitions back without a rebalance. Unique in the
@@ -85,7 +97,7 @@ func (e *CorruptError) Error() string {
 
 func (e *CorruptError) Unwrap() error { return e.Err }
 
-// A Log is a topic. It implements [eventlog.Log] and, where it has a group,
+// A Log is a topic, or several. It implements [eventlog.Log] and, where it has a group,
 // [eventlog.Assigner]. Use [Open].
 type Log struct {
 	cfg    Config
@@ -96,7 +108,8 @@ type Log struct {
 	// fallback says whose a record is that decode refuses.
 	fallback *Mapping
 	rest     rest
-	id       [16]byte // of the topic, as it was opened
+	id       topicID  // of the topic, as it was opened
+	several  *several // nil: it is one topic
 	routed   tenancy.Counts
 
 	ctx    context.Context // ends with Close
@@ -114,8 +127,8 @@ type Log struct {
 
 // Open connects to the brokers and looks the topic up.
 func Open(ctx context.Context, cfg Config) (*Log, error) {
-	if len(cfg.Brokers) == 0 || cfg.Topic == "" {
-		return nil, errors.New("kafka: brokers and a topic are needed")
+	if err := cfg.whichTopics(); err != nil {
+		return nil, err
 	}
 	if cfg.Group == "" && (cfg.InstanceID != "" || cfg.ServerProtocol) {
 		return nil, errors.New("kafka: an instance id and a group protocol are a group's: name the group")
@@ -136,14 +149,47 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	if _, err := l.refresh(ctx); err != nil {
-		l.Close()
+	if cfg.Topic == "" {
+		err = l.openSeveral(ctx)
+	}
+	if err == nil {
+		_, err = l.refresh(ctx)
+	}
+	if err == nil && l.several != nil {
+		err = l.checkTopics()
+	}
+	if err != nil {
+		_ = l.Close()
 		return nil, err
 	}
 	return l, nil
 }
 
+// whichTopics checks what is to be read.
+func (c *Config) whichTopics() error {
+	n := 0
+	for _, set := range []bool{c.Topic != "", len(c.Topics) > 0, c.Layout != nil} {
+		if set {
+			n++
+		}
+	}
+	switch {
+	case len(c.Brokers) == 0 || n == 0:
+		return errors.New("kafka: brokers and a topic are needed, or topics, or a layout")
+	case n > 1:
+		return errors.New("kafka: of topic, topics and layout one says what is read, not several")
+	case c.Topic != "" && c.Directory != "":
+		return errors.New("kafka: a directory is for several topics: the partitions of one have numbers")
+	case c.Topic == "":
+		c.Directory = cmp.Or(c.Directory, "fairlead-directory")
+	}
+	return nil
+}
+
 func (c *Config) setDefaults() {
+	if c.Layout != nil {
+		c.Mapping.Layout = c.Layout
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -170,12 +216,18 @@ func (l *Log) Close() error {
 	l.wg.Wait()
 	l.polls.Close()
 	l.client.Close()
+	if l.several != nil {
+		l.several.dir.close()
+	}
 	return nil
 }
 
 // refresh asks for the topic's partitions and leaders, and returns how many
 // partitions it has.
 func (l *Log) refresh(ctx context.Context) (int, error) {
+	if l.several != nil {
+		return l.refreshSeveral(ctx)
+	}
 	req := kmsg.NewPtrMetadataRequest()
 	topic := kmsg.NewMetadataRequestTopic()
 	topic.Topic = &l.cfg.Topic
@@ -194,9 +246,9 @@ func (l *Log) refresh(ctx context.Context) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch l.id {
-	case [16]byte{}:
+	case topicID{}:
 		l.id = t.TopicID
-	case t.TopicID:
+	case topicID(t.TopicID):
 	default:
 		return 0, fmt.Errorf("kafka: topic %q has the id %x and had %x: %w: rebuild the read model under a new processor name, or move its lanes to position 0 by hand",
 			l.cfg.Topic, t.TopicID, l.id, ErrRecreated)
@@ -239,18 +291,22 @@ func (l *Log) leader(ctx context.Context, partition int) (int32, error) {
 	if id, ok := known(); ok && id >= 0 {
 		return id, nil
 	}
+	at, _ := l.place(partition)
 	if partition < 0 {
-		return -1, fmt.Errorf("kafka: topic %q has no partition %d", l.cfg.Topic, partition)
+		return -1, fmt.Errorf("kafka: topic %q has no partition %d", at.topic, partition)
 	}
 	if _, err := l.refresh(ctx); err != nil {
 		return -1, err
 	}
+	if s := l.stands(partition); s != nil && s.err != nil {
+		return -1, s.err
+	}
 	id, ok := known()
 	if !ok {
-		return -1, fmt.Errorf("kafka: topic %q has no partition %d", l.cfg.Topic, partition)
+		return -1, fmt.Errorf("kafka: topic %q has no partition %d", at.topic, partition)
 	}
 	if id < 0 {
-		return -1, fmt.Errorf("kafka: topic %q, partition %d: %w", l.cfg.Topic, partition, kerr.LeaderNotAvailable)
+		return -1, fmt.Errorf("kafka: topic %q, partition %d: %w", at.topic, at.number, kerr.LeaderNotAvailable)
 	}
 	return id, nil
 }
@@ -338,6 +394,13 @@ const latest, earliest = -1, -2 // in place of a time, in milliseconds
 
 // offset returns the first offset of a time; -1 where there is none.
 func (l *Log) offset(ctx context.Context, partition int, ms int64) (int64, error) {
+	if s := l.stands(partition); s != nil {
+		if errors.Is(s.err, eventlog.ErrGone) { // what is to come is known, and its lanes are told
+			s.err = nil
+		}
+		return int64(s.end), s.err
+	}
+	at, _ := l.place(partition)
 	part := func(resp kmsg.Response) *kmsg.ListOffsetsResponseTopicPartition {
 		r := resp.(*kmsg.ListOffsetsResponse)
 		if len(r.Topics) != 1 || len(r.Topics[0].Partitions) != 1 {
@@ -349,13 +412,16 @@ func (l *Log) offset(ctx context.Context, partition int, ms int64) (int64, error
 		req := kmsg.NewPtrListOffsetsRequest()
 		req.IsolationLevel = 1 // read committed
 		t := kmsg.NewListOffsetsRequestTopic()
-		t.Topic = l.cfg.Topic
+		t.Topic = at.topic
 		p := kmsg.NewListOffsetsRequestTopicPartition()
-		p.Partition, p.Timestamp = int32(partition), ms
+		p.Partition, p.Timestamp = at.number, ms
 		t.Partitions = append(t.Partitions, p)
 		req.Topics = append(req.Topics, t)
 		return req
 	}, func(resp kmsg.Response) int16 { return part(resp).ErrorCode })
+	if errors.Is(err, eventlog.ErrGone) { // meanwhile
+		return 0, nil
+	}
 	if err != nil {
 		return 0, l.wrap(partition, "look up an offset", err)
 	}
@@ -366,7 +432,8 @@ func (l *Log) wrap(partition int, what string, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return fmt.Errorf("kafka: topic %q, partition %d: %s: %w", l.cfg.Topic, partition, what, err)
+	at, _ := l.place(partition)
+	return fmt.Errorf("kafka: topic %q, partition %d: %s: %w", at.topic, at.number, what, err)
 }
 
 // ended returns the error of ctx where that is why a request failed.

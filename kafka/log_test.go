@@ -39,6 +39,31 @@ func record(topic string, partition int, tenant, stream, typ, data string) *kgo.
 	}
 }
 
+// recordOf is [record] with all that an event has.
+func recordOf(topic string, partition int, tenant, stream string, e *eventlog.NewEvent) *kgo.Record {
+	r := record(topic, partition, tenant, stream, e.Type, string(e.Data))
+	if e.ID != "" {
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: "id", Value: []byte(e.ID)})
+	}
+	if e.Class != "" {
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: "fairlead-class", Value: []byte(e.Class)})
+	}
+	if !e.OccurredAt.IsZero() {
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: "occurred_at", Value: []byte(e.OccurredAt.Format(time.RFC3339Nano))})
+	}
+	for k, v := range e.Metadata {
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: k, Value: []byte(v)})
+	}
+	return r
+}
+
+// sumOf spreads streams over partitions.
+func sumOf(tenant, stream string) int {
+	h := fnv.New32a()
+	_, _ = fmt.Fprintf(h, "%s\x00%s", tenant, stream)
+	return int(h.Sum32())
+}
+
 func TestLog(t *testing.T) {
 	for _, partitions := range []int{1, 3} {
 		t.Run(fmt.Sprint(partitions, " partitions"), func(t *testing.T) {
@@ -56,23 +81,8 @@ func TestLog(t *testing.T) {
 					t.Helper()
 					var records []*kgo.Record
 					for _, a := range appends {
-						h := fnv.New32a()
-						_, _ = fmt.Fprintf(h, "%s\x00%s", a.Tenant, a.Stream)
 						for _, e := range a.Events {
-							r := record(topics[log], int(h.Sum32())%partitions, a.Tenant, a.Stream, e.Type, string(e.Data))
-							if e.ID != "" {
-								r.Headers = append(r.Headers, kgo.RecordHeader{Key: "id", Value: []byte(e.ID)})
-							}
-							if e.Class != "" {
-								r.Headers = append(r.Headers, kgo.RecordHeader{Key: "fairlead-class", Value: []byte(e.Class)})
-							}
-							if !e.OccurredAt.IsZero() {
-								r.Headers = append(r.Headers, kgo.RecordHeader{Key: "occurred_at", Value: []byte(e.OccurredAt.Format(time.RFC3339Nano))})
-							}
-							for k, v := range e.Metadata {
-								r.Headers = append(r.Headers, kgo.RecordHeader{Key: k, Value: []byte(v)})
-							}
-							records = append(records, r)
+							records = append(records, recordOf(topics[log], sumOf(a.Tenant, a.Stream)%partitions, a.Tenant, a.Stream, &e))
 						}
 					}
 					kafkatest.Produce(t, client, records...)

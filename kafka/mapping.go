@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/forward"
+	"github.com/fairlead-dev/fairlead/kafka/layout"
 	"github.com/fairlead-dev/fairlead/tenancy"
 )
 
@@ -38,6 +39,7 @@ const TombstoneType = "Tombstone"
 // CloudEvents' structured mode (content-type application/cloudevents+json) is taken
 // apart in the same way.
 type Mapping struct {
+	Layout       *layout.Layout // says whose a record is, before all else; a header that names another tenant parks it
 	Names        *tenancy.Names // of headers; default: the preset "fairlead", and a header "tenant"
 	KeySeparator string         // "" (default): the key has no tenant in it
 	Tenant       string         // of records that name none; "" (default): they are parked
@@ -53,6 +55,9 @@ func (m *Mapping) Decode(r *kgo.Record) (event.Event, error) {
 		return m.structured(r, meta)
 	}
 	e := m.outline(r, meta)
+	if err := m.laidOut(r, e.Tenant); err != nil {
+		return e, err
+	}
 	if f := m.names().fault(r); f != tenancy.NoFault {
 		return e, fmt.Errorf("its headers cannot be relied on: %v", f)
 	}
@@ -84,11 +89,16 @@ func (m *Mapping) outline(r *kgo.Record, meta event.Metadata) event.Event {
 			e.Tenant, key = tenant, rest
 		}
 	}
+	if m.Layout != nil {
+		if tenant, rest, err := m.Layout.Resolve(r.Topic, key); err == nil {
+			e.Tenant, key = tenant, rest
+		}
+	}
 	if e.Tenant == "" && sure {
 		e.Tenant = m.Tenant
 	}
 	switch place := r.Topic + "/" + strconv.Itoa(int(r.Partition)); {
-	case len(r.Key) == 0:
+	case len(r.Key) == 0 || key == "":
 		e.Stream = place
 	case event.CheckStream(key) == nil:
 		e.Stream = key
@@ -115,6 +125,21 @@ func (m *Mapping) outline(r *kgo.Record, meta event.Metadata) event.Event {
 		e.ID = r.Topic + "/" + strconv.Itoa(int(r.Partition)) + "/" + strconv.FormatInt(r.Offset, 10)
 	}
 	return e
+}
+
+// laidOut returns an error for a record that belongs to nobody in the layout, or whose
+// headers name another tenant than its place.
+func (m *Mapping) laidOut(r *kgo.Record, tenant string) error {
+	if m.Layout == nil {
+		return nil
+	}
+	if _, _, err := m.Layout.Resolve(r.Topic, string(r.Key)); err != nil {
+		return err
+	}
+	if said, _, sure := m.names().read(r); sure && said != "" && said != tenant {
+		return fmt.Errorf("its headers say that it is tenant %q's, and its place that it is %q's", said, tenant)
+	}
+	return nil
 }
 
 // cloudID is the id of a CloudEvent: it is unique in its source only.

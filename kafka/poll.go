@@ -42,20 +42,17 @@ func (l *Log) Wait(ctx context.Context, partition int, after event.Position) err
 	mine, moved := l.mine, l.moved
 	l.mu.Unlock()
 	if mine != nil && !mine[partition] {
-		t := time.NewTimer(lookAgain)
-		defer t.Stop()
-		select {
-		case <-moved:
-			return nil
-		case <-t.C:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return wait(ctx, moved, lookAgain)
 	}
 	head, err := l.Head(ctx, partition)
 	if err != nil || head > after {
 		return err
+	}
+	if s := l.stands(partition); s != nil { // until something is new of the topics
+		if s.err != nil {
+			return s.err
+		}
+		return wait(ctx, moved, lookAgain)
 	}
 	l.mu.Lock()
 	w := l.watched[partition]
@@ -87,6 +84,19 @@ func (l *Log) Wait(ctx context.Context, partition int, after event.Position) err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// wait waits for c, for so long at most.
+func wait(ctx context.Context, c <-chan struct{}, atMost time.Duration) error {
+	t := time.NewTimer(atMost)
+	defer t.Stop()
+	select {
+	case <-c:
+	case <-t.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
 }
 
 // watch sees to it that a partition is polled. The caller holds mu.
@@ -156,7 +166,7 @@ func (l *Log) begin(leader int32, p *poller, cancel context.CancelFunc) (froms [
 			l.drop(partition)
 			continue
 		}
-		froms = append(froms, fetchFrom{int32(partition), w.head, 1}) // a broker sends one batch at least
+		froms = append(froms, fetchFrom{partition, w.head, 1}) // a broker sends one batch at least
 	}
 	if len(froms) == 0 {
 		delete(l.pollers, leader)
@@ -182,14 +192,15 @@ func (l *Log) grown(p *poller, resp *kmsg.FetchResponse) {
 	for i := range resp.Topics {
 		for j := range resp.Topics[i].Partitions {
 			part := &resp.Topics[i].Partitions[j]
-			w := l.watched[int(part.Partition)]
-			if w == nil {
+			partition, ok := l.numberOf(resp.Topics[i].Topic, resp.Topics[i].TopicID, part.Partition)
+			w := l.watched[partition]
+			if w == nil || !ok {
 				continue
 			}
 			if kerr.ErrorForCode(part.ErrorCode) != nil { // who waits asks for the head, and sees what is wrong
-				l.leaders[part.Partition] = -1
-				delete(p.parts, int(part.Partition))
-				l.drop(int(part.Partition))
+				l.leaders[partition] = -1
+				delete(p.parts, partition)
+				l.drop(partition)
 				continue
 			}
 			head := part.LastStableOffset

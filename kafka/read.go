@@ -39,6 +39,16 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 	if err := ctx.Err(); err != nil {
 		return eventlog.Page{}, err
 	}
+	if s := l.stands(req.Partition); s != nil {
+		if s.err != nil {
+			return eventlog.Page{}, s.err
+		}
+		p := eventlog.Page{Next: max(req.After, s.end), Head: s.end}
+		if req.Until != 0 {
+			p.Next = max(req.After, min(p.Next, req.Until))
+		}
+		return p, nil
+	}
 	if req.MaxEvents <= 0 {
 		req.MaxEvents = 1000
 	}
@@ -68,6 +78,7 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 	}
 	size := 0
 	p.Events = make([]event.Event, 0, min(len(c.records), req.MaxEvents))
+	removed := l.removed(c.partition)
 	for i, r := range c.records {
 		at := event.Position(r.Offset + 1)
 		if at > p.Next { // it is behind Until
@@ -84,6 +95,9 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 			continue
 		}
 		e := l.event(r, fault)
+		if removed != nil && removed(e.Tenant, at) {
+			continue
+		}
 		if !selects(&req.Filter, &e) {
 			continue
 		}
@@ -162,7 +176,7 @@ func (l *Log) fetch(ctx context.Context, partition int, from int64, events, byte
 	size := l.rest.guess(partition, events, bytes)
 	for {
 		resp, err := l.ask(ctx, partition, func() kmsg.Request {
-			return l.request(0, size, fetchFrom{int32(partition), from, size})
+			return l.request(0, size, fetchFrom{partition, from, size})
 		}, func(resp kmsg.Response) int16 {
 			p, code := only(resp.(*kmsg.FetchResponse))
 			if code != 0 {
@@ -181,7 +195,7 @@ func (l *Log) fetch(ctx context.Context, partition int, from int64, events, byte
 			return nil, l.wrap(partition, fmt.Sprintf("fetch at offset %d", from), err)
 		}
 		part, _ := only(resp.(*kmsg.FetchResponse))
-		c, err := l.chunk(part, from)
+		c, err := l.chunk(partition, part, from)
 		if err != nil {
 			return nil, err
 		}
@@ -217,14 +231,15 @@ func (l *Log) outside(ctx context.Context, partition int, from int64) (c *chunk,
 }
 
 // chunk decodes what a fetch brought for a partition.
-func (l *Log) chunk(part *kmsg.FetchResponseTopicPartition, from int64) (*chunk, error) {
+func (l *Log) chunk(partition int, part *kmsg.FetchResponseTopicPartition, from int64) (*chunk, error) {
+	at, _ := l.place(partition)
 	got, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
-		Offset: from, IsolationLevel: kgo.ReadCommitted(), Topic: l.cfg.Topic, Partition: part.Partition,
+		Offset: from, IsolationLevel: kgo.ReadCommitted(), Topic: at.topic, Partition: part.Partition,
 	}, part, decompressor, nil)
 	if got.Err != nil && len(got.Records) == 0 {
-		return nil, &CorruptError{Topic: l.cfg.Topic, Partition: int(part.Partition), Offset: from, Err: got.Err}
+		return nil, &CorruptError{Topic: at.topic, Partition: int(part.Partition), Offset: from, Err: got.Err}
 	}
-	c := &chunk{partition: int(part.Partition), from: from, next: next, head: part.LastStableOffset, records: got.Records}
+	c := &chunk{partition: partition, from: from, next: next, head: part.LastStableOffset, records: got.Records}
 	if c.head < 0 { // of a broker without transactions
 		c.head = part.HighWatermark
 	}
@@ -249,9 +264,9 @@ func (l *Log) chunk(part *kmsg.FetchResponseTopicPartition, from int64) (*chunk,
 
 var decompressor = kgo.DefaultDecompressor()
 
-// A fetchFrom is a partition of a fetch request.
+// A fetchFrom is a log partition of a fetch request.
 type fetchFrom struct {
-	partition int32
+	partition int
 	offset    int64
 	bytes     int
 }
@@ -260,17 +275,21 @@ type fetchFrom struct {
 func (l *Log) request(wait int32, bytes int, parts ...fetchFrom) *kmsg.FetchRequest {
 	req := kmsg.NewPtrFetchRequest()
 	req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.IsolationLevel = wait, 1, int32(bytes), 1
-	t := kmsg.NewFetchRequestTopic()
-	t.Topic = l.cfg.Topic
-	l.mu.Lock()
-	t.TopicID = l.id
-	l.mu.Unlock()
+	topics := map[topicID]int{}
 	for _, f := range parts {
+		at, id := l.place(f.partition)
+		i, ok := topics[id]
+		if !ok {
+			t := kmsg.NewFetchRequestTopic()
+			t.Topic, t.TopicID = at.topic, id
+			i = len(req.Topics)
+			topics[id] = i
+			req.Topics = append(req.Topics, t)
+		}
 		p := kmsg.NewFetchRequestTopicPartition()
-		p.Partition, p.FetchOffset, p.PartitionMaxBytes = f.partition, f.offset, int32(f.bytes)
-		t.Partitions = append(t.Partitions, p)
+		p.Partition, p.FetchOffset, p.PartitionMaxBytes = at.number, f.offset, int32(f.bytes)
+		req.Topics[i].Partitions = append(req.Topics[i].Partitions, p)
 	}
-	req.Topics = append(req.Topics, t)
 	return req
 }
 

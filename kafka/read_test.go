@@ -32,7 +32,7 @@ func TestRecordsBehindTheStatedHead(t *testing.T) {
 	l := &Log{decode: new(Mapping).Decode, fallback: &Mapping{}}
 	l.rest.limit = restBytes
 	part := &kmsg.FetchResponseTopicPartition{HighWatermark: 10, LastStableOffset: 10, RecordBatches: batchOf(10, 4)}
-	c, err := l.chunk(part, 10)
+	c, err := l.chunk(int(part.Partition), part, 10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func TestRestIsBounded(t *testing.T) {
 	l.rest.limit = 10_000
 	for i := range 50 {
 		part := &kmsg.FetchResponseTopicPartition{Partition: int32(i), LastStableOffset: 40, RecordBatches: batchOf(0, 40)}
-		c, err := l.chunk(part, 0)
+		c, err := l.chunk(int(part.Partition), part, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

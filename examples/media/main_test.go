@@ -6,11 +6,12 @@ import (
 	"testing"
 
 	"github.com/fairlead-dev/fairlead/examples/internal/answers"
+	"github.com/fairlead-dev/fairlead/examples/internal/assets"
 	"github.com/fairlead-dev/fairlead/projection/projectiontest"
 )
 
 // results runs the program on a file of events.
-func results(t *testing.T, events string) (assets, tenants answers.Table) {
+func results(t *testing.T, events string) (existing, tenants answers.Table) {
 	t.Helper()
 	dir := t.TempDir()
 	a, u := filepath.Join(dir, "assets.csv"), filepath.Join(dir, "tenants.csv")
@@ -40,8 +41,8 @@ func TestKnownAssets(t *testing.T) {
 		events = answers.Of(t, events, small)
 		wantAssets, wantTenants = wantAssets.Of(t, small), wantTenants.Of(t, small)
 	}
-	assets, tenants := results(t, events)
-	answers.Equal(t, "assets", assets, wantAssets)
+	existing, tenants := results(t, events)
+	answers.Equal(t, "assets", existing, wantAssets)
 	answers.Equal(t, "tenants", tenants, wantTenants)
 }
 
@@ -58,8 +59,8 @@ const madeUp = `{"tenant":"red","stream":"README.md","version":1,"type":"AssetUp
 `
 
 func TestMadeUpAssets(t *testing.T) {
-	assets, tenants := results(t, answers.File(t, "events.jsonl", madeUp))
-	answers.Equal(t, "assets", assets, answers.Table{Header: []string{"tenant", "stream", "version", "size"}, Rows: [][]string{
+	existing, tenants := results(t, answers.File(t, "events.jsonl", madeUp))
+	answers.Equal(t, "assets", existing, answers.Table{Header: []string{"tenant", "stream", "version", "size"}, Rows: [][]string{
 		{"blue", "README.md", "1", "7"},
 		{"red", "README.md", "4", "20"},
 		{"red", "logo.png", "1", "0"},
@@ -93,12 +94,12 @@ func TestAgain(t *testing.T) {
 }
 
 func TestAssets(t *testing.T) {
-	projectiontest.For(t, assets).
-		Given("red", "README.md", "AssetUploaded", Stored{Size: 9, Change: 1}).
-		Given("blue", "README.md", "AssetUploaded", Stored{Size: 7, Change: 1}).
-		Given("red", "README.md", "AssetDeleted", Deleted{Change: 2}).
+	projectiontest.For(t, assets.Assets).
+		Given("red", "README.md", "AssetUploaded", assets.Stored{Size: 9, Change: 1}).
+		Given("blue", "README.md", "AssetUploaded", assets.Stored{Size: 7, Change: 1}).
+		Given("red", "README.md", "AssetDeleted", assets.Deleted{Change: 2}).
 		ExpectNone("red", "README.md").
-		Expect("blue", "README.md", Asset{Size: 7}).
-		Given("red", "README.md", "AssetUploaded", Stored{Size: 4, Change: 3}).
-		Expect("red", "README.md", Asset{Size: 4})
+		Expect("blue", "README.md", assets.Asset{Size: 7}).
+		Given("red", "README.md", "AssetUploaded", assets.Stored{Size: 4, Change: 3}).
+		Expect("red", "README.md", assets.Asset{Size: 4})
 }

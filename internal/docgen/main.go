@@ -69,6 +69,7 @@ var sections = []section{
 	{"registry.Config", "kafka/registry/registry.go", "Config", "The argument of `registry.New`.", "kafka/registry/registry.go", "New", "cfg"},
 	{"The file", "config/config.go", "File", "What `--config` names.", "", "", ""},
 	{"The file: kafka", "config/kafka.go", "Kafka", "The topic that is the log in place of the database, which then is the store only.", "", "", ""},
+	{"The file: kafka.layout", "config/kafka.go", "Layout", "Where the records of tenants are.", "", "", ""},
 	{"The file: kafka.sasl", "config/kafka.go", "SASL", "How to log in to the brokers.", "", "", ""},
 	{"The file: consumer", "config/consumer.go", "Consumer", "Which events of a log that several environments share are this consumer's; see `tenancy`.", "", "", ""},
 	{"The file: consumer.headers", "config/consumer.go", "Headers", "A preset's name in place of these keys: `fairlead`, `w3c`, `doordash`, `uber`, `signadot`, `jaeger`.", "", "", ""},

@@ -82,6 +82,7 @@ func have(buckets []eventlog.Bucket, b *eventlog.Bucket) bool {
 type tail struct {
 	head event.Position
 	more chan struct{} // closed as head grows
+	gone atomic.Bool   // there is nothing to wait for
 }
 
 const (
@@ -112,6 +113,9 @@ func (p *pages) share(lanes int) {
 func (p *pages) read(ctx context.Context, req eventlog.ReadRequest, own *eventlog.Bucket) (eventlog.Page, error) {
 	req.MaxEvents, req.MaxBytes, req.MaxEventBytes = cmp.Or(req.MaxEvents, pageEvents), int(p.pageBytes.Load()), p.eventLimit
 	page, err := p.readAny(ctx, req, own)
+	if t := p.tail(req.Partition); err == nil && t.gone.Load() {
+		p.setGone(t, false)
+	}
 	if own != nil && errors.Is(err, shard.ErrUnresolved) {
 		// It is not known whose event comes next, but it may be no business of this lane.
 		req.Filter.Buckets = []eventlog.Bucket{*own}
@@ -167,9 +171,28 @@ func (p *pages) watch(ctx context.Context, partition int, told func(error)) {
 			err = p.log.Wait(ctx, partition, head)
 			waits = err == nil
 		}
+		if errors.Is(err, eventlog.ErrGone) { // its lanes see it as they read
+			p.setGone(t, true)
+			pause(ctx, goneEvery)
+			continue
+		}
 		if err != nil && ctx.Err() == nil && !errors.Is(err, context.Canceled) {
 			told(err)
 		}
+	}
+}
+
+// goneEvery is between two looks whether a log partition that is gone is so still.
+const goneEvery = time.Second
+
+// setGone makes the lanes of a partition read, although it does not grow any more:
+// what they get is the reason why they end. Once one has read something it is not gone.
+func (p *pages) setGone(t *tail, gone bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t.gone.Store(gone); gone {
+		close(t.more)
+		t.more = make(chan struct{})
 	}
 }
 
@@ -204,7 +227,7 @@ func (p *pages) more(partition int, after event.Position) <-chan struct{} {
 	t := p.tail(partition)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if t.head > after {
+	if t.head > after || t.gone.Load() {
 		return nil
 	}
 	return t.more

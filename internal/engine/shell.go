@@ -92,7 +92,7 @@ func (r *batchRunner) run(ctx context.Context) error {
 			continue // another hand changed the row, or a batch is known better now
 		case err == nil, ctx.Err() != nil:
 			continue
-		case errors.Is(err, eventlog.ErrTruncated):
+		case errors.Is(err, eventlog.ErrTruncated), errors.Is(err, eventlog.ErrGone):
 			r.status.set(err)
 			return err
 		}

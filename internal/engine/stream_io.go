@@ -315,7 +315,7 @@ func (r *streamRunner) take(ctx context.Context, p streamPage) {
 	if p.err != nil {
 		switch {
 		case ctx.Err() != nil:
-		case errors.Is(p.err, eventlog.ErrTruncated):
+		case errors.Is(p.err, eventlog.ErrTruncated), errors.Is(p.err, eventlog.ErrGone):
 			r.status.set(p.err)
 			r.end(fmt.Errorf("lane %v: %w", r.id, p.err), false)
 		default:

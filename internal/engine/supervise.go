@@ -302,6 +302,9 @@ func (e *Engine) work(ctx context.Context, a *active, row store.Lane, first *lan
 		defer cancel()
 		err := o.runner.run(lctx)
 		e.tellEnd(id, o)
+		if errors.Is(err, eventlog.ErrGone) {
+			err = e.stopGone(ctx, id, row.Epoch, err)
+		}
 		switch {
 		case errors.Is(err, errLaneGone), errors.Is(err, errMerged):
 		default:

@@ -109,6 +109,19 @@ func New(c Config) (*Layout, error) {
 	return l, nil
 }
 
+// String names the topics of the layout: two layouts that say the same have the same
+// records in the same places, whoever is dedicated.
+func (l *Layout) String() string {
+	var parts []string
+	if l.c.Own != "" {
+		parts = append(parts, fmt.Sprintf("topics %q", l.c.Own))
+	}
+	if l.c.Shared != "" {
+		parts = append(parts, fmt.Sprintf("topic %q with keys separated by %q", l.c.Shared, l.c.Separator))
+	}
+	return strings.Join(parts, " and ")
+}
+
 func checkTopic(name string) error {
 	if len(name) > maxTopic || name == "." || name == ".." || !legal.MatchString(name) {
 		return fmt.Errorf("layout: topic %+q: Kafka takes 1 to %d letters, digits, '.', '_' and '-', and neither one dot nor two", name, maxTopic)
@@ -137,6 +150,15 @@ func (l *Layout) CheckTenant(tenant string) error {
 		}
 	}
 	return nil
+}
+
+// Topics returns the topics in which a tenant may be: its own and the shared one, ""
+// where the layout has none.
+func (l *Layout) Topics(tenant string) (own, shared string) {
+	if l.c.Own != "" {
+		own = l.prefix + tenant + l.suffix
+	}
+	return own, l.c.Shared
 }
 
 // Place returns where a record of a tenant goes. key may be empty.

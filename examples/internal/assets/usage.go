@@ -1,4 +1,4 @@
-package main
+package assets
 
 import (
 	"context"
@@ -46,10 +46,10 @@ type size struct {
 	was, is int64 // -1: there is none
 }
 
-// addUsage adds a batch of events to the tables, in the transaction that moves
+// AddUsage adds a batch of events to the tables, in the transaction that moves
 // the checkpoint as well: each event counts once, whatever happens. Each row is
 // read and written once for a batch.
-func addUsage(_ context.Context, transaction any, events []event.Event) error {
+func AddUsage(_ context.Context, transaction any, events []event.Event) error {
 	tx := transaction.(*sqlite.Tx)
 	for _, q := range []string{tables, sizesTable} {
 		if _, err := tx.Exec(q); err != nil {
@@ -164,8 +164,9 @@ func storeSize(tx *sqlite.Tx, k assetKey, s *size) (err error) {
 	return err
 }
 
-// tenantRows reads the table; any program that knows SQLite could.
-func tenantRows(ctx context.Context, db *sqlite.DB, put func(...string) error) error {
+// Tenants puts a row for each tenant, that with the most events first. It reads the
+// table; any program that knows SQLite could.
+func Tenants(ctx context.Context, db *sqlite.DB, put func(...string) error) error {
 	const query = `SELECT tenant, events, streams, live_assets, live_bytes, changes FROM usage ORDER BY events DESC, tenant`
 	return db.Query(ctx, query, func(r *sqlite.Row) error {
 		row := make([]string, r.Len())

@@ -1,4 +1,6 @@
-package main
+// Package assets is what the examples about an asset store have in common: its events,
+// the assets that exist, and what each tenant stores.
+package assets
 
 import (
 	"github.com/fairlead-dev/fairlead"
@@ -21,7 +23,8 @@ type Asset struct {
 	Size int64 `json:"size"`
 }
 
-var assets = fairlead.NewProjection("assets",
+// Assets are the assets that exist, by tenant and stream.
+var Assets = fairlead.NewProjection("assets",
 	fairlead.On("AssetUploaded", stored),
 	fairlead.On("AssetReplaced", stored),
 	fairlead.On("AssetDeleted", func(*Asset, fairlead.Event[Deleted]) error { return fairlead.ErrDelete }),
