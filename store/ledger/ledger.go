@@ -56,9 +56,9 @@ type Ledger interface {
 	// Renew moves the end of the lease, or fails with [ErrClosed].
 	Renew(ctx context.Context, id int64, lease time.Duration) error
 
-	// Close closes a registration if that is allowed by when, and reports whether it is
+	// End closes a registration if that is allowed by when, and reports whether it is
 	// closed now. A partition that is reserved and has no beginning never gets one.
-	Close(ctx context.Context, id int64, when When) (closed bool, err error)
+	End(ctx context.Context, id int64, when When) (closed bool, err error)
 
 	// Lanes returns what the lanes of an open registration's store say now; of its live
 	// builds only. Nil: there is no such store any more.
