@@ -13,6 +13,8 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/store/ledger"
+	"github.com/fairlead-dev/fairlead/tenancy"
 )
 
 const (
@@ -30,6 +32,11 @@ type chunk struct {
 	head      int64 // the last stable offset
 	records   []*kgo.Record
 	bytes     int
+
+	// With a ledger, once it was asked:
+	verdicts []tenancy.Verdict           // of the records
+	hosts    map[string][]ledger.Sandbox // registrations of those that they are routed to
+	begins   event.Position              // in a sandbox: what is up to here is not its own
 }
 
 // Read implements [eventlog.Log]: committed records only, and none behind a
@@ -51,6 +58,9 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 		if c, err = l.fetch(ctx, req.Partition, after, req.MaxEvents, req.MaxBytes); err != nil {
 			return eventlog.Page{}, err
 		}
+	}
+	if err := l.owners(ctx, c); err != nil {
+		return eventlog.Page{}, err
 	}
 	return l.page(c, &req), nil
 }
@@ -74,7 +84,7 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 			l.rest.put(c, i, int64(p.Next))
 			break
 		}
-		taken, fault := l.route(r)
+		taken, fault := l.route(c, i)
 		if !taken {
 			continue
 		}
@@ -94,9 +104,14 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 // event decodes a record. One that cannot be decoded, or has a fault already, is an
 // event all the same, without its payload and with the reason: its key is parked, and
 // it is decoded again when that is retried.
-func (l *Log) event(r *kgo.Record, fault error) event.Event {
+func (l *Log) event(r *kgo.Record, fault error) (out event.Event) {
 	e, err := l.safeDecode(r)
-	if fault != nil {
+	reserved, kept := errors.AsType[*event.Reserved](fault)
+	switch {
+	case kept: // the event stays whole, and a fault of its own beside
+		reserved.Err = err
+		defer func() { out.Fault = reserved }()
+	case fault != nil:
 		err = fault
 	}
 	if err != nil {
@@ -307,6 +322,9 @@ func (r *rest) take(partition int, from int64) *chunk {
 func (r *rest) put(c *chunk, i int, from int64) {
 	kept := *c
 	kept.from, kept.records = from, c.records[i:]
+	if c.verdicts != nil {
+		kept.verdicts = c.verdicts[i:]
+	}
 	kept.bytes = c.bytes / len(c.records) * len(kept.records)
 	r.mu.Lock()
 	defer r.mu.Unlock()
