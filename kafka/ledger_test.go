@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,6 +34,8 @@ type routing struct {
 	stop func()
 }
 
+func schemaOf(host string) string { return "notes_" + strings.ReplaceAll(host, "-", "_") }
+
 const routingLease = 2 * time.Second
 
 func router(t testing.TB, host string) *tenancy.Router {
@@ -55,7 +58,7 @@ func startRouting(t testing.TB, database, topic, host string, policy ledger.Poli
 	m := &routing{}
 	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	var err error
-	if m.db, err = postgres.Open(ctx, database, postgres.Options{Schema: "notes_" + strings.ReplaceAll(host, "-", "_")}); err != nil {
+	if m.db, err = postgres.Open(ctx, database, postgres.Options{Schema: schemaOf(host)}); err != nil {
 		t.Fatal(err)
 	}
 	if m.l, err = postgres.OpenLedger(ctx, database); err != nil {
@@ -104,6 +107,159 @@ func startRouting(t testing.TB, database, topic, host string, policy ledger.Poli
 	})
 	t.Cleanup(m.stop)
 	return m
+}
+
+// workRouted is a process that is a baseline or a sandbox until it is killed, or its
+// registration is closed.
+func workRouted(ctx context.Context, cfg workerConfig) error {
+	db, err := postgres.Open(ctx, cfg.URL, postgres.Options{Schema: schemaOf(cfg.Host)})
+	if err != nil {
+		return err
+	}
+	l, err := postgres.OpenLedger(ctx, cfg.URL)
+	if err != nil {
+		return err
+	}
+	rules := tenancy.Rules{Service: cfg.Service, Host: cfg.Host}
+	if cfg.Host != "" {
+		rules.Environment = tenancy.Sandbox
+	}
+	r, _, err := tenancy.NewRouter(rules)
+	if err != nil {
+		return err
+	}
+	log, err := kafka.Open(ctx, kafka.Config{Brokers: cfg.Brokers, Topic: cfg.Topic, Router: r, Ledger: l})
+	if err != nil {
+		return err
+	}
+	c, err := fairlead.New(fairlead.Config{Log: log, Store: db, Lease: routingLease})
+	if err != nil {
+		return err
+	}
+	said := sync.OnceFunc(func() { fmt.Println("busy") })
+	p := fairlead.NewProjection("notes", fairlead.On("Noted", func(n *noted, e fairlead.Event[string]) error {
+		said()
+		n.Events = append(n.Events, e.Data)
+		return nil
+	}))
+	if err := c.Add(ctx, fairlead.Project(p)); err != nil {
+		return err
+	}
+	ended := make(chan error, 2)
+	if cfg.Host == "" {
+		k := fairlead.RouteKeeper{Store: db, Ledger: l, Log: log.LedgerLog(), Service: cfg.Service, Every: 100 * time.Millisecond}
+		go func() { ended <- k.Run(ctx) }()
+	} else {
+		reg, err := log.Register(ctx, db, routingLease)
+		if err != nil {
+			return err
+		}
+		go func() { ended <- reg.Keep(ctx, func(error) {}) }()
+	}
+	go func() { ended <- c.Run(ctx) }()
+	return <-ended
+}
+
+// TestKilledSandbox has a baseline and a sandbox, a process each. The sandbox is
+// killed, or stopped as if by a long pause of the machine, while what is routed to it
+// arrives. The baseline, killed as well, takes over: each event is applied by one of
+// them, and those of a stream in order. What a zombie has in hand when it goes on is
+// refused, and it ends.
+func TestKilledSandbox(t *testing.T) {
+	for _, name := range []string{"killed", "zombie"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const parts = 3
+			topic, database := kafkatest.Topic(t, parts), pgtest.Database(t)
+			cfg := workerConfig{Brokers: kafkatest.Brokers(t), Topic: topic, URL: database, Service: "notes"}
+			base := startProcess(t, cfg)
+			l := newRoutedLoad(t, topic, parts)
+			l.write("", 5)
+			base.waitBusy(t)
+			cfg.Host = "pr-1"
+			box := startProcess(t, cfg)
+			busy := false
+			for range 1000 {
+				l.write("pr-1", 3)
+				l.write("", 3)
+				select {
+				case <-box.busy:
+					busy = true
+				case <-time.After(5 * time.Millisecond):
+				}
+				if busy {
+					break
+				}
+			}
+			if !busy {
+				t.Fatal("the sandbox does nothing")
+			}
+			for i := range 40 {
+				switch {
+				case i == 10 && name == "killed":
+					box.kill()
+				case i == 10:
+					if err := box.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+						t.Fatal(err)
+					}
+				case i == 20:
+					base.kill()
+					cfg.Host = ""
+					base = startProcess(t, cfg)
+				}
+				l.write("pr-1", 3)
+				l.write("", 3)
+			}
+			var stores []store.Store
+			for _, host := range []string{"", "pr-1"} {
+				db, err := postgres.Open(t.Context(), database, postgres.Options{Schema: schemaOf(host)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = db.Close() }()
+				stores = append(stores, db)
+			}
+			if name == "zombie" {
+				led, err := postgres.OpenLedger(t.Context(), database)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = led.Close() }()
+				log := open(t, kafka.Config{Topic: topic})
+				eventually(t, time.Minute, "the sandbox is closed", func() bool {
+					all, err := led.Sandboxes(t.Context(), log.LedgerLog(), "notes", nil)
+					return err == nil && len(all) == 1 && !all[0].Open
+				})
+				if err := box.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+					t.Fatal(err)
+				}
+				l.write("pr-1", 20)
+				box.wait(t)
+			}
+			var faults []string
+			ok := func() bool {
+				faults = l.missing(stores...)
+				return len(faults) == 0 && routed(t, stores[0]) == 0
+			}
+			defer func() {
+				if t.Failed() {
+					t.Logf("%d faults, the first: %q", len(faults), faults[:min(len(faults), 10)])
+				}
+			}()
+			eventually(t, time.Minute, "each event is applied once", ok)
+			own := 0
+			for stream, events := range applied(t, stores[1]) {
+				if !strings.HasPrefix(stream, "pr-1/") {
+					t.Errorf("the sandbox has stream %q", stream)
+				}
+				own += len(events)
+			}
+			t.Logf("of %d events that were routed to the sandbox it has %d", parts*l.next["pr-1/0"], own)
+			if own == 0 || own == parts*l.next["pr-1/0"] {
+				t.Error("nothing was taken over in the middle")
+			}
+		})
+	}
 }
 
 // applied returns what documents have, by stream, in the order in which it was applied.
@@ -218,7 +374,7 @@ func TestTakeOver(t *testing.T) {
 	box.stop()
 	l.write("pr-1", 5)
 	l.write("", 5)
-	again, err := postgres.Open(t.Context(), database, postgres.Options{Schema: "notes_pr_1"})
+	again, err := postgres.Open(t.Context(), database, postgres.Options{Schema: schemaOf("pr-1")})
 	if err != nil {
 		t.Fatal(err)
 	}
