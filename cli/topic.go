@@ -12,6 +12,7 @@ import (
 	"github.com/fairlead-dev/fairlead/config"
 	"github.com/fairlead-dev/fairlead/kafka"
 	"github.com/fairlead-dev/fairlead/store"
+	"github.com/fairlead-dev/fairlead/store/ledger"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
@@ -20,7 +21,19 @@ import (
 // A topic is the log of a program whose file says so.
 type topic struct {
 	*kafka.Log
-	id *config.Identity // nil: the topic is in one environment only
+	id     *config.Identity // nil: the topic is in one environment only
+	ledger routeLedger      // nil: there is none
+}
+
+// Close closes the topic and its ledger.
+func (t *topic) Close() (err error) {
+	if t.Log != nil {
+		err = t.Log.Close()
+	}
+	if t.ledger != nil {
+		err = errors.Join(err, t.ledger.Close())
+	}
+	return err
 }
 
 // openTopic opens the topic of the file.
@@ -42,6 +55,12 @@ func (p *program) openTopic(ctx context.Context) (*topic, error) {
 			fmt.Fprintf(p.Stderr, "warning: consumer: %s\n", w)
 		}
 		t.id, cfg.Group, cfg.Router = id, id.Group, id.Router
+		if c.Ledger != "" {
+			if t.ledger, err = p.openLedger(ctx, c.Ledger); err != nil {
+				return nil, err
+			}
+			cfg.Ledger, cfg.Unowned = t.ledger, ledger.Policy(c.Unowned)
+		}
 	}
 	if k.TLS {
 		cfg.Options = append(cfg.Options, kgo.DialTLSConfig(&tls.Config{MinVersion: tls.VersionTLS12}))
@@ -55,8 +74,10 @@ func (p *program) openTopic(ctx context.Context) (*topic, error) {
 		cfg.Options = append(cfg.Options, mechanisms[s.Mechanism])
 	}
 	var err error
-	t.Log, err = kafka.Open(ctx, cfg)
-	return t, err
+	if t.Log, err = kafka.Open(ctx, cfg); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
 }
 
 // beginning returns a processor that begins where autoOffsetReset says, if it is new
@@ -69,7 +90,7 @@ func (t *topic) beginning(ctx context.Context, db Database, p fairlead.Processor
 	case "earliest":
 		return p.From(fairlead.FromBeginning()), nil
 	case "latest":
-		return p.From(fairlead.FromNow()), nil
+		return t.fromNow(ctx, p)
 	}
 	err := db.View(ctx, func(tx store.Tx) error {
 		_, err := tx.Processor(p.Name())

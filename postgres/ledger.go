@@ -337,8 +337,13 @@ func (l *Ledger) End(ctx context.Context, id int64, when ledger.When) (closed bo
 func (l *Ledger) Lanes(ctx context.Context, id int64) (out []store.Lane, err error) {
 	err = l.within(ctx, "read the lanes of a sandbox", func(ctx context.Context, tx pgx.Tx) error {
 		var schema string
-		if err := tx.QueryRow(ctx, l.db.q("SELECT store FROM {schema}.sandboxes WHERE id = $1"), id).Scan(&schema); err != nil {
+		var then *string
+		// The lock keeps it open until its lanes are read, if it is.
+		if err := tx.QueryRow(ctx, l.db.q("SELECT store, lanes FROM {schema}.sandboxes WHERE id = $1 FOR SHARE"), id).Scan(&schema, &then); err != nil {
 			return err
+		}
+		if then != nil {
+			return json.Unmarshal([]byte(*then), &out)
 		}
 		there, err := hasStore(ctx, tx, schema)
 		if err == nil && there {

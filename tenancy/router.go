@@ -145,6 +145,9 @@ func (n *Router) Host() string { return n.rules.Host }
 // Service returns the name of the router's service in routes.
 func (n *Router) Service() string { return n.rules.Service }
 
+// TestClass returns the class of tests, the first where there are several.
+func (n *Router) TestClass() string { return n.rules.TestClasses[0] }
+
 // Names returns the headers that the router reads.
 func (n *Router) Names() *Names { return &n.rules.Names }
 

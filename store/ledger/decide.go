@@ -26,18 +26,23 @@ const (
 // stays the same but for Unsettled, which ends when the registration has begun or is
 // closed.
 func Decide(all []Sandbox, partition int, p event.Position) Owner {
-	owner := Nobodys
+	begun, pending := false, false
 	for i := range all {
 		span, ok := all[i].Partitions[partition]
 		switch {
 		case !ok:
-		case !span.Pending && p > span.From:
+		case span.Pending:
+			pending = pending || all[i].Open
+		case p > span.From:
 			return Sandboxes
-		case span.Pending && all[i].Open:
-			owner = Unsettled
+		default:
+			begun = true
 		}
 	}
-	return owner
+	if pending && !begun { // one that is under way begins behind all that have begun
+		return Unsettled
+	}
+	return Nobodys
 }
 
 // A Fate says what becomes of a letter of an event that is routed to a sandbox.

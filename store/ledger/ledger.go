@@ -60,8 +60,10 @@ type Ledger interface {
 	// closed now. A partition that is reserved and has no beginning never gets one.
 	End(ctx context.Context, id int64, when When) (closed bool, err error)
 
-	// Lanes returns what the lanes of an open registration's store say now; of its live
-	// builds only. Nil: there is no such store any more.
+	// Lanes returns what the lanes of a registration's store say now, of its live builds
+	// only, and of a registration that is closed what they said then: by now they may be
+	// past events that another registration does not own. Nil: there is no such store any
+	// more.
 	Lanes(ctx context.Context, id int64) ([]store.Lane, error)
 }
 
@@ -117,4 +119,14 @@ type HostError struct {
 func (e *HostError) Error() string {
 	return fmt.Sprintf("ledger: the host label %q of service %q is registered by the sandbox whose store is %s, and this one's is %s: give each sandbox a label of its own, "+
 		"or close the other one first (routes close %s)", e.Sandbox.Host, e.Sandbox.Service, e.Sandbox.Store, e.Store, e.Sandbox.Host)
+}
+
+// Routes are routes with names, for people who test: the sandbox for each of some
+// services. They decide nothing: what an event is routed to, its headers say.
+type Routes interface {
+	// Routes returns all, by name, as service -> host.
+	Routes(ctx context.Context) (map[string]map[string]string, error)
+	PutRoute(ctx context.Context, name string, route map[string]string) error
+	// DeleteRoute reports whether there was one.
+	DeleteRoute(ctx context.Context, name string) (bool, error)
 }

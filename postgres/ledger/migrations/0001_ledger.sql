@@ -47,3 +47,9 @@ BEGIN
 		RAISE EXCEPTION 'the registration % of the sandbox is closed', sandbox USING ERRCODE = 'FL010';
 	END IF;
 END $$;
+
+-- Routes that have names, for people who test: which sandbox for which service.
+CREATE TABLE {schema}.routes (
+	name  text COLLATE "C" PRIMARY KEY,
+	route text NOT NULL -- JSON: {service: host}
+);
