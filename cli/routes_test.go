@@ -23,7 +23,22 @@ import (
 // TestRoutes has a baseline and a sandbox, a process each, with a ledger, and looks at
 // and changes what the ledger says by commands and over HTTP.
 func TestRoutes(t *testing.T) {
-	topic, url := kafkatest.Topic(t, 1), pgtest.Database(t)
+	t.Run("postgres", func(t *testing.T) {
+		url := pgtest.Database(t)
+		separator := "?"
+		if strings.Contains(url, "?") {
+			separator = "&"
+		}
+		testRoutes(t, url, url+separator+"schema=baseline", url+separator+"schema=pr_1")
+	})
+	t.Run("sqlite", func(t *testing.T) {
+		dir := t.TempDir()
+		testRoutes(t, filepath.Join(dir, "ledger.db"), filepath.Join(dir, "baseline.db"), filepath.Join(dir, "pr-1.db"))
+	})
+}
+
+func testRoutes(t *testing.T, ledger, baseline, sandbox string) {
+	topic := kafkatest.Topic(t, 1)
 	client := kafkatest.Client(t)
 	produce := func(what string, n int) {
 		t.Helper()
@@ -37,15 +52,10 @@ func TestRoutes(t *testing.T) {
 	}
 	config := filepath.Join(t.TempDir(), "shop.yaml")
 	text := fmt.Sprintf("database: ${SHOP_DB}\nlease: 2s\nkafka:\n  brokers: [%q]\n  topic: %s\n  keySeparator: \":\"\nconsumer:\n  groupId: %s\n  service: shop\n"+
-		"  hostLabelEnv: SHOP_SANDBOX\n  autoOffsetReset: latest\n  ledger: %q\n", strings.Join(kafkatest.Brokers(t), `", "`), topic, kafkatest.Name(t), url)
+		"  hostLabelEnv: SHOP_SANDBOX\n  autoOffsetReset: latest\n  ledger: %q\n", strings.Join(kafkatest.Brokers(t), `", "`), topic, strings.ReplaceAll(kafkatest.Name(t), "/", "-"), ledger)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	separator := "?"
-	if strings.Contains(url, "?") {
-		separator = "&"
-	}
-	baseline, sandbox := url+separator+"schema=baseline", url+separator+"schema=pr_1"
 	t.Setenv("SHOP_DB", baseline)
 	t.Setenv(cli.EnvConfig, config)
 	base, from := startProgram(t, "SHOP_DB="+baseline)

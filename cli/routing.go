@@ -13,6 +13,7 @@ import (
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/postgres"
+	"github.com/fairlead-dev/fairlead/sqlite"
 	"github.com/fairlead-dev/fairlead/store/ledger"
 )
 
@@ -30,7 +31,14 @@ func (p *program) openLedger(ctx context.Context, name string) (routeLedger, err
 		name = p.db
 	}
 	if !strings.HasPrefix(name, "postgres://") && !strings.HasPrefix(name, "postgresql://") {
-		return nil, fmt.Errorf("consumer.ledger: a ledger is in PostgreSQL, postgres://USER@HOST/NAME: the read models of sandboxes are in the same database, each in a schema of its own")
+		if same {
+			return nil, errors.New("consumer.ledger: a ledger has a file of its own: name it")
+		}
+		l, err := sqlite.OpenLedger(name)
+		if err != nil {
+			return nil, fmt.Errorf("consumer.ledger: %w", err)
+		}
+		return l, nil
 	}
 	url, o, err := postgresOptions(name)
 	if err != nil {

@@ -40,11 +40,12 @@ type Consumer struct {
 	// that others see.
 	Shadow bool `yaml:"shadow"`
 
-	// Ledger is the database in which it is written down which sandboxes there are, and
-	// from which positions on they have what is routed to them: postgres://..., in which
-	// schema= names its schema (default fairlead_ledger), or database for the one above,
-	// which is then the sandboxes' too, each with a schema of its own. With it an event for
-	// a sandbox that is not there is the baseline's; default: it is nobody's.
+	// Ledger is where it is written down which sandboxes there are, and from which
+	// positions on they have what is routed to them: the PostgreSQL database of a URL, in
+	// which schema= names its schema (default fairlead_ledger), or database for the one
+	// above. The read models of the sandboxes are in the same database, each in a schema of
+	// its own. Or a file, where theirs are files on the same machine. With a ledger an event
+	// for a sandbox that is not there is the baseline's; default: it is nobody's.
 	Ledger string `yaml:"ledger"`
 	// Unowned says what the baseline does with a test event that its sandbox does not
 	// have, or has not processed as it went: takeover processes it, park keeps it among the
