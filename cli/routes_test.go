@@ -68,6 +68,11 @@ func testRoutes(t *testing.T, ledger, baseline, sandbox string) {
 			if len(found) == 0 || found[len(found)-1]["state"] != want {
 				return fmt.Sprintf("sandboxes %v, want the last %s", found, want)
 			}
+			// What is written before it has begun there is the baseline's.
+			parts := rows(t, found[len(found)-1], "partitions")
+			if len(parts) != 1 || parts[0]["from"] == nil {
+				return fmt.Sprintf("the sandbox %v has not begun", found[len(found)-1])
+			}
 			return ""
 		})
 	}
@@ -89,6 +94,13 @@ func testRoutes(t *testing.T, ledger, baseline, sandbox string) {
 	produce("early", 4)
 	items2(baseline, "early", 2)
 	box, _ := startProgram(t, "SHOP_DB="+sandbox, "SHOP_SANDBOX=pr-1")
+	defer func() {
+		if t.Failed() {
+			_ = box.Process.Kill()
+			_ = box.Wait()
+			t.Log("the sandbox says:", box.Stderr.(*reader).String())
+		}
+	}()
 	state("open")
 	produce("mine", 6)
 	items2(sandbox, "mine", 3)
