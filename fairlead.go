@@ -171,6 +171,7 @@ var (
 	FromBeginning = engine.FromBeginning
 	FromNow       = engine.FromNow
 	FromPosition  = engine.FromPosition
+	FromPositions = engine.FromPositions
 	FromTime      = engine.FromTime
 )
 

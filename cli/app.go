@@ -221,7 +221,7 @@ errors on stderr are JSON.`, name, p.app.Short, EnvDB),
 		p.runCommand(), p.importCommand(), p.exportCommand(),
 		p.statusCommand(), p.lanesCommand(), p.tenantsCommand(), p.documentsCommand(), p.lettersCommand(),
 		p.pauseCommand(), p.resumeCommand(), p.detachCommand(), p.mergeCommand(), p.weightCommand(), p.poolCommand(),
-		p.partitionsCommand(), p.rebuildCommand(), p.dropCommand(), p.migrateCommand(), p.planCommand(),
+		p.partitionsCommand(), p.rebuildCommand(), p.dropCommand(), p.migrateCommand(), p.planCommand(), p.routesCommand(),
 	)
 	return root
 }

@@ -26,6 +26,9 @@ func (p *program) serveMetrics(ctx context.Context, addr string, db Database, co
 	m := &ops.Metrics{Consumer: consumer, Admin: p.admin(db)}
 	if p.topic != nil {
 		m.Routed = p.topic.Routed
+		if p.topic.ledger != nil {
+			m.Routes = p.routes(db)
+		}
 	} else if pg, ok := db.(interface {
 		Holders(ctx context.Context) ([]postgres.Holder, error)
 	}); ok {

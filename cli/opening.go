@@ -29,11 +29,27 @@ func openDatabase(ctx context.Context, name string, mode Mode) (Database, error)
 // pooler, for a connection pooler in transaction mode. All others are the
 // driver's.
 func openPostgres(ctx context.Context, name string, mode Mode) (Database, error) {
+	name, o, err := postgresOptions(name)
+	if err != nil {
+		return nil, err
+	}
+	o.NoMigrate = mode != Create
+	db, err := postgres.Open(ctx, name, o)
+	if s, ok := errors.AsType[*postgres.SchemaError](err); ok {
+		err = notMigrated{s}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return db, nil
+}
+
+// postgresOptions takes the parameters that are Fairlead's out of a URL.
+func postgresOptions(name string) (rest string, o postgres.Options, err error) {
 	u, err := url.Parse(name)
 	if err != nil {
-		return nil, Usagef("--db is no URL that can be read: see whether its password is percent-encoded")
+		return "", o, Usagef("--db is no URL that can be read: see whether its password is percent-encoded")
 	}
-	o := postgres.Options{NoMigrate: mode != Create}
 	// The others are left as they are: to PostgreSQL a plus sign is no space.
 	var others []string
 	for pair := range strings.SplitSeq(u.RawQuery, "&") {
@@ -44,21 +60,14 @@ func openPostgres(ctx context.Context, name string, mode Mode) (Database, error)
 			o.Schema = value
 		case key == "pooler":
 			if o.Pooler, err = strconv.ParseBool(value); err != nil {
-				return nil, Usagef("--db: parameter pooler=%s of the URL is neither true nor false", value)
+				return "", o, Usagef("--db: parameter pooler=%s of the URL is neither true nor false", value)
 			}
 		default:
 			others = append(others, pair)
 		}
 	}
 	u.RawQuery = strings.Join(others, "&")
-	db, err := postgres.Open(ctx, u.String(), o)
-	if s, ok := errors.AsType[*postgres.SchemaError](err); ok {
-		err = notMigrated{s}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return db, nil
+	return u.String(), o, nil
 }
 
 // notMigrated says of a schema that needs a migration which commands make it.

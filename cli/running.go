@@ -83,10 +83,12 @@ made where there is none. With --once a tenant that is paused is not waited for.
 			return err
 		}
 		defer stop()
-		if !once {
-			return ended(ctx, runBoth(ctx, consumer, letters))
-		}
-		return p.runOnce(ctx, db, consumer, letters, pool)
+		return p.routed(ctx, db, lease, p.logger(verbose), func(ctx context.Context) error {
+			if !once {
+				return ended(ctx, runBoth(ctx, consumer, letters))
+			}
+			return p.runOnce(ctx, db, consumer, letters, pool)
+		})
 	})
 }
 

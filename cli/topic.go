@@ -13,6 +13,7 @@ import (
 	"github.com/fairlead-dev/fairlead/kafka"
 	"github.com/fairlead-dev/fairlead/kafka/layout"
 	"github.com/fairlead-dev/fairlead/store"
+	"github.com/fairlead-dev/fairlead/store/ledger"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
@@ -21,7 +22,19 @@ import (
 // A topic is the log of a program whose file says so.
 type topic struct {
 	*kafka.Log
-	id *config.Identity // nil: the topic is in one environment only
+	id     *config.Identity // nil: the topic is in one environment only
+	ledger routeLedger      // nil: there is none
+}
+
+// Close closes the topic and its ledger.
+func (t *topic) Close() (err error) {
+	if t.Log != nil {
+		err = t.Log.Close()
+	}
+	if t.ledger != nil {
+		err = errors.Join(err, t.ledger.Close())
+	}
+	return err
 }
 
 // openTopic opens the topic of the file.
@@ -49,11 +62,19 @@ func (p *program) openTopic(ctx context.Context) (*topic, error) {
 			fmt.Fprintf(p.Stderr, "warning: consumer: %s\n", w)
 		}
 		t.id, cfg.Group, cfg.Router = id, id.Group, id.Router
+		if c.Ledger != "" {
+			if t.ledger, err = p.openLedger(ctx, c.Ledger); err != nil {
+				return nil, err
+			}
+			cfg.Ledger, cfg.Unowned = t.ledger, ledger.Policy(c.Unowned)
+		}
 	}
 	cfg.Options = append(cfg.Options, connection(k)...)
 	var err error
-	t.Log, err = kafka.Open(ctx, cfg)
-	return t, err
+	if t.Log, err = kafka.Open(ctx, cfg); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
 }
 
 // connection says how the brokers are connected to.
@@ -91,7 +112,7 @@ func (t *topic) beginning(ctx context.Context, db Database, p fairlead.Processor
 	case "earliest":
 		return p.From(fairlead.FromBeginning()), nil
 	case "latest":
-		return p.From(fairlead.FromNow()), nil
+		return t.fromNow(ctx, p)
 	}
 	err := db.View(ctx, func(tx store.Tx) error {
 		_, err := tx.Processor(p.Name())

@@ -21,7 +21,8 @@ func TestHelp(t *testing.T) {
 		"dead-letters", "dead-letters list", "dead-letters retry", "dead-letters skip", "dead-letters export",
 		"pause", "resume", "detach", "merge", "weight", "pool", "pool set", "pool clear", "pool list",
 		"partitions", "partitions list", "partitions split", "partitions merge", "partitions cancel",
-		"rebuild", "rebuild start", "rebuild cancel", "rebuild switch", "rebuild limit", "rebuild report", "rebuild back", "rebuild forget", "drop", "migrate", "plan", "greet",
+		"rebuild", "rebuild start", "rebuild cancel", "rebuild switch", "rebuild limit", "rebuild report", "rebuild back", "rebuild forget", "drop", "migrate", "plan",
+		"routes", "routes set", "routes show", "routes remove", "routes close", "greet",
 	} {
 		b.WriteString("$ shop " + command + " --help\n" + ok(t, append(strings.Fields(command), "--help")...) + "\n")
 	}

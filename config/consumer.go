@@ -1,12 +1,14 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
+	"github.com/fairlead-dev/fairlead/store/ledger"
 	"github.com/fairlead-dev/fairlead/tenancy"
 )
 
@@ -37,6 +39,18 @@ type Consumer struct {
 	// Shadow lets a sandbox process the baseline's events too. It must have no effects
 	// that others see.
 	Shadow bool `yaml:"shadow"`
+
+	// Ledger is where it is written down which sandboxes there are, and from which
+	// positions on they have what is routed to them: the PostgreSQL database of a URL, in
+	// which schema= names its schema (default fairlead_ledger), or database for the one
+	// above. The read models of the sandboxes are in the same database, each in a schema of
+	// its own. Or a file, where theirs are files on the same machine. With a ledger an event
+	// for a sandbox that is not there is the baseline's; default: it is nobody's.
+	Ledger string `yaml:"ledger"`
+	// Unowned says what the baseline does with a test event that its sandbox does not
+	// have, or has not processed as it went: takeover processes it, park keeps it among the
+	// dead letters, drop counts it; default takeover. It needs a ledger.
+	Unowned string `yaml:"unowned"`
 
 	// ProductionClass is the class of production; default prod.
 	ProductionClass string `yaml:"productionClass"`
@@ -114,10 +128,33 @@ func (c *Consumer) check() (errs []keyError) {
 	if c.AllowedConsumerTenancies != nil && len(c.AllowedConsumerTenancies) == 0 {
 		fail("allowedConsumerTenancies", "an empty list takes no event: name classes, or leave it out")
 	}
+	switch policy := ledger.Policy(c.Unowned); {
+	case c.Unowned == "":
+	case !slices.Contains(ledger.Policies, policy):
+		fail("unowned", "%q: takeover, park or drop", c.Unowned)
+	case c.Ledger == "":
+		fail("unowned", "without a ledger nobody knows which sandboxes there are: set ledger, or leave this out")
+	}
+	if c.Ledger != "" && (c.EnableTenantRouting != nil && !*c.EnableTenantRouting || c.EnableTenantRouting == nil && c.AllowedConsumerTenancies != nil) {
+		fail("ledger", "it says who has what is routed, and nothing is: set enableTenantRouting to true, or leave the ledger out")
+	}
+	if c.Ledger != "" && c.AllowedConsumerTenancies != nil && !c.takesBoth() {
+		fail("ledger", "the baseline is to take tests over whose sandbox is gone, and allowedConsumerTenancies has not both classes: name both, or leave the list out")
+	}
 	if _, err := c.Headers.names(); err != nil {
 		fail("headers", "%w", err)
 	}
 	return errs
+}
+
+// takesBoth reports whether the list has production and a class of tests.
+func (c *Consumer) takesBoth() bool {
+	tests := c.TestClasses
+	if tests == nil {
+		tests = []string{"test"}
+	}
+	return slices.Contains(c.AllowedConsumerTenancies, cmp.Or(c.ProductionClass, "prod")) &&
+		slices.ContainsFunc(c.AllowedConsumerTenancies, func(s string) bool { return slices.Contains(tests, s) })
 }
 
 // An Identity is who a consumer is in its environment.

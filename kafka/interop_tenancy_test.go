@@ -14,10 +14,10 @@ import (
 	"github.com/fairlead-dev/fairlead/kafka/layout"
 )
 
-// routed reads a topic of one partition as the baseline, or as a sandbox of the
+// taken reads a topic of one partition as the baseline, or as a sandbox of the
 // service notes, and returns what is its own: tenant, class and data, and why it is
 // to be parked.
-func routed(t *testing.T, topic, host string) (own []string, events []event.Event) {
+func taken(t *testing.T, topic, host string) (own []string, events []event.Event) {
 	t.Helper()
 	const file = `
 kafka:
@@ -68,7 +68,7 @@ func TestJavaAgent(t *testing.T) {
 		"one": {"acme/test/a test for one"},
 		"two": {"größe \"; ✓/test/b test for two"},
 	} {
-		got, events := routed(t, topic, host)
+		got, events := taken(t, topic, host)
 		if !slices.Equal(got, want) {
 			t.Errorf("host %q has %q, want %q", host, got, want)
 		}
@@ -94,7 +94,7 @@ func TestKcat(t *testing.T) {
 	produce("d\tthe same twice\n", "-H", "fairlead-tenant=acme", "-H", "baggage=fairlead-tenant=acme")
 	produce("e\ta header without a value\n", "-H", "tenant=acme", "-H", "fairlead-class", "-z", "gzip")
 	produce("f\t\n", "-Z", "-H", "tenant=acme")
-	got, events := routed(t, topic, "")
+	got, events := taken(t, topic, "")
 	want := []string{"acme//a production", "//c parked", "acme//d the same twice", "acme//e a header without a value", "acme//f "}
 	if !slices.Equal(got, want) {
 		t.Fatalf("the baseline has %q, want %q", got, want)
@@ -105,7 +105,7 @@ func TestKcat(t *testing.T) {
 	if e := events[4]; e.Type != kafka.TombstoneType || e.Data != nil {
 		t.Errorf("the last is %+v, want a tombstone", e)
 	}
-	if got, _ := routed(t, topic, "one"); !slices.Equal(got, []string{"acme/test/a test for one", "größe/test/b by baggage"}) {
+	if got, _ := taken(t, topic, "one"); !slices.Equal(got, []string{"acme/test/a test for one", "größe/test/b by baggage"}) {
 		t.Errorf("the sandbox has %q", got)
 	}
 }

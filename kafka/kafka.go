@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -27,6 +28,7 @@ import (
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/kafka/layout"
+	"github.com/fairlead-dev/fairlead/store/ledger"
 	"github.com/fairlead-dev/fairlead/tenancy"
 )
 
@@ -62,6 +64,15 @@ type Config struct {
 	// Router says which records are this consumer's, by their headers: others are read
 	// over, and counted. Default: all are.
 	Router *tenancy.Router
+
+	// Ledger says which test events are their sandboxes', and which are the baseline's
+	// because there is no such sandbox. It is asked for events that are routed to one. A
+	// sandbox must then be registered, see [Log.Register]. Default: what is routed to a
+	// sandbox is left to it, whether it is there or not.
+	Ledger ledger.Ledger
+	// Unowned says what the baseline does with an event for a sandbox that has never had
+	// it; default [ledger.TakeOver].
+	Unowned ledger.Policy
 
 	// Mapping says where tenant, stream, type and id of a record are. Its names are those
 	// of the router, if it has none.
@@ -112,6 +123,9 @@ type Log struct {
 	several  *several // nil: it is one topic
 	routed   tenancy.Counts
 
+	view         *ledger.View // of the baseline; nil: this is a sandbox, or there is no ledger
+	registration atomic.Pointer[ledger.Registration]
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // the pollers
@@ -132,6 +146,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	if cfg.Group == "" && (cfg.InstanceID != "" || cfg.ServerProtocol) {
 		return nil, errors.New("kafka: an instance id and a group protocol are a group's: name the group")
+	}
+	if cfg.Ledger != nil && cfg.Router == nil {
+		return nil, errors.New("kafka: a ledger is about routes: it needs a router")
 	}
 	cfg.setDefaults()
 	l := &Log{
@@ -161,6 +178,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if err != nil {
 		_ = l.Close()
 		return nil, err
+	}
+	if cfg.Ledger != nil && cfg.Router.Host() == "" {
+		l.view = ledger.NewView(cfg.Ledger, l.LedgerLog(), cfg.Router.Service())
 	}
 	return l, nil
 }

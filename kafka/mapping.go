@@ -79,9 +79,9 @@ func (m *Mapping) Decode(r *kgo.Record) (event.Event, error) {
 
 // outline is the event without its data and time: what can always be told.
 func (m *Mapping) outline(r *kgo.Record, meta event.Metadata) event.Event {
-	var sure bool
 	e := event.Event{Metadata: meta}
-	e.Tenant, e.Class, sure = m.names().read(r)
+	var sure, whole bool
+	e.Tenant, e.Class, sure, whole = m.names().read(r)
 	key := string(r.Key)
 	if m.KeySeparator != "" && sure {
 		// With a header or without, a key has one stream.
@@ -94,7 +94,7 @@ func (m *Mapping) outline(r *kgo.Record, meta event.Metadata) event.Event {
 			e.Tenant, key = tenant, rest
 		}
 	}
-	if e.Tenant == "" && sure {
+	if e.Tenant == "" && whole {
 		e.Tenant = m.Tenant
 	}
 	switch place := r.Topic + "/" + strconv.Itoa(int(r.Partition)); {
@@ -136,7 +136,7 @@ func (m *Mapping) laidOut(r *kgo.Record, tenant string) error {
 	if _, _, err := m.Layout.Resolve(r.Topic, string(r.Key)); err != nil {
 		return err
 	}
-	if said, _, sure := m.names().read(r); sure && said != "" && said != tenant {
+	if said, _, sure, _ := m.names().read(r); sure && said != "" && said != tenant {
 		return fmt.Errorf("its headers say that it is tenant %q's, and its place that it is %q's", said, tenant)
 	}
 	return nil
@@ -165,33 +165,51 @@ func (m *Mapping) names() names {
 
 // read returns whose a record is by its headers, "" where they name nobody, and its
 // class. They may contradict each other: then it is not guessed, and sure is false.
-func (n names) read(r *kgo.Record) (tenant, class string, sure bool) {
+// Whole: nothing of them may be lost, so who names nobody has the default tenant.
+func (n names) read(r *kgo.Record) (tenant, class string, sure, whole bool) {
 	if len(r.Headers) == 0 {
-		return "", "", true
+		return "", "", true, true
 	}
-	c := tenancy.Read(n.n, r.Headers)
+	c, whole := n.context(r)
 	class = string(c.Class)
 	switch {
 	case c.Fault != tenancy.NoFault:
-		return "", "", false
+		return "", "", false, false
 	case len(c.Tenant) > 0:
-		return string(c.Tenant), class, true
+		return string(c.Tenant), class, true, whole
 	case n.plain == "":
-		return "", class, true
+		return "", class, true, whole
 	}
 	for i := range r.Headers {
 		if r.Headers[i].Key == n.plain {
 			tenant = string(r.Headers[i].Value)
 		}
 	}
-	return tenant, class, true
+	return tenant, class, true, whole
 }
 
 func (n names) fault(r *kgo.Record) tenancy.Fault {
 	if len(r.Headers) == 0 {
 		return tenancy.NoFault
 	}
-	return tenancy.Read(n.n, r.Headers).Fault
+	c, _ := n.context(r)
+	return c.Fault
+}
+
+// context reads the headers. Baggage comes from anybody, and one bad member makes all
+// of it doubtful: a record whose class is in a header of its own is not parked for
+// that, and has what such headers say. Whole: nothing may be lost.
+func (n names) context(r *kgo.Record) (c tenancy.Context, whole bool) {
+	c = tenancy.Read(n.n, r.Headers)
+	if c.Fault != tenancy.BadBaggage {
+		return c, true
+	}
+	plain := *n.n
+	plain.BaggageTenant, plain.BaggageClass, plain.BaggageRoute = "", "", ""
+	if own := tenancy.Read(&plain, r.Headers); len(own.Class) > 0 && own.Fault == tenancy.NoFault {
+		return own, n.n.BaggageTenant == ""
+	}
+	return c, false
 }
 
 // headersOf returns headers as metadata: of those that come twice, the last.

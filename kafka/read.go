@@ -13,6 +13,8 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/store/ledger"
+	"github.com/fairlead-dev/fairlead/tenancy"
 )
 
 const (
@@ -31,6 +33,11 @@ type chunk struct {
 	records   []*kgo.Record
 	bytes     int
 	waits     error // a page ended before a record that cannot be decoded yet
+
+	// With a ledger, once it was asked:
+	verdicts []tenancy.Verdict           // of the records
+	hosts    map[string][]ledger.Sandbox // registrations of those that they are routed to
+	begins   event.Position              // in a sandbox: what is up to here is not its own
 }
 
 // Read implements [eventlog.Log]: committed records only, and none behind a
@@ -63,6 +70,9 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 			return eventlog.Page{}, err
 		}
 	}
+	if err := l.owners(ctx, c); err != nil {
+		return eventlog.Page{}, err
+	}
 	page := l.page(c, &req)
 	if c.waits != nil && page.Next <= req.After {
 		return eventlog.Page{}, c.waits
@@ -90,7 +100,7 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 			l.rest.put(c, i, int64(p.Next))
 			break
 		}
-		taken, fault := l.route(r)
+		taken, fault := l.route(c, i)
 		if !taken {
 			continue
 		}
@@ -119,9 +129,14 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 // event decodes a record. One that cannot be decoded, or has a fault already, is an
 // event all the same, without its payload and with the reason: its key is parked, and
 // it is decoded again when that is retried.
-func (l *Log) event(r *kgo.Record, fault error) event.Event {
+func (l *Log) event(r *kgo.Record, fault error) (out event.Event) {
 	e, err := l.safeDecode(r)
-	if fault != nil {
+	reserved, kept := errors.AsType[*event.Reserved](fault)
+	switch {
+	case kept: // the event stays whole, and a fault of its own beside
+		reserved.Err = err
+		defer func() { out.Fault = reserved }()
+	case fault != nil:
 		err = fault
 	}
 	if err != nil {
@@ -338,6 +353,9 @@ func (r *rest) take(partition int, from int64) *chunk {
 func (r *rest) put(c *chunk, i int, from int64) {
 	kept := *c
 	kept.from, kept.records = from, c.records[i:]
+	if c.verdicts != nil {
+		kept.verdicts = c.verdicts[i:]
+	}
 	kept.bytes = c.bytes / len(c.records) * len(kept.records)
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/tenancy"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -16,16 +17,36 @@ func (l *Log) Routed() (environment tenancy.Environment, counts *tenancy.Counts,
 	return l.cfg.Router.Environment(), &l.routed, true
 }
 
-// route reports whether a record is this consumer's, and why it is to be parked.
-func (l *Log) route(r *kgo.Record) (taken bool, fault error) {
-	if l.cfg.Router == nil {
-		return true, nil
-	}
+// judge says what becomes of a record by its headers.
+func (l *Log) judge(r *kgo.Record) tenancy.Verdict {
 	c := tenancy.Read(l.cfg.Router.Names(), r.Headers)
 	if len(c.Tenant) == 0 && c.Fault == tenancy.NoFault { // it may be in the key, or in another header: classes go by tenants too
 		c.Tenant = []byte(l.fallback.outline(r, headersOf(r.Headers)).Tenant)
 	}
-	v := l.cfg.Router.Judge(c)
+	return l.cfg.Router.Judge(c)
+}
+
+// route reports whether the i-th record of a chunk is this consumer's, and why it is
+// to be parked, or left to a sandbox.
+func (l *Log) route(c *chunk, i int) (taken bool, fault error) {
+	if l.cfg.Router == nil {
+		return true, nil
+	}
+	var v tenancy.Verdict
+	if c.verdicts == nil {
+		v = l.judge(c.records[i])
+	} else {
+		v = c.verdicts[i]
+		reserved, fault := l.owned(c, c.records[i], &v)
+		if reserved {
+			l.routed.Add(&v)
+			return true, &event.Reserved{Host: string(v.Host)}
+		}
+		if fault != nil {
+			l.routed.Add(&v)
+			return true, fault
+		}
+	}
 	l.routed.Add(&v)
 	switch v.Action {
 	case tenancy.Process, tenancy.Shadow:

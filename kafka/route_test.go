@@ -78,6 +78,8 @@ consumer:
 		produce(test(map[string]string{"notes": "one", "mail": "two"}), i, at("test for one"))
 		produce(test(map[string]string{"notes": "two"}), i, at("test for two"))
 		produce(test(map[string]string{"notes": "gone"}), i, at("test for a sandbox that is gone"))
+		produce(nil, i, at("production with broken baggage"), header("fairlead-class", "prod"), header("baggage", "nonsense,user=1"))
+		produce(nil, i, at("test with broken baggage"), header("fairlead-class", "test"), header("baggage", "nonsense,user=1"))
 		produce(nil, i, at("unknown class"), header("fairlead-class", "staging"))
 		produce(nil, i, at("route without class"), header("fairlead-route", "notes=one"))
 		produce(nil, i, at("two classes"), header("fairlead-class", "test"), header("fairlead-class", "other"))
@@ -96,8 +98,8 @@ consumer:
 		applies, parks []string
 		unowned        int64 // at least: what is read again is counted again
 	}{
-		{"", each("no headers", "production", "production with a route", "test without a route", "test for another service"),
-			each("unknown class", "route without class", "two classes"), 9},
+		{"", each("no headers", "production", "production with a route", "production with broken baggage", "test without a route", "test for another service"),
+			each("unknown class", "route without class", "test with broken baggage", "two classes"), 9},
 		{"one", each("test for one"), nil, 0},
 		{"two", each("test for two"), nil, 0},
 	} {

@@ -61,11 +61,11 @@ func TestTestTenantsOfKeys(t *testing.T) {
 	}
 	l := &Log{cfg: Config{Router: router}, fallback: &Mapping{KeySeparator: ":"}}
 	for key, want := range map[string]bool{"t1:a": true, "t2:a": false} {
-		if taken, fault := l.route(&kgo.Record{Topic: "t", Key: []byte(key)}); taken != want || fault != nil {
+		if taken, fault := l.route(&chunk{records: []*kgo.Record{&kgo.Record{Topic: "t", Key: []byte(key)}}}, 0); taken != want || fault != nil {
 			t.Errorf("key %q: taken %v, %v", key, taken, fault)
 		}
 	}
-	if taken, _ := l.route(&kgo.Record{Topic: "t", Key: []byte("k"), Headers: []kgo.RecordHeader{{Key: "tenant", Value: []byte("t1")}}}); !taken {
+	if taken, _ := l.route(&chunk{records: []*kgo.Record{&kgo.Record{Topic: "t", Key: []byte("k"), Headers: []kgo.RecordHeader{{Key: "tenant", Value: []byte("t1")}}}}}, 0); !taken {
 		t.Error("the tenant of another header is not seen")
 	}
 }

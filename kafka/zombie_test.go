@@ -130,6 +130,8 @@ func TestKilledProcesses(t *testing.T) {
 type workerConfig struct {
 	Brokers           []string
 	Topic, Group, URL string
+
+	Service, Host string // with a service: a baseline or sandbox of it with a ledger
 }
 
 const workerVar = "FAIRLEAD_KAFKA_TEST_WORKER"
@@ -160,6 +162,9 @@ func work(text string) error {
 		return err
 	}
 	ctx := context.Background()
+	if cfg.Service != "" {
+		return workRouted(ctx, cfg)
+	}
 	db, err := postgres.Open(ctx, cfg.URL)
 	if err != nil {
 		return err
@@ -193,6 +198,8 @@ type process struct {
 	cmd  *exec.Cmd
 	busy chan struct{}
 	kill func()
+
+	ended chan struct{} // its output has
 }
 
 func startProcess(t *testing.T, cfg workerConfig) *process {
@@ -205,7 +212,7 @@ func startProcess(t *testing.T, cfg workerConfig) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd: exec.Command(exe), busy: make(chan struct{})}
+	p := &process{cmd: exec.Command(exe), busy: make(chan struct{}), ended: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), workerVar+"="+string(text))
 	p.cmd.Stderr = t.Output()
 	out, err := p.cmd.StdoutPipe()
@@ -217,6 +224,7 @@ func startProcess(t *testing.T, cfg workerConfig) *process {
 	}
 	var reading sync.WaitGroup
 	reading.Go(func() {
+		defer close(p.ended)
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			if strings.TrimSpace(lines.Text()) == "busy" {
 				close(p.busy)
@@ -236,6 +244,16 @@ func startProcess(t *testing.T, cfg workerConfig) *process {
 		p.kill()
 	})
 	return p
+}
+
+// wait waits until the process has ended by itself.
+func (p *process) wait(t *testing.T) {
+	t.Helper()
+	select {
+	case <-p.ended:
+	case <-time.After(60 * time.Second):
+		t.Fatal("a process does not end")
+	}
 }
 
 // waitBusy waits until the process has applied something.

@@ -39,6 +39,8 @@ type Metrics struct {
 	// Routed, where not nil, counts what a log of several environments was asked for:
 	// the method Routed of the log that package kafka opens.
 	Routed func() (tenancy.Environment, *tenancy.Counts, bool)
+	// Routes, where not nil, are shown and changed under /routes.
+	Routes *Routes
 	// Tenants is how many tenants in lanes of their own have a series each, those
 	// with the highest lag; default 50. Names of tenants are data of strangers: so
 	// many of them, and no more, reach the labels.
@@ -270,6 +272,9 @@ func (m *Metrics) Handler() http.Handler {
 	r.MustRegister(m)
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
+	if m.Routes != nil {
+		m.Routes.register(mux)
+	}
 	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, req *http.Request) {
 		ctx, cancel := context.WithTimeout(req.Context(), askAtMost)

@@ -114,6 +114,7 @@ func (tx *storeTx) Letters(f store.LetterFilter) (out []store.DeadLetter, err er
 		add(true, "key", []byte(*f.Key))
 	}
 	add(f.State != "", "state", string(f.State))
+	add(f.Reason != "", "reason", f.Reason)
 	query := "SELECT id, " + letterColumns + " FROM {schema}.dead_letters WHERE " + where + " ORDER BY id"
 	if f.Limit > 0 {
 		values = append(values, f.Limit)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/eventlog"
@@ -90,8 +91,9 @@ type DB struct {
 	closed  bool
 	uses    sync.WaitGroup
 
-	tables    tables    // where documents are
-	unsettled unsettled // commits of which no answer came
+	tables    tables                // where documents are
+	unsettled unsettled             // commits of which no answer came
+	guard     atomic.Pointer[guard] // of a sandbox; nil: this is none
 }
 
 // A querier is a pool, a connection or a transaction.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/store"
+	"github.com/fairlead-dev/fairlead/store/ledger"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -104,6 +105,8 @@ func (db *DB) refusal(ctx context.Context, c *store.Commit, err error) error {
 		return fenced
 	case server.Code == stateNoLetter:
 		return fmt.Errorf("postgres: commit lane %v: remove dead letter %s: %w", c.Lane, server.Detail, store.ErrNotFound)
+	case server.Code == stateClosed:
+		return fmt.Errorf("postgres: commit lane %v: %w", c.Lane, ledger.ErrClosed)
 	case server.Code == stateNoCollection:
 		return fmt.Errorf("postgres: commit lane %v: its processor has no collection, so it can keep no documents", c.Lane)
 	case strings.HasPrefix(server.Code, "22"), server.Code == "54000", server.Code == "54001":
@@ -158,6 +161,7 @@ func (db *DB) queueCommit(b *pgx.Batch, c *store.Commit, t table) {
 	b.Queue(db.q("SELECT {schema}.fence($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"),
 		id.Processor, id.Number, id.Partition, id.Tenant, c.Fence.Epoch, int64(c.Fence.Position), c.Fence.Revision,
 		int64(c.Position), c.Done, timeOrNil(c.AppliedAt), forget, exclude)
+	db.guard.Load().queue(b)
 	db.queueWrites(b, c, t)
 	db.queueLetters(b, c.Letters)
 	if len(c.Remove) > 0 {

@@ -81,6 +81,7 @@ func (tx *storeTx) Letters(f store.LetterFilter) (out []store.DeadLetter, err er
 		add(true, "key", *f.Key)
 	}
 	add(f.State != "", "state", string(f.State))
+	add(f.Reason != "", "reason", f.Reason)
 	limit := f.Limit
 	if limit <= 0 {
 		limit = -1 // SQLite's word for all

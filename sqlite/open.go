@@ -117,6 +117,8 @@ type DB struct {
 
 	tail tailCache
 
+	guard atomic.Pointer[string] // the registration that commits need to be open, of a sandbox; see Ledger
+
 	seen atomic.Int64 // the highest position that is known to be committed
 }
 

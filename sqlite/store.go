@@ -33,6 +33,9 @@ func (db *DB) Commit(ctx context.Context, c *store.Commit) error {
 		if err := w.fence(c, now); err != nil {
 			return err
 		}
+		if err := w.guarded(); err != nil {
+			return err
+		}
 		build, err := w.buildNo(c.Lane.Build)
 		if err != nil {
 			return err

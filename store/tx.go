@@ -109,6 +109,11 @@ const (
 	Skipped LetterState = "skipped" // recorded only: nothing waits for it
 )
 
+// Routed is the reason of a Skipped letter that is kept for as long as it is open who
+// processes its event: a sandbox, whose label is the letter's Error, or this consumer.
+// See package ledger.
+const Routed = "routed"
+
 // A DeadLetter is an event that did not take effect, with the reason. The
 // letters of one ordering key are its queue: they leave it in order of ID.
 type DeadLetter struct {
@@ -120,7 +125,7 @@ type DeadLetter struct {
 	State     LetterState
 	Retry     bool // an operator wants its key drained
 	Event     event.Event
-	Reason    string // one word for tables: "handler", "decode", "panic", "gap", ...
+	Reason    string // one word for tables: "handler", "decode", "panic", "gap", [Routed], ...
 	Error     string
 	Attempts  int
 	At        time.Time // when it failed last, by the clock of the process that parked it
@@ -133,6 +138,7 @@ type LetterFilter struct {
 	Tenant    string
 	Key       *string
 	State     LetterState
+	Reason    string
 	AfterID   int64
 	Limit     int
 }

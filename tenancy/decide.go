@@ -112,13 +112,14 @@ const (
 	RuleStatic                   // a list without routing: the route is not looked at
 	RuleNoRouting                // routing is off
 	RuleInvalid                  // a configuration that [Rules.Check] refuses
+	RuleLedger                   // a route ledger decided, by the position
 	rules
 )
 
 func (r Rule) String() string {
 	return [...]string{
 		"inconsistent", "not_allowed", "production", "defaulted", "lost_class", "unknown_class",
-		"route", "static", "no_routing", "invalid",
+		"route", "static", "no_routing", "invalid", "ledger",
 	}[r]
 }
 

@@ -217,21 +217,22 @@ var unhex = func() (t [256]int16) {
 
 // resolve says what a route tells a service on a host. A route is a list of
 // service=host, with commas between, names percent-encoded where they contain
-// one of "%,=" or a space; or a JSON object of the same.
-func resolve(route []byte, service, host string, key bool) (Target, error) {
+// one of "%,=" or a space; or a JSON object of the same. To is the host that it names
+// for the service.
+func resolve(route []byte, service, host string, key bool) (target Target, to []byte, err error) {
 	if route == nil {
-		return NoRoute, nil
+		return NoRoute, nil, nil
 	}
 	if key {
 		if string(route) == host {
-			return ForMe, nil
+			return ForMe, route, nil
 		}
-		return ForOther, nil
+		return ForOther, route, nil
 	}
 	if route[0] == '{' {
 		return resolveJSON(route, service, host)
 	}
-	target := OtherService
+	target = OtherService
 	var c Context
 	for rest := route; len(rest) > 0; {
 		var entry []byte
@@ -242,37 +243,40 @@ func resolve(route []byte, service, host string, key bool) (Target, error) {
 		}
 		i := bytes.IndexByte(entry, '=')
 		if i <= 0 {
-			return NoRoute, fmt.Errorf("route %q: an entry is service=host, this is %q", route, entry)
+			return NoRoute, nil, fmt.Errorf("route %q: an entry is service=host, this is %q", route, entry)
 		}
-		of, to := c.decode(bytes.TrimSpace(entry[:i])), c.decode(bytes.TrimSpace(entry[i+1:]))
-		if len(of) == 0 || len(to) == 0 || c.Fault != NoFault {
-			return NoRoute, fmt.Errorf("route %q: an entry is service=host, this is %q", route, entry)
+		of, at := c.decode(bytes.TrimSpace(entry[:i])), c.decode(bytes.TrimSpace(entry[i+1:]))
+		if len(of) == 0 || len(at) == 0 || c.Fault != NoFault {
+			return NoRoute, nil, fmt.Errorf("route %q: an entry is service=host, this is %q", route, entry)
 		}
 		if string(of) != service {
 			continue
 		}
 		found := ForOther
-		if string(to) == host {
+		if string(at) == host {
 			found = ForMe
 		}
-		if target != OtherService && target != found {
-			return NoRoute, fmt.Errorf("route %q names service %q twice", route, service)
+		if target != OtherService && !bytes.Equal(to, at) {
+			return NoRoute, nil, fmt.Errorf("route %q names service %q twice", route, service)
 		}
-		target = found
+		target, to = found, at
 	}
-	return target, nil
+	return target, to, nil
 }
 
-func resolveJSON(route []byte, service, host string) (Target, error) {
+func resolveJSON(route []byte, service, host string) (Target, []byte, error) {
 	var m map[string]string
 	if err := json.Unmarshal(route, &m); err != nil {
-		return NoRoute, fmt.Errorf("route %q: %w", route, err)
+		return NoRoute, nil, fmt.Errorf("route %q: %w", route, err)
 	}
 	switch to, ok := m[service]; {
 	case !ok:
-		return OtherService, nil
+		return OtherService, nil, nil
+	case to == "":
+		return NoRoute, nil, fmt.Errorf("route %q: service %q has no host", route, service)
 	case to == host:
-		return ForMe, nil
+		return ForMe, []byte(to), nil
+	default:
+		return ForOther, []byte(to), nil
 	}
-	return ForOther, nil
 }

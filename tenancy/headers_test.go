@@ -97,7 +97,7 @@ func TestResolve(t *testing.T) {
 		if tt.route != "" {
 			route = []byte(tt.route)
 		}
-		got, err := resolve(route, "cart", "sb", tt.key)
+		got, _, err := resolve(route, "cart", "sb", tt.key)
 		if got != tt.want || (err != nil) != tt.fails {
 			t.Errorf("resolve(%q, key %t) = %v, %v, want %v", tt.route, tt.key, got, err, tt.want)
 		}
@@ -213,7 +213,7 @@ func TestWriteIsRead(t *testing.T) {
 			t.Errorf("preset %s: read tenant %q, class %q, fault %v of %q", name, c.Tenant, c.Class, c.Fault, after)
 		}
 		for service, host := range o.Route {
-			if got, err := resolve(c.Route, service, host, n.RouteKey); got != ForMe || err != nil {
+			if got, _, err := resolve(c.Route, service, host, n.RouteKey); got != ForMe || err != nil {
 				t.Errorf("preset %s: route %q for %q on %q: %v, %v", name, c.Route, service, host, got, err)
 			}
 		}

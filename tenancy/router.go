@@ -45,6 +45,7 @@ type Verdict struct {
 	Rule   Rule
 	Class  Class
 	Tenant []byte // of the headers; nil where they have none
+	Host   []byte // of the sandbox that the route names for this service; nil: it names none
 	Fault  Fault  // of the headers, where Rule is RuleInconsistent
 	Err    error  // says more of it, where there is more to say
 }
@@ -141,6 +142,12 @@ func (n *Router) Environment() Environment { return n.rules.Environment }
 // Host returns the label of the sandbox; "" in the baseline.
 func (n *Router) Host() string { return n.rules.Host }
 
+// Service returns the name of the router's service in routes.
+func (n *Router) Service() string { return n.rules.Service }
+
+// TestClass returns the class of tests, the first where there are several.
+func (n *Router) TestClass() string { return n.rules.TestClasses[0] }
+
 // Names returns the headers that the router reads.
 func (n *Router) Names() *Names { return &n.rules.Names }
 
@@ -159,7 +166,8 @@ func (n *Router) Judge(c Context) Verdict {
 	r := &n.rules
 	v := Verdict{Tenant: c.Tenant, Class: n.class(&c)}
 	fault := c.Fault
-	target, err := resolve(c.Route, r.Service, r.Host, r.Names.RouteKey)
+	target, host, err := resolve(c.Route, r.Service, r.Host, r.Names.RouteKey)
+	v.Host = host
 	if err != nil {
 		fault, v.Err = BadValue, err
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ type batch struct {
 	groups  []group
 	grouper *dispatch.Grouper // which items are whose; the lane's, so valid until its next part
 	faulty  bool              // a group failed as it was made
+	spares  bool              // it has events that are a sandbox's for now
 
 	// What the parts that were folded have come to.
 	events  int
@@ -210,7 +212,9 @@ func (l *batchLane) add(b *batch, e *event.Event, herr *projection.HandlerError)
 	n := int32(len(b.items) - 1)
 	it := &b.items[n]
 	tenant := l.tenantSpace(e)
-	if typeUnknown(e) {
+	spared := spare(e)
+	b.spares = b.spares || spared != nil
+	if typeUnknown(e) && spared == nil {
 		herr = &projection.HandlerError{Reason: "decode", Err: e.Fault}
 		it.touched.Handled = true
 		if k, ok := l.streamKey(e); ok { // what follows it in its key must wait
@@ -227,7 +231,7 @@ func (l *batchLane) add(b *batch, e *event.Event, herr *projection.HandlerError)
 		if id, herr = l.p.safeOrderKey(e); herr == nil {
 			key := store.Key{Tenant: tenant, ID: id}
 			g := b.enter(key, n)
-			if e.Withheld > 0 { // what follows it in its key must wait
+			if e.Withheld > 0 && spared == nil { // what follows it in its key must wait
 				l.blame(b, g, n, projection.TooLarge(e))
 			}
 			return
@@ -238,6 +242,10 @@ func (l *batchLane) add(b *batch, e *event.Event, herr *projection.HandlerError)
 	switch {
 	case herr != nil:
 		g := b.enter(store.Key{Tenant: tenant, ID: parkedUnknown + e.Stream}, n)
+		if spared != nil {
+			g.letters = append(g.letters, letter{n, store.Skipped, spared})
+			return
+		}
 		if l.stops() && herr.Reason != "name" {
 			l.blame(b, g, n, herr)
 			return
@@ -256,6 +264,24 @@ func (l *batchLane) add(b *batch, e *event.Event, herr *projection.HandlerError)
 			b.enter(store.Key{Tenant: tenant, ID: id}, n)
 		}
 	}
+}
+
+// spare returns why an event is not run here where it is a sandbox's for now; else
+// nil. It is kept as a letter that nothing waits for.
+func spare(e *event.Event) *projection.HandlerError {
+	host, ok := e.ReservedFor()
+	if !ok {
+		return nil
+	}
+	return &projection.HandlerError{Reason: store.Routed, Err: errors.New(host)}
+}
+
+// letterError is what a dead letter says of an error.
+func letterError(err *projection.HandlerError) string {
+	if err.Reason == store.Routed {
+		return err.Err.Error() // the host alone, for those who settle it
+	}
+	return err.Error()
 }
 
 // typeUnknown reports whether a log could not even say of what type an event is. So

@@ -188,9 +188,10 @@ type Delivery struct {
 
 // Start says where a new processor begins.
 type Start struct {
-	kind     uint8 // 0 beginning, 1 now, 2 position, 3 time
+	kind     uint8 // 0 beginning, 1 now, 2 position, 3 time, 4 positions
 	position event.Position
 	time     time.Time
+	each     *map[int]event.Position
 }
 
 // FromBeginning starts at the first event.
@@ -201,6 +202,10 @@ func FromNow() Start { return Start{kind: 1} }
 
 // FromPosition starts after position p of every log partition.
 func FromPosition(p event.Position) Start { return Start{kind: 2, position: p} }
+
+// FromPositions starts after a position of each log partition, and in one that is not
+// in the map after the last event that there is.
+func FromPositions(m map[int]event.Position) Start { return Start{kind: 4, each: &m} }
 
 // FromTime starts at the first event recorded at or after t.
 func FromTime(t time.Time) Start { return Start{kind: 3, time: t} }
@@ -213,6 +218,11 @@ func (s Start) resolve(ctx context.Context, log eventlog.Log, partition int) (ev
 		return s.position, nil
 	case 3:
 		return log.PositionAt(ctx, partition, s.time)
+	case 4:
+		if p, ok := (*s.each)[partition]; ok {
+			return p, nil
+		}
+		return log.Head(ctx, partition)
 	}
 	return event.Beginning, nil
 }

@@ -47,7 +47,7 @@ func (l *batchLane) fold(ctx context.Context, b *batch) error {
 // note marks what is known beforehand: events that are poison, and keys that
 // are parked.
 func (l *batchLane) note(b *batch) {
-	if len(l.parked)+len(l.poison) == 0 {
+	if len(l.parked)+len(l.poison) == 0 && !b.spares {
 		return
 	}
 	for i := range b.groups {
@@ -61,6 +61,12 @@ func (l *batchLane) note(b *batch) {
 				continue
 			}
 			err, bad := l.poison[mark{b.items[it].e.Position, g.key}]
+			if b.spares {
+				if spared := spare(b.items[it].e); spared != nil { // whether the key is parked or not: it may not be ours at all
+					g.letters = append(g.letters, letter{it, store.Skipped, spared})
+					continue
+				}
+			}
 			switch {
 			case parked:
 				g.letters = append(g.letters, letter{it, store.Waiting, nil})
@@ -417,7 +423,7 @@ func (l *batchLane) deadLetter(e *event.Event, key store.Key, x letter) store.De
 	}
 	d.Reason, d.Error = "waiting", "waits behind an earlier event of its key"
 	if x.reason != nil {
-		d.Reason, d.Error = x.reason.Reason, x.reason.Error()
+		d.Reason, d.Error = x.reason.Reason, letterError(x.reason)
 	}
 	return d
 }

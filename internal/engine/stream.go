@@ -311,6 +311,11 @@ func (l *streamLane) enter(t *task, id string) {
 	l.bytes += t.size
 	k.tenant.bytes += t.size
 	k.tenant.undone++
+	if spared := spare(&t.Event); spared != nil {
+		l.letter(t, store.Skipped, spared, 0)
+		l.release(k)
+		return
+	}
 	if l.parked[k.id] {
 		l.letter(t, store.Waiting, nil, 0)
 		l.release(k)

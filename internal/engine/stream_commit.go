@@ -165,7 +165,7 @@ func (l *streamLane) deadLetters(tasks []*task) []store.DeadLetter {
 			Reason: "waiting", Error: "waits behind an earlier event of its key",
 		}
 		if x.reason != nil {
-			d.Reason, d.Error = x.reason.Reason, x.reason.Error()
+			d.Reason, d.Error = x.reason.Reason, letterError(x.reason)
 		}
 		out = append(out, d)
 	}

@@ -125,7 +125,8 @@ func (t *tx) Letters(f store.LetterFilter) ([]store.DeadLetter, error) {
 		if id > f.AfterID &&
 			(f.Processor == "" || d.Processor == f.Processor) && (f.Number == 0 || d.Number == f.Number) &&
 			(f.Partition == nil || d.Partition == *f.Partition) && (f.Tenant == "" || d.Tenant == f.Tenant) &&
-			(f.Key == nil || d.Key == *f.Key) && (f.State == "" || d.State == f.State) {
+			(f.Key == nil || d.Key == *f.Key) && (f.State == "" || d.State == f.State) &&
+			(f.Reason == "" || d.Reason == f.Reason) {
 			ids = append(ids, id)
 		}
 	}

@@ -127,6 +127,7 @@ func testLettersFilter(t *fixture) {
 		d := letterOf(id, []string{"a", "b", "a/b", ""}[i%4], []string{"k", "", "k2"}[i/2%3])
 		d.Partition = i / 12
 		d.State = []store.LetterState{store.Poison, store.Waiting, store.Skipped}[i/8]
+		d.Reason = []string{"handler", store.Routed}[i%2]
 		t.addLetters(id, d)
 	}
 	all := t.letters(store.LetterFilter{})
@@ -144,6 +145,7 @@ func testLettersFilter(t *fixture) {
 		{"number", store.LetterFilter{Build: store.Build{Number: 1}}, func(d store.DeadLetter) bool { return d.Number == 1 }},
 		{"partition 0", store.LetterFilter{Partition: &zero}, func(d store.DeadLetter) bool { return d.Partition == 0 }},
 		{"partition 1", store.LetterFilter{Partition: &one}, func(d store.DeadLetter) bool { return d.Partition == 1 }},
+		{"reason", store.LetterFilter{Reason: store.Routed}, func(d store.DeadLetter) bool { return d.Reason == store.Routed }},
 		{"tenant", store.LetterFilter{Tenant: "a"}, func(d store.DeadLetter) bool { return d.Tenant == "a" }},
 		{"tenant of another case", store.LetterFilter{Tenant: "A"}, func(store.DeadLetter) bool { return false }},
 		{"key", store.LetterFilter{Key: &key}, func(d store.DeadLetter) bool { return d.Key == "k" }},

@@ -1,0 +1,217 @@
+package lane
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/internal/done"
+	"github.com/fairlead-dev/fairlead/store"
+	"github.com/fairlead-dev/fairlead/store/ledger"
+)
+
+// settleAtOnce are the letters of one transaction.
+const settleAtOnce = 500
+
+// Settled is what became of the letters of events that are routed to sandboxes.
+type Settled struct {
+	Done     int // their sandboxes have them
+	Released int // they are this store's now, or parked or dropped by the policy
+	Kept     int // it is not known yet
+}
+
+// SettleRouted settles the letters of a store's events that are routed to sandboxes.
+// It looks at all of them with one reading of the ledger, from the oldest on: so what
+// is released of an ordering key is released in its order. Lanes returns what the
+// lanes of an open registration say.
+func SettleRouted(ctx context.Context, s store.Store, all []ledger.Sandbox, policy ledger.Policy,
+	lanes func(ctx context.Context, id int64) ([]store.Lane, error),
+) (sum Settled, err error) {
+	hosts := map[string][]ledger.Sandbox{}
+	for i := range all {
+		hosts[all[i].Host] = append(hosts[all[i].Host], all[i])
+	}
+	var procs []store.Processor
+	if err := s.View(ctx, func(tx store.Tx) (err error) { procs, err = tx.Processors(); return err }); err != nil {
+		return sum, err
+	}
+	t := settler{ctx: ctx, s: s, hosts: hosts, policy: policy, lanes: lanes, known: map[int64][]store.Lane{}}
+	for _, p := range procs {
+		for _, number := range []int64{p.Live, p.Rebuild} {
+			if number == 0 {
+				continue
+			}
+			f := store.LetterFilter{Build: store.Build{Processor: p.Name, Number: number}, State: store.Skipped, Reason: store.Routed, Limit: settleAtOnce}
+			for more := true; more; {
+				if more, err = t.page(&p, &f); err != nil {
+					return t.sum, fmt.Errorf("processor %q: settle dead letters of routed events: %w", p.Name, err)
+				}
+			}
+		}
+	}
+	return t.sum, nil
+}
+
+type settler struct {
+	ctx    context.Context
+	s      store.Store
+	hosts  map[string][]ledger.Sandbox
+	policy ledger.Policy
+	lanes  func(ctx context.Context, id int64) ([]store.Lane, error)
+	known  map[int64][]store.Lane
+	sum    Settled
+}
+
+// page settles the next letters of a build, and reports whether there may be more.
+func (t *settler) page(p *store.Processor, f *store.LetterFilter) (more bool, err error) {
+	var letters []store.DeadLetter
+	var rows []store.Lane
+	err = t.s.View(t.ctx, func(tx store.Tx) (err error) {
+		if rows, err = tx.Lanes(p.Name); err != nil {
+			return err
+		}
+		letters, err = tx.Letters(*f)
+		return err
+	})
+	if err != nil || len(letters) == 0 {
+		return false, err
+	}
+	fates, settled := map[int64]ledger.Fate{}, 0
+	for i := range letters {
+		fate, err := t.fate(p, rows, &letters[i])
+		if err != nil {
+			return false, err
+		}
+		if fates[letters[i].ID] = fate; fate != ledger.Keep {
+			settled++
+		}
+	}
+	if settled == 0 {
+		t.sum.Kept += len(letters)
+	} else if err := t.settle(f, fates); err != nil {
+		return false, err
+	}
+	f.AfterID = letters[len(letters)-1].ID
+	return len(letters) == f.Limit, nil
+}
+
+// settle carries fates out. Others may have done so just before.
+func (t *settler) settle(f *store.LetterFilter, fates map[int64]ledger.Fate) error {
+	var sum Settled
+	err := t.s.Update(t.ctx, func(tx store.Tx) error {
+		sum = Settled{}
+		if _, err := tx.Lanes(f.Processor); err != nil { // what is a lane's is read behind its lock
+			return err
+		}
+		letters, err := tx.Letters(*f)
+		if err != nil {
+			return err
+		}
+		var gone []int64
+		touched := map[owned]bool{}
+		for _, d := range letters {
+			fate, ok := fates[d.ID]
+			switch {
+			case !ok:
+			case fate == ledger.Done:
+				sum.Done++
+				gone = append(gone, d.ID)
+			case fate == ledger.Release && t.policy == ledger.Drop:
+				sum.Released++
+				gone = append(gone, d.ID)
+			case fate == ledger.Release:
+				sum.Released++
+				d.Error = fmt.Sprintf("it was routed to the sandbox %s, which is gone and has not processed it", d.Error)
+				d.State, d.Reason, d.Retry = store.Poison, "unowned", t.policy != ledger.Park
+				if err := tx.PutLetter(d); err != nil {
+					return err
+				}
+				touched[owned{d.Partition, d.Tenant}] = true
+			default:
+				sum.Kept++
+			}
+		}
+		if len(gone) > 0 {
+			if err := tx.DeleteLetters(gone); err != nil {
+				return err
+			}
+		}
+		if len(touched) == 0 {
+			return nil
+		}
+		return revise(tx, f.Build, touched)
+	})
+	if err == nil {
+		t.sum.Done, t.sum.Released, t.sum.Kept = t.sum.Done+sum.Done, t.sum.Released+sum.Released, t.sum.Kept+sum.Kept
+	}
+	return err
+}
+
+func (t *settler) fate(p *store.Processor, rows []store.Lane, d *store.DeadLetter) (ledger.Fate, error) {
+	logPart, of := d.Partition, 0
+	if p.Builds.LogPartitions <= 1 { // the lanes are shares of one log partition
+		logPart = 0
+		if i := slices.IndexFunc(rows, func(l store.Lane) bool { return l.Build == d.Build && l.Partition == d.Partition && l.Tenant == "" }); i >= 0 {
+			of = Modulus(*p, &rows[i])
+		}
+	}
+	var failed error
+	fate := ledger.Settle(t.hosts[d.Error], logPart, d.Event.Position, func(s *ledger.Sandbox) bool {
+		lanes := s.Lanes
+		if s.Open {
+			var ok bool
+			if lanes, ok = t.known[s.ID]; !ok {
+				if lanes, failed = t.lanes(t.ctx, s.ID); failed != nil {
+					return false
+				}
+				t.known[s.ID] = lanes
+			}
+		}
+		ok, err := Applied(ledger.LanesOf(lanes, p.Name), d, of)
+		failed = err
+		return ok
+	})
+	return fate, failed
+}
+
+// Applied reports whether the event of a letter has taken effect in another store, of
+// whose live build of the same processor these are the lanes. Of is the modulus of the
+// letter's partition; 0: the partitions are the log's. Where the other store cuts its
+// partitions otherwise, the event counts as applied when all of them are past it.
+func Applied(lanes []store.Lane, d *store.DeadLetter, of int) (bool, error) {
+	p, tenant := d.Event.Position, d.Event.Tenant
+	bases := slices.DeleteFunc(slices.Clone(lanes), func(l store.Lane) bool { return l.Tenant != "" })
+	one := slices.IndexFunc(bases, func(l store.Lane) bool { return l.Partition == d.Partition && (of == 0 || l.Of == of) })
+	switch {
+	case one >= 0:
+		bases = bases[one : one+1]
+	case of == 0:
+		return false, nil
+	}
+	for i := range bases {
+		if ok, err := appliedIn(&bases[i], lanes, tenant, p); !ok || err != nil {
+			return false, err
+		}
+	}
+	return len(bases) > 0, nil
+}
+
+func appliedIn(base *store.Lane, lanes []store.Lane, tenant string, p event.Position) (bool, error) {
+	l := base
+	if base.Excluded(tenant, p) {
+		own := slices.IndexFunc(lanes, func(l store.Lane) bool { return l.Partition == base.Partition && l.Tenant == tenant })
+		if own < 0 {
+			return true, nil // it came back, and had done all up to the end of its exclusion
+		}
+		l = &lanes[own]
+	}
+	if p <= l.Position {
+		return true, nil
+	}
+	var beyond done.Set
+	if err := beyond.UnmarshalBinary(l.Done); err != nil {
+		return false, err
+	}
+	return beyond.Contains(p), nil
+}

@@ -1,0 +1,590 @@
+package lane_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/internal/done"
+	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/store"
+	"github.com/fairlead-dev/fairlead/store/ledger"
+	"github.com/fairlead-dev/fairlead/store/memstore"
+)
+
+// The rules of who owns an event, each of which one test breaks on purpose.
+const (
+	viewTooEarly  = "the baseline decides by a ledger that it read before the event"
+	beginTooEarly = "a sandbox begins at an end that it read before it reserved"
+	closeUnfenced = "commits of a closed sandbox are not refused"
+	lanesTooEarly = "a sandbox is closed at checkpoints that were read before"
+	notKept       = "the baseline keeps no letter of what it passes over"
+	lanesTooLate  = "of a sandbox that is closed the checkpoints of a later registration count"
+	freshOnly     = "a letter that is unknown to an older reading of the ledger is released"
+)
+
+// A routedWorld is a log, a ledger, a baseline and sandboxes, in which a random number
+// says what happens next. Deciding, registering and settling are the real code, the
+// stores are real ones; the ledger is memLedger, and reading and committing are what
+// an engine does, in small.
+type routedWorld struct {
+	*memLedger
+	t      *testing.T
+	rng    *rand.Rand
+	broken string
+	policy ledger.Policy
+	depth  int
+
+	log  [2][]string // the hosts that events are routed to; an event's position is its index and one
+	view *ledger.View
+	old  []ledger.Sandbox // a reading of the ledger, for settling
+
+	base  *memstore.Store
+	pages [2]basePage
+	boxes map[string]*box
+	all   []*box
+	disks map[string]*memstore.Store
+
+	times map[string]int // that an event was processed or parked, as partition/position
+	steps int
+}
+
+type basePage struct {
+	fence    store.Fence
+	to, head event.Position
+	hosts    map[string][]ledger.Sandbox
+	asked    bool
+}
+
+// A box is a process of a sandbox. It may live on when others take it for dead.
+type box struct {
+	host string
+	reg  *ledger.Registration
+	id   int64
+	disk *memstore.Store
+	busy bool
+	hand [2]struct {
+		fence store.Fence
+		to    event.Position
+		mine  []event.Position
+		held  bool
+	}
+}
+
+var (
+	routedHosts = []string{"a", "b", "c"}
+	routedProc  = store.Processor{Name: "p", Kind: "projection", Collection: "p", Partitions: 2, Builds: store.Builds{Log: "l", LogPartitions: 2}}
+)
+
+func base(p int) store.LaneID {
+	return store.LaneID{Build: store.Build{Processor: "p", Number: 1}, Partition: p}
+}
+
+func newRoutedWorld(t *testing.T, seed uint64, broken string) *routedWorld {
+	w := &routedWorld{
+		memLedger: &memLedger{stores: map[int64]store.Store{}, lanesNow: broken == lanesTooLate}, t: t, rng: rand.New(rand.NewPCG(seed, 7)), broken: broken,
+		base: memstore.New(), boxes: map[string]*box{}, disks: map[string]*memstore.Store{}, times: map[string]int{},
+	}
+	w.policy = []ledger.Policy{ledger.TakeOver, ledger.TakeOver, ledger.Park}[w.rng.IntN(3)]
+	w.view = ledger.NewView(w, "l", "s")
+	w.setup(w.base, event.Beginning)
+	return w
+}
+
+func (w *routedWorld) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *routedWorld) setup(s store.Store, at event.Position) {
+	_, err := lane.Setup(context.Background(), s, routedProc, func(p int) event.Position { return min(at, w.end(p)) })
+	w.must(err)
+}
+
+func (w *routedWorld) end(p int) event.Position { return event.Position(len(w.log[p])) }
+
+func (w *routedWorld) row(s store.Store, p int) (l store.Lane) {
+	w.must(s.View(context.Background(), func(tx store.Tx) (err error) { l, err = tx.Lane(base(p)); return err }))
+	return l
+}
+
+func (w *routedWorld) count(p int, at event.Position) { w.times[fmt.Sprintf("%d/%d", p, at)]++ }
+
+// step does one thing.
+func (w *routedWorld) step() {
+	w.steps++
+	p, host := w.rng.IntN(2), routedHosts[w.rng.IntN(len(routedHosts))]
+	switch w.rng.IntN(16) {
+	case 0, 1:
+		for range 1 + w.rng.IntN(3) {
+			w.log[p] = append(w.log[p], []string{"", "a", "b", "c", "gone"}[w.rng.IntN(5)])
+		}
+	case 2, 3:
+		w.fetch(p)
+	case 4:
+		w.ask(p)
+	case 5:
+		w.commit(p)
+	case 6:
+		w.old, _ = w.Sandboxes(context.Background(), "l", "s", nil)
+	case 7:
+		w.settle()
+	case 8:
+		w.drain(p)
+	case 9:
+		w.start(host)
+	case 10, 11, 12:
+		if len(w.all) > 0 { // zombies too
+			w.work(w.all[w.rng.IntN(len(w.all))], p)
+		}
+	case 13, 14:
+		if b := w.boxes[host]; b != nil {
+			w.work(b, p)
+		}
+	case 15:
+		w.endBox(host)
+	}
+}
+
+// meanwhile lets other things happen in the middle of one.
+func (w *routedWorld) meanwhile() {
+	if w.depth < 3 {
+		w.depth++
+		for range w.rng.IntN(6) {
+			w.step()
+		}
+		w.depth--
+	}
+}
+
+func (w *routedWorld) fetch(p int) {
+	l := w.row(w.base, p)
+	head := w.end(p)
+	w.pages[p] = basePage{
+		fence: store.Fence{Epoch: l.Epoch, Position: l.Position, Revision: l.Revision},
+		to:    min(head, l.Position+event.Position(w.rng.IntN(6))), head: head,
+	}
+}
+
+// ask asks the ledger of the page in hand.
+func (w *routedWorld) ask(p int) {
+	pg := &w.pages[p]
+	last := map[string]event.Position{}
+	for at := pg.fence.Position + 1; at <= pg.to; at++ {
+		if h := w.log[p][at-1]; h != "" {
+			last[h] = at
+		}
+	}
+	for h, at := range last { // it would wait for what is under way, and time stands still here
+		found, _ := w.Sandboxes(context.Background(), "l", "s", []string{h})
+		for i := range found {
+			if span, ok := found[i].Partitions[p]; ok && span.Pending && found[i].Open {
+				return
+			}
+		}
+		_ = at
+	}
+	seen := pg.head
+	if w.broken == viewTooEarly {
+		seen += 3
+	}
+	var err error
+	pg.hosts, err = w.view.Registrations(context.Background(), p, last, seen)
+	w.must(err)
+	pg.asked = true
+}
+
+func (w *routedWorld) commit(p int) {
+	pg := w.pages[p]
+	if !pg.asked {
+		return
+	}
+	w.pages[p] = basePage{}
+	c := store.Commit{Lane: base(p), Fence: pg.fence, Position: pg.to}
+	var mine []event.Position
+	for at := pg.fence.Position + 1; at <= pg.to; at++ {
+		h := w.log[p][at-1]
+		switch {
+		case h != "" && ledger.Decide(pg.hosts[h], p, at) == ledger.Sandboxes:
+			if w.broken != notKept {
+				c.Letters = append(c.Letters, store.DeadLetter{
+					Build: base(p).Build, Partition: p, Tenant: "t", Key: h, State: store.Skipped, Reason: store.Routed, Error: h,
+					Event: event.Event{Position: at, Tenant: "t", Stream: h, Type: "x", ID: fmt.Sprint(p, "/", at)},
+				})
+			}
+		default:
+			mine = append(mine, at)
+		}
+	}
+	err := w.base.Commit(context.Background(), &c)
+	if errors.Is(err, store.ErrFenced) {
+		return
+	}
+	w.must(err)
+	for _, at := range mine {
+		w.count(p, at)
+	}
+}
+
+func (w *routedWorld) settle() {
+	all := w.old
+	if w.broken == freshOnly { // what it does not know it takes for gone
+		all = nil
+		for _, s := range w.old {
+			s.Open = false
+			all = append(all, s)
+		}
+	}
+	_, err := lane.SettleRouted(context.Background(), w.base, all, w.policy, w.Lanes)
+	w.must(err)
+}
+
+// drain processes what was released of a partition, as a retry does; parked letters
+// count as parked.
+func (w *routedWorld) drain(p int) {
+	l := w.row(w.base, p)
+	var letters []store.DeadLetter
+	w.must(w.base.View(context.Background(), func(tx store.Tx) (err error) {
+		letters, err = tx.Letters(store.LetterFilter{Partition: &p, State: store.Poison})
+		return err
+	}))
+	c := store.Commit{Lane: base(p), Fence: store.Fence{Epoch: l.Epoch, Position: l.Position, Revision: l.Revision}, Position: l.Position}
+	for _, d := range letters {
+		if d.Retry != (w.policy == ledger.TakeOver) {
+			w.t.Errorf("policy %s: letter with retry %v", w.policy, d.Retry)
+		}
+		c.Remove = append(c.Remove, d.ID)
+	}
+	w.must(w.base.Commit(context.Background(), &c))
+	for _, d := range letters {
+		w.count(p, d.Event.Position)
+	}
+}
+
+// start begins a process of a sandbox, which has a store from before or a new one.
+func (w *routedWorld) start(host string) {
+	disk := w.disks[host]
+	if disk == nil || w.rng.IntN(4) == 0 && w.boxes[host] == nil && w.open(host) == nil {
+		disk = memstore.New()
+		w.disks[host] = disk
+		at := event.Unbounded
+		if w.rng.IntN(2) == 0 {
+			at = event.Beginning
+		}
+		w.setup(disk, at)
+	}
+	b := &box{host: host, disk: disk}
+	stale := [2]event.Position{w.end(0), w.end(1)}
+	w.meanwhile()
+	reg, err := ledger.Join(context.Background(), w, "l", "s", host, disk, time.Minute, w.rng.IntN(3), func(_ context.Context, p int) (event.Position, error) {
+		w.meanwhile()
+		end := w.end(p)
+		if w.broken == beginTooEarly {
+			end = stale[p]
+		}
+		w.meanwhile()
+		return end, nil
+	})
+	if errors.Is(err, ledger.ErrClosed) {
+		return // it was closed as it registered
+	}
+	if _, ok := errors.AsType[*ledger.HostError](err); ok {
+		return
+	}
+	w.must(err)
+	b.reg, b.id = reg, w.open(host).ID
+	w.boxes[host] = b
+	w.all = append(w.all, b)
+}
+
+// work lets a process of a sandbox read, or commit what it has in hand.
+func (w *routedWorld) work(b *box, p int) {
+	hand := &b.hand[p]
+	if hand.held {
+		hand.held = false
+		if w.broken != closeUnfenced && !w.isOpen(b.id) { // the guard, in the commit's transaction
+			return
+		}
+		err := b.disk.Commit(context.Background(), &store.Commit{Lane: base(p), Fence: hand.fence, Position: hand.to})
+		if errors.Is(err, store.ErrFenced) {
+			return
+		}
+		w.must(err)
+		for _, at := range hand.mine {
+			w.count(p, at)
+		}
+		return
+	}
+	if w.rng.IntN(3) == 0 { // it takes the lane, from another process of the sandbox perhaps
+		w.must(b.disk.Update(context.Background(), func(tx store.Tx) error {
+			l, err := tx.Lane(base(p))
+			if err == nil {
+				l.Epoch++
+				err = tx.PutLane(l)
+			}
+			return err
+		}))
+	}
+	l := w.row(b.disk, p)
+	to := min(w.end(p), l.Position+event.Position(w.rng.IntN(6)))
+	from, err := b.reg.From(context.Background(), p)
+	if errors.Is(err, ledger.ErrClosed) {
+		return
+	}
+	w.must(err)
+	hand.fence, hand.to, hand.mine, hand.held = store.Fence{Epoch: l.Epoch, Position: l.Position, Revision: l.Revision}, to, nil, true
+	for at := l.Position + 1; at <= to; at++ {
+		if w.log[p][at-1] == b.host && at > from {
+			hand.mine = append(hand.mine, at)
+		}
+	}
+}
+
+// endBox ends a sandbox in one of the ways that there are. Its process may not know.
+func (w *routedWorld) endBox(host string) {
+	b := w.boxes[host]
+	if b == nil || w.rng.IntN(3) > 0 {
+		return
+	}
+	delete(w.boxes, host)
+	if w.rng.IntN(3) == 0 {
+		return // it died: nobody knows yet
+	}
+	if s := w.open(host); s != nil {
+		w.close(s.ID)
+	}
+}
+
+// close is what [ledger.Ledger.End] does, in one transaction.
+func (w *routedWorld) close(id int64) {
+	if w.broken == lanesTooEarly {
+		lanes, err := w.Lanes(context.Background(), id)
+		w.must(err)
+		w.meanwhile()
+		w.endAt(id, lanes)
+		return
+	}
+	_, err := w.End(context.Background(), id, ledger.Always)
+	w.must(err)
+}
+
+// history lets things happen, ends all sandboxes, and returns what is wrong.
+func (w *routedWorld) history(steps int) (faults []string) {
+	for w.steps < steps {
+		w.step()
+	}
+	for _, host := range routedHosts {
+		for s := w.open(host); s != nil; s = w.open(host) {
+			w.close(s.ID)
+		}
+	}
+	for _, b := range w.all { // zombies
+		for p := range 2 {
+			w.work(b, p)
+		}
+	}
+	for p := range 2 {
+		for w.row(w.base, p).Position < w.end(p) {
+			w.fetch(p)
+			w.ask(p)
+			w.commit(p)
+		}
+	}
+	w.old, _ = w.Sandboxes(context.Background(), "l", "s", nil)
+	w.settle()
+	for p := range 2 {
+		w.drain(p)
+		for i := range w.log[p] {
+			if n := w.times[fmt.Sprintf("%d/%d", p, i+1)]; n != 1 {
+				faults = append(faults, fmt.Sprintf("event %d/%d, routed to %q: %d owners", p, i+1, w.log[p][i], n))
+			}
+		}
+	}
+	return faults
+}
+
+func TestOneOwner(t *testing.T) {
+	events, boxes := 0, 0
+	most := uint64(2500)
+	if testing.Short() {
+		most = 500
+	}
+	for seed := range most {
+		w := newRoutedWorld(t, seed, "")
+		if faults := w.history(120 + int(seed%200)); len(faults) > 0 {
+			t.Fatalf("seed %d: %q", seed, faults)
+		}
+		events, boxes = events+len(w.times), boxes+len(w.all)
+	}
+	t.Logf("%d events, %d processes of sandboxes", events, boxes)
+	if boxes < int(most) {
+		t.Errorf("only %d processes of sandboxes registered", boxes)
+	}
+}
+
+// TestOneOwnerFinds breaks each rule and sees that it is missed.
+func TestOneOwnerFinds(t *testing.T) {
+	for _, broken := range []string{viewTooEarly, beginTooEarly, closeUnfenced, lanesTooEarly, notKept, lanesTooLate, freshOnly} {
+		t.Run(broken, func(t *testing.T) {
+			first := uint64(0)
+			if broken == lanesTooLate { // it takes many
+				first = 4300
+			}
+			for seed := first; seed < first+4000; seed++ {
+				if faults := newRoutedWorld(t, seed, broken).history(200); len(faults) > 0 {
+					t.Logf("seed %d: %s", seed, faults[0])
+					return
+				}
+			}
+			t.Error("not found")
+		})
+	}
+}
+
+// A memLedger keeps the contract of a ledger in memory, for one goroutine.
+type memLedger struct {
+	rows     []*ledger.Sandbox
+	stores   map[int64]store.Store
+	lanesNow bool // of one that is closed too: a planted bug
+}
+
+func copyOf(s *ledger.Sandbox) ledger.Sandbox {
+	c := *s
+	c.Partitions = map[int]ledger.Span{}
+	for p, span := range s.Partitions {
+		c.Partitions[p] = span
+	}
+	return c
+}
+
+func (l *memLedger) open(host string) *ledger.Sandbox {
+	for _, s := range l.rows {
+		if s.Host == host && s.Open {
+			return s
+		}
+	}
+	return nil
+}
+
+func (l *memLedger) isOpen(id int64) bool { return l.rows[id-1].Open }
+
+func (l *memLedger) Sandboxes(_ context.Context, _, _ string, hosts []string) (out []ledger.Sandbox, _ error) {
+	for _, s := range l.rows {
+		if hosts == nil || contains(hosts, s.Host) {
+			out = append(out, copyOf(s))
+		}
+	}
+	return out, nil
+}
+
+func contains(all []string, s string) bool {
+	for _, x := range all {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *memLedger) Register(_ context.Context, log, service, host string, s store.Store, _ time.Duration) (ledger.Sandbox, error) {
+	if have := l.open(host); have != nil {
+		if l.stores[have.ID] != s {
+			return ledger.Sandbox{}, &ledger.HostError{Sandbox: copyOf(have)}
+		}
+		return copyOf(have), nil
+	}
+	row := &ledger.Sandbox{ID: int64(len(l.rows) + 1), Log: log, Service: service, Host: host, Generation: len(l.rows) + 1, Open: true, Partitions: map[int]ledger.Span{}}
+	l.rows = append(l.rows, row)
+	l.stores[row.ID] = s
+	return copyOf(row), nil
+}
+
+func (l *memLedger) Reserve(_ context.Context, id int64, p int) (ledger.Span, error) {
+	row := l.rows[id-1]
+	if !row.Open {
+		return ledger.Span{}, ledger.ErrClosed
+	}
+	if _, ok := row.Partitions[p]; !ok {
+		row.Partitions[p] = ledger.Span{Pending: true}
+	}
+	return row.Partitions[p], nil
+}
+
+func (l *memLedger) Begin(_ context.Context, id int64, p int, from event.Position) (event.Position, error) {
+	row := l.rows[id-1]
+	if !row.Open {
+		return 0, ledger.ErrClosed
+	}
+	if row.Partitions[p].Pending {
+		row.Partitions[p] = ledger.Span{From: from}
+	}
+	return row.Partitions[p].From, nil
+}
+
+func (l *memLedger) Renew(context.Context, int64, time.Duration) error { return nil }
+
+func (l *memLedger) End(ctx context.Context, id int64, _ ledger.When) (bool, error) {
+	lanes, err := l.Lanes(ctx, id)
+	if err == nil {
+		l.endAt(id, lanes)
+	}
+	return err == nil, err
+}
+
+func (l *memLedger) endAt(id int64, lanes []store.Lane) {
+	if row := l.rows[id-1]; row.Open {
+		row.Open, row.Lanes = false, lanes
+	}
+}
+
+func (l *memLedger) Lanes(ctx context.Context, id int64) (out []store.Lane, err error) {
+	if !l.isOpen(id) && !l.lanesNow {
+		return l.rows[id-1].Lanes, nil
+	}
+	err = l.stores[id].View(ctx, func(tx store.Tx) (err error) { out, err = tx.Lanes(""); return err })
+	return out, err
+}
+
+// TestApplied tells what the lanes of another store have done.
+func TestApplied(t *testing.T) {
+	var beyond done.Set
+	beyond.Add(12)
+	lanes := []store.Lane{
+		{LaneID: base(0), Of: 2, Position: 10, Done: beyond.MarshalAfter(10), Exclusions: map[string]event.Position{"out": event.Unbounded, "back": 11}},
+		{LaneID: store.LaneID{Build: base(0).Build, Tenant: "out"}, Of: 2, Position: 5},
+		{LaneID: base(1), Of: 2, Position: 3},
+	}
+	for _, tt := range []struct {
+		tenant        string
+		p             event.Position
+		partition, of int
+		want          bool
+	}{
+		{"t", 10, 0, 0, true},
+		{"t", 11, 0, 0, false},
+		{"t", 12, 0, 0, true}, // out of order
+		{"out", 5, 0, 0, true},
+		{"out", 6, 0, 0, false}, // the base lane is past it, and it is not the base lane's
+		{"back", 11, 0, 0, true},
+		{"back", 13, 0, 0, false},
+		{"t", 4, 1, 0, false},
+		{"t", 3, 2, 0, false}, // no such partition
+		{"t", 10, 0, 2, true},
+		{"t", 10, 0, 4, false}, // another cut: not all are past it
+		{"t", 3, 0, 4, true},
+	} {
+		d := &store.DeadLetter{Build: base(0).Build, Partition: tt.partition, Event: event.Event{Tenant: tt.tenant, Position: tt.p}}
+		if got, err := lane.Applied(lanes, d, tt.of); got != tt.want || err != nil {
+			t.Errorf("tenant %q at %v of partition %d (modulus %d): %v, %v, want %v", tt.tenant, tt.p, tt.partition, tt.of, got, err, tt.want)
+		}
+	}
+	if got, err := lane.Applied(nil, &store.DeadLetter{}, 0); got || err != nil {
+		t.Errorf("without lanes: %v, %v", got, err)
+	}
+}

@@ -1,0 +1,115 @@
+package ledger
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+)
+
+const (
+	hostsAtMost   = 100_000               // that are remembered, more than a page has: labels are data of strangers
+	settledBefore = 50 * time.Millisecond // a registration under way is looked at again
+)
+
+// A View is what a baseline knows of a ledger: enough for the events that it has read.
+// Safe for concurrent use. Use [NewView].
+type View struct {
+	l            Ledger
+	log, service string
+
+	mu    sync.Mutex
+	hosts map[string]*hostView
+}
+
+// A hostView are the registrations of a host, with how far each log partition was seen
+// to reach before they were read: up to there they say all.
+type hostView struct {
+	all  []Sandbox
+	seen map[int]event.Position
+}
+
+// NewView returns a view of the registrations for a service on a log.
+func NewView(l Ledger, log, service string) *View {
+	return &View{l: l, log: log, service: service, hosts: map[string]*hostView{}}
+}
+
+// Registrations returns those of hosts, for [Decide] on the events of a log partition
+// that are routed to them, up to the position that each has in last. The events have
+// been read; seen is a position that the partition was seen to reach as they were, at
+// or behind all of them. It asks the ledger only for what is not known, and waits
+// while a registration is under way.
+func (v *View) Registrations(ctx context.Context, partition int, last map[string]event.Position, seen event.Position) (map[string][]Sandbox, error) {
+	for first := true; ; first = false {
+		found, ask := v.known(partition, last)
+		if len(ask) == 0 {
+			return found, nil
+		}
+		if !first && !pause(ctx, settledBefore) {
+			return nil, ctx.Err()
+		}
+		all, err := v.l.Sandboxes(ctx, v.log, v.service, ask)
+		if err != nil {
+			return nil, err
+		}
+		v.took(partition, ask, all, seen)
+		for i := range all {
+			if span := all[i].Partitions[partition]; span.Pending && all[i].Open && all[i].Expired { // it died as it registered
+				if _, err := v.l.End(ctx, all[i].ID, Expired); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+}
+
+// known returns what the view has, and the hosts of whose events it cannot tell yet.
+func (v *View) known(partition int, last map[string]event.Position) (found map[string][]Sandbox, ask []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	found = make(map[string][]Sandbox, len(last))
+	for host, p := range last {
+		if h := v.hosts[host]; h == nil || p > h.seen[partition] || Decide(h.all, partition, p) == Unsettled {
+			ask = append(ask, host)
+		} else {
+			found[host] = h.all
+		}
+	}
+	return found, ask
+}
+
+func (v *View) took(partition int, asked []string, all []Sandbox, seen event.Position) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.hosts)+len(asked) > hostsAtMost { // only what comes is needed, or it is asked for again
+		clear(v.hosts)
+	}
+	for _, host := range asked {
+		h := v.hosts[host]
+		if h == nil {
+			h = &hostView{seen: map[int]event.Position{}}
+			v.hosts[host] = h
+		}
+		h.all = nil
+		// What was read is as new as it can be, for every partition that was seen before.
+		h.seen[partition] = max(h.seen[partition], seen)
+	}
+	for i := range all {
+		if h := v.hosts[all[i].Host]; h != nil {
+			h.all = append(h.all, all[i])
+		}
+	}
+}
+
+// pause waits; false if ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
