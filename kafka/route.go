@@ -23,7 +23,7 @@ func (l *Log) route(r *kgo.Record) (taken bool, fault error) {
 	}
 	c := tenancy.Read(l.cfg.Router.Names(), r.Headers)
 	if len(c.Tenant) == 0 && c.Fault == tenancy.NoFault { // it may be in the key, or in another header: classes go by tenants too
-		c.Tenant = []byte(l.fallback.outline(r, headersOf(r.Headers)).Tenant)
+		c.Tenant = []byte(l.fallback.outline(r).Tenant)
 	}
 	v := l.cfg.Router.Judge(c)
 	l.routed.Add(&v)
