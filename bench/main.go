@@ -42,6 +42,7 @@ var benchmarks = []benchmark{
 	{"scale-postgres", "1, 2, 4 and 8 processes, and what of the database is the limit", runScalePostgres},
 	{"route", "whose a record is, by its headers", runRoute},
 	{"consume-kafka", "records of Kafka to a handler that does nothing, against a bare loop of the client", runConsumeKafka},
+	{"catchup-kafka", "a projection catches up from Kafka into PostgreSQL and SQLite, against hand-written loops", runCatchupKafka},
 	{"memory", "peak memory of a large catch-up; what an idle tenant costs", runMemory},
 }
 
