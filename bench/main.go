@@ -43,6 +43,7 @@ var benchmarks = []benchmark{
 	{"route", "whose a record is, by its headers", runRoute},
 	{"consume-kafka", "records of Kafka to a handler that does nothing, against a bare loop of the client", runConsumeKafka},
 	{"catchup-kafka", "a projection catches up from Kafka into PostgreSQL and SQLite, against hand-written loops", runCatchupKafka},
+	{"keys-kafka", "handlers that wait, in the order of keys in one partition, beside Confluent's parallel consumer", runKeysKafka},
 	{"memory", "peak memory of a large catch-up; what an idle tenant costs", runMemory},
 }
 
