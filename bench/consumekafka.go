@@ -88,7 +88,7 @@ func bareConsume(ctx context.Context, s *kafkaServer, topic string, want int64) 
 
 // consume runs Fairlead with one processor over a topic to its end, in a group, with
 // its checkpoints in SQLite. There must be nothing in the topic that t did not see.
-func (b *bench) consume(ctx context.Context, s *kafkaServer, topic string, ends map[int]event.Position, want int64, t *consumeTally, p fairlead.Processor) (c consumed, err error) {
+func (b *bench) consume(ctx context.Context, s *kafkaServer, topic string, ends map[int]event.Position, want int64, t *consumeTally, k engineKind) (c consumed, err error) {
 	path := filepath.Join(b.dir, s.name("consume")+".db")
 	db, err := sqlite.Open(path)
 	if err != nil {
@@ -96,7 +96,7 @@ func (b *bench) consume(ctx context.Context, s *kafkaServer, topic string, ends 
 	}
 	defer func() { err = errors.Join(err, db.Close()); removeDB(path) }()
 	c.began = time.Now()
-	log, err := kafka.Open(ctx, kafka.Config{Brokers: s.brokers, Topic: topic, Group: s.name("fairlead")})
+	log, err := kafka.Open(ctx, kafka.Config{Brokers: s.brokers, Topic: topic, Group: s.name("fairlead"), Mapping: k.mapping})
 	if err != nil {
 		return c, err
 	}
@@ -106,7 +106,7 @@ func (b *bench) consume(ctx context.Context, s *kafkaServer, topic string, ends 
 	if err != nil {
 		return c, err
 	}
-	if err := consumer.Add(ctx, p); err != nil {
+	if err := consumer.Add(ctx, k.processor(t)); err != nil {
 		return c, err
 	}
 	works := start(ctx, consumer)
@@ -139,29 +139,33 @@ func (b *bench) consume(ctx context.Context, s *kafkaServer, topic string, ends 
 	return c, nil
 }
 
-// An engineKind is one of the two lightest processors.
+// An engineKind is one of the lightest processors.
 type engineKind struct {
 	name      string
+	mapping   kafka.Mapping
 	processor func(t *consumeTally) fairlead.Processor
 }
 
 var consumeKinds = []engineKind{
-	{"batch projector", func(t *consumeTally) fairlead.Processor {
-		return fairlead.ProjectBatch("count", func(_ context.Context, _ any, events []event.Event) error {
-			n := 0
-			for i := range events {
-				n += len(events[i].Data)
-			}
-			t.add(len(events), n)
-			return nil
-		})
-	}},
-	{"reactor", func(t *consumeTally) fairlead.Processor {
+	{"batch projector of which no header becomes metadata", kafka.Mapping{Metadata: []string{}}, countBatch},
+	{"batch projector", kafka.Mapping{}, countBatch},
+	{"reactor", kafka.Mapping{}, func(t *consumeTally) fairlead.Processor {
 		return fairlead.React("count", func(_ context.Context, d fairlead.Delivery) error {
 			t.add(1, len(d.Data))
 			return nil
 		})
 	}},
+}
+
+func countBatch(t *consumeTally) fairlead.Processor {
+	return fairlead.ProjectBatch("count", func(_ context.Context, _ any, events []event.Event) error {
+		n := 0
+		for i := range events {
+			n += len(events[i].Data)
+		}
+		t.add(len(events), n)
+		return nil
+	})
 }
 
 func runConsumeKafka(ctx context.Context, b *bench) (err error) {
@@ -236,7 +240,7 @@ func (b *bench) consumeTopic(ctx context.Context, s *kafkaServer, n, partitions 
 		for i, k := range consumeKinds {
 			err := measure(&ours[i], func() (consumed, error) {
 				t := &consumeTally{}
-				return b.consume(ctx, s, topic, ends, int64(n), t, k.processor(t))
+				return b.consume(ctx, s, topic, ends, int64(n), t, k)
 			})
 			if err != nil {
 				return fmt.Errorf("%s: %w", k.name, err)

@@ -42,6 +42,12 @@ type Mapping struct {
 	KeySeparator string         // "" (default): the key has no tenant in it
 	Tenant       string         // of records that name none; "" (default): they are parked
 	Type         string         // of records that name none; default: the topic
+
+	// Metadata names the headers that become the event's metadata; nil: all do. Those that
+	// nobody reads cost about as much as all else that is done for a record, so
+	// name few, or none ([]string{}), where a topic must be read as fast as it can be.
+	// [event.SchemaKey] always does.
+	Metadata []string
 }
 
 var defaultNames = tenancy.Presets["fairlead"]
@@ -55,11 +61,11 @@ func (m *Mapping) Decode(r *kgo.Record) (event.Event, error) {
 
 func (m *Mapping) decode(r *kgo.Record, in *interned) (event.Event, error) {
 	k := look(r.Headers)
-	id, meta := texts(r, &k)
+	id, meta := m.texts(r, &k)
 	w := m.names().read(r, in)
 	e := m.outlined(r, &k, &w, id, meta, in)
 	if bytes.HasPrefix(k.contentType, []byte("application/cloudevents")) {
-		return m.structured(r, e)
+		return m.structured(r, string(k.contentType), e)
 	}
 	if w.fault != tenancy.NoFault {
 		return e, fmt.Errorf("its headers cannot be relied on: %v", w.fault)
@@ -84,7 +90,7 @@ func (m *Mapping) outline(r *kgo.Record) event.Event {
 	in := interns.Get().(*interned)
 	defer interns.Put(in)
 	k := look(r.Headers)
-	id, meta := texts(r, &k)
+	id, meta := m.texts(r, &k)
 	w := m.names().read(r, in)
 	return m.outlined(r, &k, &w, id, meta, in)
 }
@@ -174,13 +180,4 @@ func (n names) read(r *kgo.Record, in *interned) (w whose) {
 	}
 	w.tenant = in.of(tenant)
 	return w
-}
-
-func first(m event.Metadata, names ...string) string {
-	for _, n := range names {
-		if v := m[n]; v != "" {
-			return v
-		}
-	}
-	return ""
 }

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -108,5 +109,26 @@ func TestDecoderPanics(t *testing.T) {
 	}
 	if e.Fault == nil || !strings.Contains(e.Fault.Error(), "oops") || e.Tenant != "a" || e.Stream != "k" || e.Withheld != 1 {
 		t.Errorf("event %+v", e)
+	}
+}
+
+// Only the headers that are asked for become metadata, and the schema's version always.
+func TestMetadataOfSomeHeaders(t *testing.T) {
+	r := &kgo.Record{Topic: "carts", Key: []byte("k"), Value: []byte("1"), Headers: []kgo.RecordHeader{
+		{Key: "tenant", Value: []byte("acme")}, {Key: "type", Value: []byte("Paid")}, {Key: "id", Value: []byte("7")},
+		{Key: "schema", Value: []byte("2")}, {Key: "trace", Value: []byte("t1")}, {Key: "trace", Value: []byte("t2")},
+	}}
+	for _, tt := range []struct {
+		names []string
+		want  event.Metadata
+	}{
+		{nil, event.Metadata{"tenant": "acme", "type": "Paid", "id": "7", "schema": "2", "trace": "t2"}},
+		{[]string{}, event.Metadata{"schema": "2"}},
+		{[]string{"trace", "none"}, event.Metadata{"schema": "2", "trace": "t2"}},
+	} {
+		e, err := (&Mapping{Metadata: tt.names}).Decode(r)
+		if err != nil || e.Tenant != "acme" || e.ID != "7" || e.HandledType() != "Paid@2" || !maps.Equal(e.Metadata, tt.want) {
+			t.Errorf("%q: %q %q %q %v, %v, want metadata %v", tt.names, e.Tenant, e.ID, e.HandledType(), e.Metadata, err, tt.want)
+		}
 	}
 }

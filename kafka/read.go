@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,7 +112,6 @@ func (l *Log) event(r *kgo.Record, fault error, in *interned) event.Event {
 	}
 	if err != nil {
 		base := l.fallback.outline(r)
-		plain := base.Metadata
 		if e.Tenant == "" {
 			e.Tenant = base.Tenant
 		}
@@ -122,12 +122,13 @@ func (l *Log) event(r *kgo.Record, fault error, in *interned) event.Event {
 			e.Stream = base.Stream
 		}
 		if e.Type == "" { // a default would be a guess, and might be one that nobody handles
-			e.Type = first(plain, "type", "ce_type")
+			k := look(r.Headers)
+			e.Type = cmp.Or(string(k.typ), string(k.ceType))
 		}
 		if e.ID == "" {
 			e.ID = base.ID
 		}
-		e.Metadata = plain
+		e.Metadata = base.Metadata
 		e.Data, e.Withheld = nil, max(1, int64(len(r.Value)))
 		e.Fault = fmt.Errorf("record %s: %w", base.ID, err)
 	}

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,7 +63,7 @@ func there(v []byte) []byte {
 
 // texts returns the id of a record, and its headers as metadata: of those that come
 // twice, the last.
-func texts(r *kgo.Record, k *known) (id string, meta event.Metadata) {
+func (m *Mapping) texts(r *kgo.Record, k *known) (id string, meta event.Metadata) {
 	var buf [64]byte
 	place := buf[:0]
 	size := 0
@@ -76,8 +77,12 @@ func texts(r *kgo.Record, k *known) (id string, meta event.Metadata) {
 		place = strconv.AppendInt(append(place, '/'), r.Offset, 10)
 		size = len(r.Topic) + len(place)
 	}
+	wanted := 0
 	for i := range r.Headers {
-		size += len(r.Headers[i].Value)
+		if m.wants(r.Headers[i].Key) {
+			size += len(r.Headers[i].Value)
+			wanted++
+		}
 	}
 	var all strings.Builder
 	all.Grow(size)
@@ -95,20 +100,29 @@ func texts(r *kgo.Record, k *known) (id string, meta event.Metadata) {
 		all.Write(place)
 	}
 	ends := all.Len()
+	if wanted == 0 {
+		return all.String(), nil
+	}
 	for i := range r.Headers {
-		all.Write(r.Headers[i].Value)
+		if m.wants(r.Headers[i].Key) {
+			all.Write(r.Headers[i].Value)
+		}
 	}
 	text := all.String()
 	id, text = text[:ends], text[ends:]
-	if len(r.Headers) == 0 {
-		return id, nil
-	}
-	meta = make(event.Metadata, len(r.Headers))
+	meta = make(event.Metadata, wanted)
 	for i := range r.Headers {
-		n := len(r.Headers[i].Value)
-		meta[r.Headers[i].Key], text = text[:n], text[n:]
+		if h := &r.Headers[i]; m.wants(h.Key) {
+			n := len(h.Value)
+			meta[h.Key], text = text[:n], text[n:]
+		}
 	}
 	return id, meta
+}
+
+// wants reports whether a header becomes metadata.
+func (m *Mapping) wants(header string) bool {
+	return m.Metadata == nil || header == event.SchemaKey || slices.Contains(m.Metadata, header)
 }
 
 // interned are names that come again and again: of tenants, types and classes.
