@@ -115,6 +115,16 @@ func start(ctx context.Context, c *fairlead.Consumer) *running {
 	return r
 }
 
+// hasEnded reports whether the consumer has ended by itself.
+func (r *running) hasEnded() bool {
+	select {
+	case <-r.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // stop ends the consumer, waits for it, and returns why it ended, unless that is
 // stop. It may be called again.
 func (r *running) stop() error {

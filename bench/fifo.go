@@ -58,14 +58,30 @@ func (f *fifo) run(ctx context.Context, log eventlog.Log, workers int) error {
 	}
 	defer stop()
 	defer context.AfterFunc(ctx, stop)()
+	n, err := log.Partitions(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var readers sync.WaitGroup
+	for partition := range n {
+		readers.Go(func() { cancel(f.read(ctx, log, partition)) }) // which ends with an error only
+	}
+	readers.Wait()
+	return context.Cause(ctx)
+}
+
+// read queues the events of a partition until ctx ends.
+func (f *fifo) read(ctx context.Context, log eventlog.Log, partition int) error {
 	for after := event.Beginning; ctx.Err() == nil; {
-		page, err := log.Read(ctx, eventlog.ReadRequest{After: after, MaxEvents: 1000})
+		page, err := log.Read(ctx, eventlog.ReadRequest{Partition: partition, After: after, MaxEvents: 1000})
 		if err != nil {
 			return err
 		}
 		f.put(page.Events)
 		if after = page.Next; after >= page.Head {
-			if err := log.Wait(ctx, 0, after); err != nil {
+			if err := log.Wait(ctx, partition, after); err != nil {
 				return err
 			}
 		}

@@ -40,6 +40,11 @@ var benchmarks = []benchmark{
 	{"noisy-postgres", "NN-k on PostgreSQL", runNoisyPostgres},
 	{"gaps", "catch-up over rolled-back positions; a position that is rolled back at the head", runGaps},
 	{"scale-postgres", "1, 2, 4 and 8 processes, and what of the database is the limit", runScalePostgres},
+	{"route", "whose a record is, by its headers", runRoute},
+	{"consume-kafka", "records of Kafka to a handler that does nothing, against a bare loop of the client", runConsumeKafka},
+	{"catchup-kafka", "a projection catches up from Kafka into PostgreSQL and SQLite, against hand-written loops", runCatchupKafka},
+	{"keys-kafka", "handlers that wait, in the order of keys in one partition, beside Confluent's parallel consumer", runKeysKafka},
+	{"noisy-kafka", "NN-k on Kafka, with twelve partitions and with one", runNoisyKafka},
 	{"memory", "peak memory of a large catch-up; what an idle tenant costs", runMemory},
 }
 
@@ -56,6 +61,8 @@ type bench struct {
 	postgres string // URL of a server; "": one of the benchmark's own
 	scratch  string // where that has its files; "": the system's folder for such
 	emmett   string // the folder of the peer Emmett, installed
+
+	kafka []string // brokers; nil: one of the benchmark's own
 }
 
 func main() {
@@ -76,6 +83,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	dir := flags.String("dir", "", "the `folder` for scratch files (default: the system's)")
 	postgres := flags.String("postgres", "", "the `URL` of a PostgreSQL server on which databases may be made (default: a server of its own, in the folder of -dir)")
 	emmett := flags.String("emmett", "", "the `folder` of the peer Emmett (default: bench/peers/emmett of the module); what is not installed there is left out")
+	kafka := flags.String("kafka", "", "`host:port,...` of brokers on which topics may be made (default: one of its own, in the folder of -dir)")
 	cpu := flags.String("cpuprofile", "", "write a CPU profile to this `file`")
 	flags.Usage = func() {
 		fmt.Fprint(stderr, "usage: go run ./bench NAME [flags]\n\n")
@@ -124,6 +132,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	for i, bm := range todo {
 		b := &bench{report: r, quick: *quick, data: dataDir(*data), dir: filepath.Join(scratch, bm.name),
 			postgres: *postgres, scratch: *dir, emmett: *emmett}
+		if *kafka != "" {
+			b.kafka = strings.Split(*kafka, ",")
+		}
 		r.start(bm.name, i > 0)
 		err := os.Mkdir(b.dir, 0o700)
 		if err == nil {

@@ -12,7 +12,9 @@ import (
 
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/slo"
+	"github.com/fairlead-dev/fairlead/store"
 )
 
 // noisyObjective is what the reactor owes: about ten times the victims' own P50.
@@ -143,7 +145,13 @@ type arm func(ctx context.Context, db database, p *probe) (stop func() error, er
 
 // engineArm is Fairlead: a reactor with its defaults, but for the objective.
 func engineArm(ctx context.Context, db database, p *probe) (stop func() error, err error) {
-	c, err := fairlead.New(fairlead.Config{Log: db, Store: db})
+	cfg := fairlead.Config{Log: db, Store: db}
+	if two, ok := db.(interface {
+		split() (eventlog.Log, store.Store)
+	}); ok {
+		cfg.Log, cfg.Store = two.split()
+	}
+	c, err := fairlead.New(cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ type result struct {
 
 // A line is what a figure must hold; the zero line holds always.
 type line struct {
-	op    string // "≥", "≤" or "<"
+	op    string // "≥", "≤", ">" or "<"
 	value float64
 }
 
@@ -34,6 +34,8 @@ func (l line) held(v float64) bool {
 		return v >= l.value
 	case "<":
 		return v < l.value
+	case ">":
+		return v > l.value
 	case "≤":
 		return v <= l.value
 	}

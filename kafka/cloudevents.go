@@ -17,10 +17,10 @@ import (
 // 1.0 (its JSON format and Kafka binding): attributes and data in one value. The
 // attribute "tenant" names the tenant where the record does not, and its other
 // attributes come as metadata, as ce_NAME, like those of the binary mode.
-func (m *Mapping) structured(r *kgo.Record, meta event.Metadata) (event.Event, error) {
-	e := m.outline(r, meta)
+func (m *Mapping) structured(r *kgo.Record, kind string, e event.Event) (event.Event, error) {
+	meta := e.Metadata
 	e.Type = "" // until it is known
-	if kind := meta["content-type"]; !strings.HasPrefix(kind, "application/cloudevents+json") {
+	if !strings.HasPrefix(kind, "application/cloudevents+json") {
 		return e, fmt.Errorf("content-type %q: of CloudEvents in structured mode only application/cloudevents+json is read", kind)
 	}
 	var attributes map[string]json.RawMessage

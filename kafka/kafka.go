@@ -113,12 +113,12 @@ func (e *CorruptError) Unwrap() error { return e.Err }
 type Log struct {
 	cfg    Config
 	logger *slog.Logger
-	client *kgo.Client // for requests that are answered at once
-	polls  *kgo.Client // for those that wait: one connection serves one request after another
-	decode func(*kgo.Record) (event.Event, error)
+	client *kgo.Client                            // for requests that are answered at once
+	polls  *kgo.Client                            // for those that wait: one connection serves one request after another
+	decode func(*kgo.Record) (event.Event, error) // the user's; nil: fallback's
 	// fallback says whose a record is that decode refuses.
 	fallback *Mapping
-	rest     rest
+	rest     rest     // and what was fetched ahead
 	id       topicID  // of the topic, as it was opened
 	several  *several // nil: it is one topic
 	routed   tenancy.Counts
@@ -215,9 +215,6 @@ func (c *Config) setDefaults() {
 	}
 	if c.Router != nil && c.Mapping.Names == nil && *c.Router.Names() != defaultNames {
 		c.Mapping.Names = c.Router.Names()
-	}
-	if c.Decode == nil {
-		c.Decode = c.Mapping.Decode
 	}
 	if c.SessionTimeout == 0 {
 		c.SessionTimeout = 45 * time.Second

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"bytes"
 	"encoding/hex"
 	"fmt"
 	"strconv"
@@ -10,7 +11,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/fairlead-dev/fairlead/event"
-	"github.com/fairlead-dev/fairlead/forward"
 	"github.com/fairlead-dev/fairlead/kafka/layout"
 	"github.com/fairlead-dev/fairlead/tenancy"
 )
@@ -44,31 +44,44 @@ type Mapping struct {
 	KeySeparator string         // "" (default): the key has no tenant in it
 	Tenant       string         // of records that name none; "" (default): they are parked
 	Type         string         // of records that name none; default: the topic
+
+	// Metadata names the headers that become the event's metadata; nil: all do. Those that
+	// nobody reads cost about as much as all else that is done for a record, so
+	// name few, or none ([]string{}), where a topic must be read as fast as it can be.
+	// [event.SchemaKey] always does.
+	Metadata []string
 }
 
 var defaultNames = tenancy.Presets["fairlead"]
 
 // Decode makes an event of a record.
 func (m *Mapping) Decode(r *kgo.Record) (event.Event, error) {
-	meta := headersOf(r.Headers)
-	if strings.HasPrefix(meta["content-type"], "application/cloudevents") {
-		return m.structured(r, meta)
+	in := interns.Get().(*interned)
+	defer interns.Put(in)
+	return m.decode(r, in)
+}
+
+func (m *Mapping) decode(r *kgo.Record, in *interned) (event.Event, error) {
+	k := look(r.Headers)
+	id, meta := m.texts(r, &k)
+	w := m.names().read(r, in)
+	e := m.outlined(r, &k, &w, id, meta, in)
+	if bytes.HasPrefix(k.contentType, []byte("application/cloudevents")) {
+		return m.structured(r, string(k.contentType), e)
 	}
-	e := m.outline(r, meta)
-	if err := m.laidOut(r, e.Tenant); err != nil {
+	if err := m.laidOut(r, e.Tenant, &w); err != nil {
 		return e, err
 	}
-	if f := m.names().fault(r); f != tenancy.NoFault {
-		return e, fmt.Errorf("its headers cannot be relied on: %v", f)
+	if w.fault != tenancy.NoFault {
+		return e, fmt.Errorf("its headers cannot be relied on: %v", w.fault)
 	}
-	for _, name := range [...]string{"occurred_at", forward.HeaderOccurred, "ce_time"} {
-		v, ok := meta[name]
-		if !ok {
+	for i, v := range k.times {
+		if v == nil {
 			continue
 		}
-		t, err := time.Parse(time.RFC3339Nano, v)
+		t, err := time.Parse(time.RFC3339Nano, string(v))
 		if err != nil {
-			return e, fmt.Errorf("header %q is no time as in RFC 3339: %w", name, err)
+			return e, fmt.Errorf("header %q is no time as in RFC 3339: %w", timeHeaders[i], err)
 		}
 		e.OccurredAt = t.UTC()
 		break
@@ -78,12 +91,19 @@ func (m *Mapping) Decode(r *kgo.Record) (event.Event, error) {
 }
 
 // outline is the event without its data and time: what can always be told.
-func (m *Mapping) outline(r *kgo.Record, meta event.Metadata) event.Event {
-	e := event.Event{Metadata: meta}
-	var sure, whole bool
-	e.Tenant, e.Class, sure, whole = m.names().read(r)
+func (m *Mapping) outline(r *kgo.Record) event.Event {
+	in := interns.Get().(*interned)
+	defer interns.Put(in)
+	k := look(r.Headers)
+	id, meta := m.texts(r, &k)
+	w := m.names().read(r, in)
+	return m.outlined(r, &k, &w, id, meta, in)
+}
+
+func (m *Mapping) outlined(r *kgo.Record, k *known, w *whose, id string, meta event.Metadata, in *interned) event.Event {
+	e := event.Event{ID: id, Tenant: w.tenant, Class: w.class, Metadata: meta}
 	key := string(r.Key)
-	if m.KeySeparator != "" && sure {
+	if m.KeySeparator != "" && w.sure {
 		// With a header or without, a key has one stream.
 		if tenant, rest, ok := strings.Cut(key, m.KeySeparator); ok && (e.Tenant == "" || e.Tenant == tenant) {
 			e.Tenant, key = tenant, rest
@@ -94,12 +114,12 @@ func (m *Mapping) outline(r *kgo.Record, meta event.Metadata) event.Event {
 			e.Tenant, key = tenant, rest
 		}
 	}
-	if e.Tenant == "" && whole {
+	if e.Tenant == "" && w.whole {
 		e.Tenant = m.Tenant
 	}
-	switch place := r.Topic + "/" + strconv.Itoa(int(r.Partition)); {
+	switch {
 	case len(r.Key) == 0 || key == "":
-		e.Stream = place
+		e.Stream = r.Topic + "/" + strconv.Itoa(int(r.Partition))
 	case event.CheckStream(key) == nil:
 		e.Stream = key
 	case len(key) > event.MaxStream/2-1: // an error for its reader: it cannot be written out
@@ -107,9 +127,11 @@ func (m *Mapping) outline(r *kgo.Record, meta event.Metadata) event.Event {
 	default:
 		e.Stream = "0x" + hex.EncodeToString([]byte(key))
 	}
-	e.Type = first(meta, "type", "ce_type")
 	switch {
-	case e.Type != "":
+	case len(k.typ) > 0:
+		e.Type = in.of(k.typ)
+	case len(k.ceType) > 0:
+		e.Type = in.of(k.ceType)
 	case r.Value == nil:
 		e.Type = TombstoneType
 	case m.Type != "":
@@ -117,27 +139,20 @@ func (m *Mapping) outline(r *kgo.Record, meta event.Metadata) event.Event {
 	default:
 		e.Type = r.Topic
 	}
-	e.ID = meta["id"]
-	if id := meta["ce_id"]; e.ID == "" && id != "" {
-		e.ID = cloudID(meta["ce_source"], id)
-	}
-	if e.ID == "" {
-		e.ID = r.Topic + "/" + strconv.Itoa(int(r.Partition)) + "/" + strconv.FormatInt(r.Offset, 10)
-	}
 	return e
 }
 
 // laidOut returns an error for a record that belongs to nobody in the layout, or whose
 // headers name another tenant than its place.
-func (m *Mapping) laidOut(r *kgo.Record, tenant string) error {
+func (m *Mapping) laidOut(r *kgo.Record, tenant string, w *whose) error {
 	if m.Layout == nil {
 		return nil
 	}
 	if _, _, err := m.Layout.Resolve(r.Topic, string(r.Key)); err != nil {
 		return err
 	}
-	if said, _, sure, _ := m.names().read(r); sure && said != "" && said != tenant {
-		return fmt.Errorf("its headers say that it is tenant %q's, and its place that it is %q's", said, tenant)
+	if w.sure && w.tenant != "" && w.tenant != tenant {
+		return fmt.Errorf("its headers say that it is tenant %q's, and its place that it is %q's", w.tenant, tenant)
 	}
 	return nil
 }
@@ -163,37 +178,34 @@ func (m *Mapping) names() names {
 	return names{&defaultNames, "tenant"}
 }
 
-// read returns whose a record is by its headers, "" where they name nobody, and its
-// class. They may contradict each other: then it is not guessed, and sure is false.
-// Whole: nothing of them may be lost, so who names nobody has the default tenant.
-func (n names) read(r *kgo.Record) (tenant, class string, sure, whole bool) {
-	if len(r.Headers) == 0 {
-		return "", "", true, true
-	}
-	c, whole := n.context(r)
-	class = string(c.Class)
-	switch {
-	case c.Fault != tenancy.NoFault:
-		return "", "", false, false
-	case len(c.Tenant) > 0:
-		return string(c.Tenant), class, true, whole
-	case n.plain == "":
-		return "", class, true, whole
-	}
-	for i := range r.Headers {
-		if r.Headers[i].Key == n.plain {
-			tenant = string(r.Headers[i].Value)
-		}
-	}
-	return tenant, class, true, whole
+// whose says who a record belongs to.
+type whose struct {
+	tenant, class string // "" where the headers name none
+	fault         tenancy.Fault
+	sure          bool // the headers do not contradict each other: else nothing is guessed
+	whole         bool // and nothing of them may be lost: who names nobody has the default tenant
 }
 
-func (n names) fault(r *kgo.Record) tenancy.Fault {
+// read returns whose a record is by its headers.
+func (n names) read(r *kgo.Record, in *interned) (w whose) {
 	if len(r.Headers) == 0 {
-		return tenancy.NoFault
+		return whose{sure: true, whole: true}
 	}
-	c, _ := n.context(r)
-	return c.Fault
+	c, whole := n.context(r)
+	w.class, w.fault = in.of(c.Class), c.Fault
+	if w.sure = c.Fault == tenancy.NoFault; !w.sure {
+		return w
+	}
+	tenant := c.Tenant
+	if len(tenant) == 0 && n.plain != "" {
+		for i := range r.Headers {
+			if r.Headers[i].Key == n.plain {
+				tenant = r.Headers[i].Value
+			}
+		}
+	}
+	w.tenant, w.whole = in.of(tenant), whole
+	return w
 }
 
 // context reads the headers. Baggage comes from anybody, and one bad member makes all
@@ -210,25 +222,4 @@ func (n names) context(r *kgo.Record) (c tenancy.Context, whole bool) {
 		return own, n.n.BaggageTenant == ""
 	}
 	return c, false
-}
-
-// headersOf returns headers as metadata: of those that come twice, the last.
-func headersOf(headers []kgo.RecordHeader) event.Metadata {
-	if len(headers) == 0 {
-		return nil
-	}
-	m := make(event.Metadata, len(headers))
-	for i := range headers {
-		m[headers[i].Key] = string(headers[i].Value)
-	}
-	return m
-}
-
-func first(m event.Metadata, names ...string) string {
-	for _, n := range names {
-		if v := m[n]; v != "" {
-			return v
-		}
-	}
-	return ""
 }

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -90,7 +91,7 @@ func TestMapping(t *testing.T) {
 				r.Value = nil
 			}
 			l := Log{decode: tt.mapping.Decode, fallback: &tt.mapping}
-			e := l.event(r, nil)
+			e := l.event(r, nil, &interned{map[string]string{}})
 			if e.Position != 43 || !e.RecordedAt.Equal(at) {
 				t.Errorf("position %v, recorded at %v, want 43 and %v", e.Position, e.RecordedAt, at)
 			}
@@ -114,11 +115,32 @@ func TestMapping(t *testing.T) {
 // A user's decoder that panics makes poison of the record, and nothing worse.
 func TestDecoderPanics(t *testing.T) {
 	l := Log{decode: func(*kgo.Record) (event.Event, error) { panic("oops") }, fallback: &Mapping{}}
-	e := l.event(&kgo.Record{Topic: "t", Offset: 1, Key: []byte("k"), Headers: []kgo.RecordHeader{{Key: "tenant", Value: []byte("a")}, {Key: "fairlead-class", Value: []byte("test")}}}, nil)
+	e := l.event(&kgo.Record{Topic: "t", Offset: 1, Key: []byte("k"), Headers: []kgo.RecordHeader{{Key: "tenant", Value: []byte("a")}, {Key: "fairlead-class", Value: []byte("test")}}}, nil, &interned{map[string]string{}})
 	if e.Class != "test" {
 		t.Errorf("class %q", e.Class)
 	}
 	if e.Fault == nil || !strings.Contains(e.Fault.Error(), "oops") || e.Tenant != "a" || e.Stream != "k" || e.Withheld != 1 {
 		t.Errorf("event %+v", e)
+	}
+}
+
+// Only the headers that are asked for become metadata, and the schema's version always.
+func TestMetadataOfSomeHeaders(t *testing.T) {
+	r := &kgo.Record{Topic: "carts", Key: []byte("k"), Value: []byte("1"), Headers: []kgo.RecordHeader{
+		{Key: "tenant", Value: []byte("acme")}, {Key: "type", Value: []byte("Paid")}, {Key: "id", Value: []byte("7")},
+		{Key: "schema", Value: []byte("2")}, {Key: "trace", Value: []byte("t1")}, {Key: "trace", Value: []byte("t2")},
+	}}
+	for _, tt := range []struct {
+		names []string
+		want  event.Metadata
+	}{
+		{nil, event.Metadata{"tenant": "acme", "type": "Paid", "id": "7", "schema": "2", "trace": "t2"}},
+		{[]string{}, event.Metadata{"schema": "2"}},
+		{[]string{"trace", "none"}, event.Metadata{"schema": "2", "trace": "t2"}},
+	} {
+		e, err := (&Mapping{Metadata: tt.names}).Decode(r)
+		if err != nil || e.Tenant != "acme" || e.ID != "7" || e.HandledType() != "Paid@2" || !maps.Equal(e.Metadata, tt.want) {
+			t.Errorf("%q: %q %q %q %v, %v, want metadata %v", tt.names, e.Tenant, e.ID, e.HandledType(), e.Metadata, err, tt.want)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -17,6 +18,7 @@ const (
 	gatherFor = 5 * time.Millisecond  // so that partitions that are waited for at once come into one request
 	busyEvery = 10 * time.Millisecond // the most often that a broker is polled
 	lookAgain = 10 * time.Second      // a partition that the group gave to others is looked at so often
+	pollBytes = 64 << 10              // of batches that come at once for a partition that somebody waits for
 )
 
 // A watched is a partition whose end is watched.
@@ -140,6 +142,7 @@ func (l *Log) poll(leader int32, p *poller) {
 		case err != nil || resp.ErrorCode != 0:
 			l.lost(leader, p)
 		default:
+			l.keepNews(froms, resp)
 			l.grown(p, resp)
 			if took := time.Since(began); took < busyEvery && !pause(l.ctx, busyEvery-took) {
 				return
@@ -166,7 +169,11 @@ func (l *Log) begin(leader int32, p *poller, cancel context.CancelFunc) (froms [
 			l.drop(partition)
 			continue
 		}
-		froms = append(froms, fetchFrom{partition, w.head, 1}) // a broker sends one batch at least
+		bytes := 1 // a broker sends one batch at least
+		if w.waiting > 0 {
+			bytes = pollBytes
+		}
+		froms = append(froms, fetchFrom{partition, w.head, bytes})
 	}
 	if len(froms) == 0 {
 		delete(l.pollers, leader)
@@ -174,6 +181,30 @@ func (l *Log) begin(leader int32, p *poller, cancel context.CancelFunc) (froms [
 	}
 	p.cancel = cancel
 	return froms
+}
+
+// keepNews keeps the records that have come, for those who wait for them: they read
+// where they waited, and need no fetch of their own.
+func (l *Log) keepNews(froms []fetchFrom, resp *kmsg.FetchResponse) {
+	for i := range resp.Topics {
+		for j := range resp.Topics[i].Partitions {
+			part := &resp.Topics[i].Partitions[j]
+			l.mu.Lock()
+			partition, ok := l.numberOf(resp.Topics[i].Topic, resp.Topics[i].TopicID, part.Partition)
+			l.mu.Unlock()
+			if !ok {
+				continue
+			}
+			at := slices.IndexFunc(froms, func(f fetchFrom) bool { return f.partition == partition })
+			if at < 0 || froms[at].bytes < pollBytes || part.ErrorCode != 0 || len(part.RecordBatches) == 0 {
+				continue
+			}
+			// What cannot be read is for the reader to say.
+			if c, err := l.chunk(partition, part, froms[at].offset); err == nil && len(c.records) > 0 {
+				l.rest.put(c, 0, c.from)
+			}
+		}
+	}
 }
 
 // drop forgets what is known of the end of a partition, and tells those who wait.

@@ -1,11 +1,12 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -32,7 +33,9 @@ type chunk struct {
 	head      int64 // the last stable offset
 	records   []*kgo.Record
 	bytes     int
-	waits     error // a page ended before a record that cannot be decoded yet
+	waits     error     // a page ended before a record that cannot be decoded yet
+	whole     bool      // nothing of it was handed out yet
+	kept      time.Time // since when it is kept for a later page
 
 	// With a ledger, once it was asked:
 	verdicts []tenancy.Verdict           // of the records
@@ -65,10 +68,16 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 	after := max(0, int64(req.After))
 	c := l.rest.take(req.Partition, after)
 	if c == nil {
+		c = l.rest.await(ctx, req.Partition, after)
+	}
+	if c == nil {
 		var err error
 		if c, err = l.fetch(ctx, req.Partition, after, req.MaxEvents, req.MaxBytes); err != nil {
 			return eventlog.Page{}, err
 		}
+	}
+	if c.whole && c.next < c.head && (req.Until == 0 || c.next < int64(req.Until)) {
+		l.readAhead(c, req.MaxEvents, req.MaxBytes)
 	}
 	if err := l.owners(ctx, c); err != nil {
 		return eventlog.Page{}, err
@@ -89,6 +98,8 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 	size := 0
 	p.Events = make([]event.Event, 0, min(len(c.records), req.MaxEvents))
 	removed := l.removed(c.partition)
+	in := interns.Get().(*interned)
+	defer interns.Put(in)
 	for i, r := range c.records {
 		at := event.Position(r.Offset + 1)
 		if at > p.Next { // it is behind Until
@@ -104,7 +115,7 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 		if !taken {
 			continue
 		}
-		e := l.event(r, fault)
+		e := l.event(r, fault, in)
 		if removed != nil && removed(e.Tenant, at) {
 			continue
 		}
@@ -117,7 +128,7 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 			c.waits = l.unavailable(r, &e)
 			break
 		}
-		size += e.Size()
+		size += sizeOf(&e, r)
 		if req.MaxEventBytes > 0 && len(e.Data) > req.MaxEventBytes {
 			e.Data, e.Withheld = nil, int64(len(e.Data))
 		}
@@ -129,8 +140,8 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 // event decodes a record. One that cannot be decoded, or has a fault already, is an
 // event all the same, without its payload and with the reason: its key is parked, and
 // it is decoded again when that is retried.
-func (l *Log) event(r *kgo.Record, fault error) (out event.Event) {
-	e, err := l.safeDecode(r)
+func (l *Log) event(r *kgo.Record, fault error, in *interned) (out event.Event) {
+	e, err := l.safeDecode(r, in)
 	reserved, kept := errors.AsType[*event.Reserved](fault)
 	switch {
 	case kept: // the event stays whole, and a fault of its own beside
@@ -140,8 +151,7 @@ func (l *Log) event(r *kgo.Record, fault error) (out event.Event) {
 		err = fault
 	}
 	if err != nil {
-		plain := headersOf(r.Headers)
-		base := l.fallback.outline(r, plain)
+		base := l.fallback.outline(r)
 		if e.Tenant == "" {
 			e.Tenant = base.Tenant
 		}
@@ -152,12 +162,13 @@ func (l *Log) event(r *kgo.Record, fault error) (out event.Event) {
 			e.Stream = base.Stream
 		}
 		if e.Type == "" { // a default would be a guess, and might be one that nobody handles
-			e.Type = first(plain, "type", "ce_type")
+			k := look(r.Headers)
+			e.Type = cmp.Or(string(k.typ), string(k.ceType))
 		}
 		if e.ID == "" {
 			e.ID = base.ID
 		}
-		e.Metadata = plain
+		e.Metadata = base.Metadata
 		e.Data, e.Withheld = nil, max(1, int64(len(r.Value)))
 		e.Fault = fmt.Errorf("record %s: %w", base.ID, err)
 	}
@@ -170,13 +181,25 @@ func (l *Log) event(r *kgo.Record, fault error) (out event.Event) {
 }
 
 // safeDecode calls the user's function.
-func (l *Log) safeDecode(r *kgo.Record) (e event.Event, err error) {
+func (l *Log) safeDecode(r *kgo.Record, in *interned) (e event.Event, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("decoding panicked: %v", v)
 		}
 	}()
+	if l.decode == nil {
+		return l.fallback.decode(r, in)
+	}
 	return l.decode(r)
+}
+
+// sizeOf is [event.Event.Size] without a walk through the map.
+func sizeOf(e *event.Event, r *kgo.Record) int {
+	n := 160 + len(e.ID) + len(e.Tenant) + len(e.Stream) + len(e.Type) + len(e.Class) + len(e.Data)
+	for i := range r.Headers {
+		n += 48 + len(r.Headers[i].Key) + len(r.Headers[i].Value)
+	}
+	return n
 }
 
 func selects(f *eventlog.Filter, e *event.Event) bool {
@@ -254,7 +277,7 @@ func (l *Log) chunk(partition int, part *kmsg.FetchResponseTopicPartition, from 
 	if got.Err != nil && len(got.Records) == 0 {
 		return nil, &CorruptError{Topic: at.topic, Partition: int(part.Partition), Offset: from, Err: got.Err}
 	}
-	c := &chunk{partition: partition, from: from, next: next, head: part.LastStableOffset, records: got.Records}
+	c := &chunk{partition: partition, from: from, next: next, head: part.LastStableOffset, records: got.Records, whole: true}
 	if c.head < 0 { // of a broker without transactions
 		c.head = part.HighWatermark
 	}
@@ -317,80 +340,4 @@ func only(r *kmsg.FetchResponse) (*kmsg.FetchResponseTopicPartition, int16) {
 		return nil, kerr.UnknownServerError.Code
 	}
 	return &r.Topics[0].Partitions[0], 0
-}
-
-// A rest keeps records that were fetched and have not been handed out, since a
-// broker sends whole batches and a page has so many events. It also knows how
-// large records are, so that there is seldom much of it.
-type rest struct {
-	limit int // bytes
-
-	mu     sync.Mutex
-	chunks []*chunk // the oldest first
-	bytes  int
-	sizes  map[int]sizes
-}
-
-// sizes are averages of a partition, in bytes of a record.
-type sizes struct{ sent, kept float64 }
-
-// take returns the chunk that begins at an offset, if there is one.
-func (r *rest) take(partition int, from int64) *chunk {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	i := slices.IndexFunc(r.chunks, func(c *chunk) bool { return c.partition == partition && c.from == from })
-	if i < 0 {
-		return nil
-	}
-	c := r.chunks[i]
-	r.chunks = slices.Delete(r.chunks, i, i+1)
-	r.bytes -= c.bytes
-	return c
-}
-
-// put keeps the records of a chunk from the i-th on, of which a page ended at an
-// offset.
-func (r *rest) put(c *chunk, i int, from int64) {
-	kept := *c
-	kept.from, kept.records = from, c.records[i:]
-	if c.verdicts != nil {
-		kept.verdicts = c.verdicts[i:]
-	}
-	kept.bytes = c.bytes / len(c.records) * len(kept.records)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.chunks = append(r.chunks, &kept)
-	for r.bytes += kept.bytes; r.bytes > r.limit; r.chunks = r.chunks[1:] {
-		r.bytes -= r.chunks[0].bytes
-	}
-}
-
-// learn notes how large the records of a fetch were.
-func (r *rest) learn(partition, sent int, c *chunk) {
-	if len(c.records) == 0 {
-		return
-	}
-	n := float64(len(c.records))
-	now := sizes{float64(sent) / n, float64(c.bytes) / n}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.sizes == nil {
-		r.sizes = map[int]sizes{}
-	}
-	if was, ok := r.sizes[partition]; ok {
-		now = sizes{(3*was.sent + now.sent) / 4, (3*was.kept + now.kept) / 4}
-	}
-	r.sizes[partition] = now
-}
-
-// guess returns how many bytes of batches make a page.
-func (r *rest) guess(partition, events, bytes int) int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s, ok := r.sizes[partition]
-	if !ok {
-		return 256 << 10
-	}
-	n := min(float64(events), float64(bytes)/max(s.kept, 1))
-	return int(max(minFetch, min(maxFetch, n*s.sent)))
 }

@@ -29,7 +29,7 @@ func batchOf(first int64, n int) []byte {
 // A broker states the last stable offset as it was before it read, and sends what is
 // stable by then. The records behind the stated offset are read, not left for ever.
 func TestRecordsBehindTheStatedHead(t *testing.T) {
-	l := &Log{decode: new(Mapping).Decode, fallback: &Mapping{}}
+	l := &Log{fallback: &Mapping{}}
 	l.rest.limit = restBytes
 	part := &kmsg.FetchResponseTopicPartition{HighWatermark: 10, LastStableOffset: 10, RecordBatches: batchOf(10, 4)}
 	c, err := l.chunk(int(part.Partition), part, 10)
@@ -52,7 +52,7 @@ func TestRecordsBehindTheStatedHead(t *testing.T) {
 
 // What is kept for later pages stays under its limit, the newest last.
 func TestRestIsBounded(t *testing.T) {
-	l := &Log{decode: new(Mapping).Decode, fallback: &Mapping{}}
+	l := &Log{fallback: &Mapping{}}
 	l.rest.limit = 10_000
 	for i := range 50 {
 		part := &kmsg.FetchResponseTopicPartition{Partition: int32(i), LastStableOffset: 40, RecordBatches: batchOf(0, 40)}

@@ -21,7 +21,7 @@ func (l *Log) Routed() (environment tenancy.Environment, counts *tenancy.Counts,
 func (l *Log) judge(r *kgo.Record) tenancy.Verdict {
 	c := tenancy.Read(l.cfg.Router.Names(), r.Headers)
 	if len(c.Tenant) == 0 && c.Fault == tenancy.NoFault { // it may be in the key, or in another header: classes go by tenants too
-		c.Tenant = []byte(l.fallback.outline(r, headersOf(r.Headers)).Tenant)
+		c.Tenant = []byte(l.fallback.outline(r).Tenant)
 	}
 	return l.cfg.Router.Judge(c)
 }

@@ -227,6 +227,9 @@ func (l *batchLane) add(b *batch, e *event.Event, herr *projection.HandlerError)
 		it.touched.Handled = true
 	} else if l.p.Batch != nil {
 		it.touched.Handled = true
+		if spared == nil && l.keyless(b, e) {
+			return
+		}
 		var id string
 		if id, herr = l.p.safeOrderKey(e); herr == nil {
 			key := store.Key{Tenant: tenant, ID: id}
@@ -282,6 +285,14 @@ func letterError(err *projection.HandlerError) string {
 		return err.Err.Error() // the host alone, for those who settle it
 	}
 	return err.Error()
+}
+
+// keyless reports whether nobody needs to know the ordering key of a batch projector's
+// event: nothing of the batch before it, and nothing before the batch, is parked or
+// poison, and so no key waits. If the function refuses the batch, its events come
+// again one by one, with their keys.
+func (l *batchLane) keyless(b *batch, e *event.Event) bool {
+	return l.p.OrderBy == nil && e.Withheld == 0 && !b.faulty && len(l.parked)+len(l.poison) == 0 && l.singleUntil <= l.at
 }
 
 // typeUnknown reports whether a log could not even say of what type an event is. So

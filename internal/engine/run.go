@@ -430,9 +430,12 @@ func (l *batchLane) deadLetter(e *event.Event, key store.Key, x letter) store.De
 
 // hand gives a batch projector's batch to its function, inside the commit.
 func (l *batchLane) hand(b *batch) {
-	skip := map[int32]bool{}
+	var skip map[int32]bool
 	for i := range b.groups {
 		for _, x := range b.groups[i].letters {
+			if skip == nil {
+				skip = map[int32]bool{}
+			}
 			skip[x.item] = true
 		}
 	}
