@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -66,7 +68,6 @@ type box struct {
 	reg  *ledger.Registration
 	id   int64
 	disk *memstore.Store
-	busy bool
 	hand [2]struct {
 		fence store.Fence
 		to    event.Position
@@ -457,9 +458,7 @@ type memLedger struct {
 func copyOf(s *ledger.Sandbox) ledger.Sandbox {
 	c := *s
 	c.Partitions = map[int]ledger.Span{}
-	for p, span := range s.Partitions {
-		c.Partitions[p] = span
-	}
+	maps.Copy(c.Partitions, s.Partitions)
 	return c
 }
 
@@ -484,12 +483,7 @@ func (l *memLedger) Sandboxes(_ context.Context, _, _ string, hosts []string) (o
 }
 
 func contains(all []string, s string) bool {
-	for _, x := range all {
-		if x == s {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(all, s)
 }
 
 func (l *memLedger) Register(_ context.Context, log, service, host string, s store.Store, _ time.Duration) (ledger.Sandbox, error) {
