@@ -64,7 +64,7 @@ func cached(t testing.TB, name string, fill func(dir string)) string {
 	return dir
 }
 
-// maven fetches what Maven knows as group:artifact:version, once, and returns where
+// maven fetches what Maven knows as group:name:version, once, and returns where
 // its jar is.
 func maven(t testing.TB, artifact string) string {
 	t.Helper()
