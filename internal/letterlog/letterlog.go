@@ -40,7 +40,8 @@ const (
 )
 
 // A Log is the dead letters of a store. Those of processors that publish letters are
-// left out, or one that cannot be published would make another one.
+// left out, or one that cannot be published would make another one; and events that
+// are a sandbox's for now, which are letters by name only.
 type Log struct {
 	st store.Store
 
@@ -105,7 +106,7 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 			if event.Position(d.ID) > end {
 				return nil
 			}
-			if e := eventOf(d); !own[d.Processor] && selects(&req.Filter, &e) {
+			if e := eventOf(d); !own[d.Processor] && d.Reason != store.Routed && selects(&req.Filter, &e) {
 				p.Events = append(p.Events, e)
 			}
 		}

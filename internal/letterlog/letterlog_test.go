@@ -45,6 +45,9 @@ func newRig(t *testing.T, st store.Store) *rig {
 	return r
 }
 
+// routed is the key of an event that is a sandbox's for now.
+const routed = "routed"
+
 func lane(processor string, partition int) store.LaneID {
 	return store.LaneID{Build: store.Build{Processor: processor, Number: 1}, Partition: partition}
 }
@@ -54,10 +57,14 @@ func (r *rig) park(processor string, partition int, sql func(), keys ...string) 
 	id := lane(processor, partition)
 	c := &store.Commit{Lane: id, Fence: store.Fence{Epoch: 1, Position: r.at[partition]}, Position: r.at[partition] + 1}
 	for _, k := range keys {
-		c.Letters = append(c.Letters, store.DeadLetter{
+		d := store.DeadLetter{
 			Build: id.Build, Partition: partition, Tenant: "acme", Key: k, State: store.Poison, Reason: "handler", Error: "no", At: time.Now(),
 			Event: event.Event{Position: c.Position, ID: k, Tenant: "acme", Stream: k, Type: "T", Data: []byte("{}")},
-		})
+		}
+		if k == routed {
+			d.State, d.Reason, d.Error = store.Skipped, store.Routed, "pr-42"
+		}
+		c.Letters = append(c.Letters, d)
 	}
 	if sql != nil {
 		c.SQL = func(context.Context, any) error { sql(); return nil }
@@ -129,7 +136,7 @@ func TestLog(t *testing.T) {
 			if err := r.park("p", 0, nil, hostile...); err != nil {
 				t.Fatal(err)
 			}
-			if err := r.park("p", 0, nil, "last"); err != nil {
+			if err := r.park("p", 0, nil, routed, "last"); err != nil {
 				t.Fatal(err)
 			}
 			r.at[0] = 0
