@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -163,9 +164,7 @@ func (l *kafkaLoop) writes() (out []kafkaLoopWrite, next map[int32]int64, err er
 		d.dirty = false
 	}
 	next = make(map[int32]int64, len(l.next))
-	for p, o := range l.next {
-		next[p] = o
-	}
+	maps.Copy(next, l.next)
 	return out, next, nil
 }
 

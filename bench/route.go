@@ -66,7 +66,7 @@ func runRoute(ctx context.Context, b *bench) error {
 				return ctx.Err()
 			}
 			if v := tenancy.Route(c.router, c.record.Headers); v.Action != c.action {
-				return fmt.Errorf("wrong result: %s: %v, must be %v (rule %v, %v)", c.name, v.Action, c.action, v.Rule, v.Err)
+				return fmt.Errorf("wrong result: %s: %v, must be %v (rule %v, %w)", c.name, v.Action, c.action, v.Rule, v.Err)
 			}
 			var counts tenancy.Counts
 			r := testing.Benchmark(func(tb *testing.B) {
