@@ -103,13 +103,16 @@ func TestDeadLetterTopic(t *testing.T) {
 	}
 	ok(t, "run", "--once", "--config", path)
 	c := kafkatest.Client(t, kgo.ConsumeTopics(letters), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	got := c.PollRecords(t.Context(), 1).Records()
-	if len(got) != 1 || string(got[0].Key) != "c2" || string(got[0].Value) != `{"name":` {
-		t.Fatalf("published %+v", got)
-	}
 	said := map[string]string{}
-	for _, h := range got[0].Headers {
-		said[h.Key] = string(h.Value)
+	for said["fairlead-dead-letter-processor"] != "carts" { // totals has one of it, too
+		got := c.PollRecords(t.Context(), 1).Records()
+		if len(got) != 1 || string(got[0].Key) != "c2" || string(got[0].Value) != `{"name":` {
+			t.Fatalf("published %+v", got)
+		}
+		clear(said)
+		for _, h := range got[0].Headers {
+			said[h.Key] = string(h.Value)
+		}
 	}
 	for k, want := range map[string]string{
 		"trace": "t-1", "type": "ItemAdded", "fairlead-dead-letter-topic": name, "fairlead-dead-letter-partition": "0", "fairlead-dead-letter-offset": "1",

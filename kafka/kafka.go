@@ -2,8 +2,8 @@
 // group share out its partitions. It also publishes events to Kafka, for
 // fairlead.Forward, and stamps the records of producers that exist.
 //
-// Reading keeps no place: each page is a fetch request of its own, at the position
-// that it is asked for. So a base lane, tenant lanes and rebuilds read one
+// Reading keeps no place: a page is fetched at the position that it is asked for, or
+// was fetched ahead for whoever asks. So a base lane, tenant lanes and rebuilds read one
 // partition beside each other, each where it is, and none needs a consumer of its
 // own. The place of a lane is its checkpoint in the store, and nothing else. What a
 // group has committed in Kafka mirrors it, for tools that show the lag.
