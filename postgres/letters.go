@@ -84,7 +84,7 @@ func unpackMetadata(b []byte) (event.Metadata, error) {
 }
 
 const insertLetter = "INSERT INTO {schema}.dead_letters (" + letterColumns +
-	") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)"
+	") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, coalesce($11, clock_timestamp()), $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)"
 
 func (db *DB) queueLetters(b *pgx.Batch, letters []store.DeadLetter) {
 	for i := range letters {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/store"
@@ -53,7 +54,11 @@ func (w *writer) insertLetter(l *store.DeadLetter) error {
 	if err != nil {
 		return err
 	}
-	if err := bindLetter(s, l, false); err != nil {
+	timed := *l
+	if timed.At.IsZero() {
+		timed.At = time.Now()
+	}
+	if err := bindLetter(s, &timed, false); err != nil {
 		return err
 	}
 	if _, err := s.Step(); err != nil {

@@ -128,7 +128,7 @@ type DeadLetter struct {
 	Reason    string // one word for tables: "handler", "decode", "panic", "gap", [Routed], ...
 	Error     string
 	Attempts  int
-	At        time.Time // when it failed last, by the clock of the process that parked it
+	At        time.Time // when it failed last; in a commit zero is now, by the store's clock
 }
 
 // A LetterFilter selects dead letters. Zero fields select all.

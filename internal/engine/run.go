@@ -419,7 +419,7 @@ func (l *batchLane) submit(b *batch) {
 func (l *batchLane) deadLetter(e *event.Event, key store.Key, x letter) store.DeadLetter {
 	d := store.DeadLetter{
 		Build: l.id.Build, Partition: l.id.Partition, Tenant: key.Tenant, Key: key.ID,
-		State: x.state, Event: *e, Attempts: 1, At: time.Now(),
+		State: x.state, Event: *e, Attempts: 1,
 	}
 	d.Reason, d.Error = "waiting", "waits behind an earlier event of its key"
 	if x.reason != nil {

@@ -161,7 +161,7 @@ func (l *streamLane) deadLetters(tasks []*task) []store.DeadLetter {
 		x := t.outcome
 		d := store.DeadLetter{
 			Build: l.id.Build, Partition: l.id.Partition, Tenant: x.key.Tenant, Key: x.key.ID,
-			State: x.state, Event: t.Event, Attempts: x.attempts, At: time.Now(),
+			State: x.state, Event: t.Event, Attempts: x.attempts,
 			Reason: "waiting", Error: "waits behind an earlier event of its key",
 		}
 		if x.reason != nil {

@@ -68,7 +68,9 @@ func (u *undoLog) commit(c *store.Commit, l store.Lane, now time.Time) error {
 	}
 	for i := range c.Letters {
 		d := cloneLetter(c.Letters[i])
-		d.ID = u.nextLetter()
+		if d.ID = u.nextLetter(); d.At.IsZero() {
+			d.At = time.Now().UTC()
+		}
 		set(u, u.letters, d.ID, d)
 	}
 	if len(c.Detach) > 0 || len(c.Forget) > 0 {
