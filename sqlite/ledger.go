@@ -377,8 +377,8 @@ func (l *Ledger) inStore(ctx context.Context, row *sandboxRow, f func(*conn) err
 	c := &conn{Conn: raw, db: l.db}
 	defer func() { _ = raw.Close() }()
 	raw.SetInterrupt(ctx.Done())
-	raw.SetBusyTimeout(l.db.opts.LockWait)
-	if err := c.exec("BEGIN IMMEDIATE"); err != nil {
+	raw.SetBusyTimeout(0) // SQLite's own waits become so long that a busy sandbox is never found between two commits
+	if err := l.db.retryBusy(ctx, func() error { return c.exec("BEGIN IMMEDIATE") }); err != nil {
 		return fail(err)
 	}
 	err = f(c)
