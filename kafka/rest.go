@@ -62,9 +62,7 @@ func (r *rest) put(c *chunk, i int, from int64) {
 	kept := *c
 	kept.whole, kept.kept = c.whole && i == 0, time.Now()
 	kept.from, kept.records = from, c.records[i:]
-	if c.verdicts != nil {
-		kept.verdicts = c.verdicts[i:]
-	}
+	kept.verdicts, kept.hosts = nil, nil // the ledger is asked again: the rest may be kept for long
 	kept.bytes = c.bytes / len(c.records) * len(kept.records)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -118,8 +116,11 @@ func (r *rest) size(partition, events, bytes int) int {
 // next one ready. It is for nobody in particular: whoever reads there gets it.
 func (l *Log) readAhead(c *chunk, events, bytes int) {
 	next := spot{c.partition, c.next}
+	if l.ctx.Err() != nil {
+		return
+	}
 	f := l.rest.takeOff(spot{c.partition, c.from}, next, events, bytes)
-	if f == nil || l.ctx.Err() != nil {
+	if f == nil {
 		return
 	}
 	l.wg.Go(func() {
