@@ -88,19 +88,7 @@ func (s *kafkaServer) start(sh, scratch string) error {
 		return errors.New("no free ports from 26000 to 30100")
 	}
 	run := func(command string) error {
-		cmd := exec.Command(sh, command)
-		cmd.Env = append(os.Environ(), "FAIRLEAD_SERVICES_DIR="+dir, "FAIRLEAD_KAFKA_JARS="+s.jars, "FAIRLEAD_KAFKA_PORT="+strconv.Itoa(port), "FAIRLEAD_KAFKA_BROKERS=1")
-		out, err := os.Create(filepath.Join(dir, command+".out")) // a broker that was started would hold a pipe open
-		if err != nil {
-			return err
-		}
-		defer func() { _ = out.Close() }()
-		cmd.Stdout, cmd.Stderr = out, out
-		if err := cmd.Run(); err != nil {
-			said, _ := os.ReadFile(out.Name())
-			return fmt.Errorf("scripts/kafka.sh %s: %w: %s", command, err, strings.TrimSpace(string(said)))
-		}
-		return nil
+		return service(sh, dir, command, "FAIRLEAD_KAFKA_JARS="+s.jars, "FAIRLEAD_KAFKA_PORT="+strconv.Itoa(port), "FAIRLEAD_KAFKA_BROKERS=1")
 	}
 	s.remove = func() error { return errors.Join(run("remove"), os.RemoveAll(dir)) }
 	if err := run("up"); err != nil {

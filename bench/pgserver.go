@@ -98,26 +98,31 @@ func (s *pgServer) start(scratch string) error {
 		return err
 	}
 	run := func(command string) error {
-		cmd := exec.Command(filepath.Join(root, "scripts", "services.sh"), command)
-		cmd.Env = append(os.Environ(), "FAIRLEAD_SERVICES_DIR="+dir, "FAIRLEAD_POSTGRES_PORT="+strconv.Itoa(port))
-		// A server that was started would hold a pipe open: a file.
-		out, err := os.Create(filepath.Join(dir, command+".out"))
-		if err != nil {
-			return err
-		}
-		defer func() { _ = out.Close() }()
-		cmd.Stdout, cmd.Stderr = out, out
-		if err := cmd.Run(); err != nil {
-			said, _ := os.ReadFile(out.Name())
-			return fmt.Errorf("scripts/services.sh %s: %w: %s", command, err, strings.TrimSpace(string(said)))
-		}
-		return nil
+		return service(filepath.Join(root, "scripts", "services.sh"), dir, command, "FAIRLEAD_POSTGRES_PORT="+strconv.Itoa(port))
 	}
 	s.remove = func() error { return errors.Join(run("remove"), os.RemoveAll(dir)) }
 	if err := run("up"); err != nil {
 		return errors.Join(err, s.remove())
 	}
 	s.own, s.url = true, fmt.Sprintf("postgres://fairlead:fairlead@127.0.0.1:%d/postgres?sslmode=disable", port)
+	return nil
+}
+
+// service runs a command of a script that has servers, with their files in dir.
+func service(script, dir, command string, env ...string) error {
+	cmd := exec.Command(script, command)
+	cmd.Env = append(append(os.Environ(), "FAIRLEAD_SERVICES_DIR="+dir), env...)
+	// A server that was started would hold a pipe open: a file.
+	out, err := os.Create(filepath.Join(dir, command+".out"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = out.Close() }()
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Run(); err != nil {
+		said, _ := os.ReadFile(out.Name())
+		return fmt.Errorf("%s %s: %w: %s", filepath.Base(script), command, err, strings.TrimSpace(string(said)))
+	}
 	return nil
 }
 

@@ -3,10 +3,12 @@ package cli_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/cli"
 	"github.com/fairlead-dev/fairlead/internal/kafkatest"
@@ -99,7 +101,20 @@ kafka:
 	run("run", "--once")
 	want("after another run", 0, 0, 3)
 	ok(t, "rebuild", "start", "carts") // it reads the log from its beginning
-	run("run", "--once")
+	running, stop := context.WithCancel(t.Context())
+	done := make(chan int, 1)
+	go func() {
+		done <- cli.Run(running, app, []string{"run"}, &cli.Env{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard})
+	}()
+	for strings.Contains(ok(t, "status", "--json"), `"rebuild"`) { // until it is switched to
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case status := <-done:
+			t.Fatalf("run has ended with status %d before the rebuild", status)
+		}
+	}
+	stop()
+	<-done
 	want("after a rebuild", 0, 0, 3)
 	ok(t, "tenants", "remove", "acme", "--yes") // nothing is left to do
 	refused(cli.Failed, "unknown tenant", "tenants", "remove", "nobody", "--yes")
