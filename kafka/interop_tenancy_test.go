@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/fairlead-dev/fairlead/config"
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/kafkatest"
 	"github.com/fairlead-dev/fairlead/kafka"
@@ -19,20 +18,7 @@ import (
 // to be parked.
 func taken(t *testing.T, topic, host string) (own []string, events []event.Event) {
 	t.Helper()
-	const file = `
-kafka:
-  brokers: [localhost:9092]
-  topic: notes
-consumer:
-  groupId: notes
-  service: notes
-  hostLabelEnv: SANDBOX
-  enableTenantRouting: true
-`
-	f, err := config.Parse("notes.yaml", []byte(file), func(string) (string, bool) { return "", false })
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := notesFile(t)
 	id, err := f.Consumer.Identify(func(string) string { return host })
 	if err != nil {
 		t.Fatal(err)

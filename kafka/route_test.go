@@ -32,10 +32,9 @@ func notes() *fairlead.Projection[noted] {
 	}))
 }
 
-// TestBaselineAndSandboxes has one topic and three consumers of it, told apart by
-// one file and the variable of the environment that names the sandbox. Records are
-// stamped by the hook that a producer has.
-func TestBaselineAndSandboxes(t *testing.T) {
+// notesFile is the file of the service notes: the same in the baseline and in sandboxes.
+func notesFile(t *testing.T) *config.File {
+	t.Helper()
 	const file = `
 kafka:
   brokers: [localhost:9092]
@@ -50,6 +49,14 @@ consumer:
 	if err != nil {
 		t.Fatal(err)
 	}
+	return f
+}
+
+// TestBaselineAndSandboxes has one topic and three consumers of it, told apart by
+// one file and the variable of the environment that names the sandbox. Records are
+// stamped by the hook that a producer has.
+func TestBaselineAndSandboxes(t *testing.T) {
+	f := notesFile(t)
 	topic := kafkatest.Topic(t, 3)
 	producer := kafkatest.Client(t, kgo.WithHooks(kafka.Stamp(tenancy.Presets["fairlead"])))
 	produce := func(o *tenancy.Origin, partition int, what string, headers ...kgo.RecordHeader) {
