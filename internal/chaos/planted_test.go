@@ -20,6 +20,10 @@ func TestChaosFindsABrokenFence(t *testing.T) { untilFound(t, withoutFence) }
 // untilFound runs f until it has found something. Whether a process is frozen with a
 // batch in hand is chance.
 func untilFound(t *testing.T, f func(t *testing.T) bool) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short runs without servers")
+	}
 	for n := range 5 {
 		found := false
 		t.Run(fmt.Sprint(n), func(t *testing.T) { found = f(t) })
