@@ -95,7 +95,7 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 	if req.Until != 0 && p.Next > req.Until {
 		p.Next = max(req.After, req.Until)
 	}
-	size := 0
+	size, all := 0, req.Filter.All()
 	p.Events = make([]event.Event, 0, min(len(c.records), req.MaxEvents))
 	removed := l.removed(c.partition)
 	in := interns.Get().(*interned)
@@ -115,81 +115,90 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 		if !taken {
 			continue
 		}
-		e := l.event(r, fault, in)
-		if removed != nil && removed(e.Tenant, at) {
+		n := len(p.Events)
+		p.Events = p.Events[:n+1]
+		e := &p.Events[n]
+		l.event(e, r, fault, in)
+		if removed != nil && removed(e.Tenant, at) || !all && !selects(&req.Filter, e) {
+			*e, p.Events = event.Event{}, p.Events[:n]
 			continue
 		}
-		if !selects(&req.Filter, &e) {
-			continue
-		}
-		if errors.Is(e.Fault, ErrUnavailable) {
+		if e.Fault != nil && errors.Is(e.Fault, ErrUnavailable) {
 			p.Next = at - 1
 			l.rest.put(c, i, int64(p.Next))
-			c.waits = l.unavailable(r, &e)
+			c.waits = l.unavailable(r, e)
+			*e, p.Events = event.Event{}, p.Events[:n]
 			break
 		}
-		size += sizeOf(&e, r)
+		size += sizeOf(e, r)
 		if req.MaxEventBytes > 0 && len(e.Data) > req.MaxEventBytes {
 			e.Data, e.Withheld = nil, int64(len(e.Data))
 		}
-		p.Events = append(p.Events, e)
 	}
 	return p
 }
 
-// event decodes a record. One that cannot be decoded, or has a fault already, is an
-// event all the same, without its payload and with the reason: its key is parked, and
-// it is decoded again when that is retried.
-func (l *Log) event(r *kgo.Record, fault error, in *interned) (out event.Event) {
-	e, err := l.safeDecode(r, in)
-	reserved, kept := errors.AsType[*event.Reserved](fault)
-	switch {
-	case kept: // the event stays whole, and a fault of its own beside
-		reserved.Err = err
-		defer func() { out.Fault = reserved }()
-	case fault != nil:
-		err = fault
+// event decodes a record into e, which is zero. One that cannot be decoded, or has a
+// fault already, is an event all the same, without its payload and with the reason: its
+// key is parked, and it is decoded again when that is retried.
+func (l *Log) event(e *event.Event, r *kgo.Record, fault error, in *interned) {
+	var err error
+	if l.decode == nil {
+		err = l.fallback.decode(e, r, in)
+	} else {
+		*e, err = l.safeDecode(r)
 	}
-	if err != nil {
-		base := l.fallback.outline(r)
-		if e.Tenant == "" {
-			e.Tenant = base.Tenant
-		}
-		if e.Class == "" {
-			e.Class = base.Class
-		}
-		if e.Stream == "" {
-			e.Stream = base.Stream
-		}
-		if e.Type == "" { // a default would be a guess, and might be one that nobody handles
-			k := look(r.Headers)
-			e.Type = cmp.Or(string(k.typ), string(k.ceType))
-		}
-		if e.ID == "" {
-			e.ID = base.ID
-		}
-		e.Metadata = base.Metadata
-		e.Data, e.Withheld = nil, max(1, int64(len(r.Value)))
-		e.Fault = fmt.Errorf("record %s: %w", base.ID, err)
+	if err != nil || fault != nil {
+		l.faulty(e, r, fault, err)
 	}
 	e.Position, e.RecordedAt = event.Position(r.Offset+1), r.Timestamp.UTC()
 	if e.OccurredAt.IsZero() {
 		e.OccurredAt = e.RecordedAt
+	} else {
+		e.OccurredAt = e.OccurredAt.UTC()
 	}
-	e.OccurredAt = e.OccurredAt.UTC()
-	return e
+}
+
+// faulty makes e the event of a record that has a fault, or could not be decoded.
+func (l *Log) faulty(e *event.Event, r *kgo.Record, fault, err error) {
+	if reserved, kept := errors.AsType[*event.Reserved](fault); kept { // the event stays whole, and a fault of its own beside
+		reserved.Err = err
+		defer func() { e.Fault = reserved }()
+	} else if fault != nil {
+		err = fault
+	}
+	if err == nil {
+		return
+	}
+	base := l.fallback.outline(r)
+	if e.Tenant == "" {
+		e.Tenant = base.Tenant
+	}
+	if e.Class == "" {
+		e.Class = base.Class
+	}
+	if e.Stream == "" {
+		e.Stream = base.Stream
+	}
+	if e.Type == "" { // a default would be a guess, and might be one that nobody handles
+		k := look(r.Headers)
+		e.Type = cmp.Or(string(k.typ), string(k.ceType))
+	}
+	if e.ID == "" {
+		e.ID = base.ID
+	}
+	e.Metadata = base.Metadata
+	e.Data, e.Withheld = nil, max(1, int64(len(r.Value)))
+	e.Fault = fmt.Errorf("record %s: %w", base.ID, err)
 }
 
 // safeDecode calls the user's function.
-func (l *Log) safeDecode(r *kgo.Record, in *interned) (e event.Event, err error) {
+func (l *Log) safeDecode(r *kgo.Record) (e event.Event, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("decoding panicked: %v", v)
 		}
 	}()
-	if l.decode == nil {
-		return l.fallback.decode(r, in)
-	}
 	return l.decode(r)
 }
 
@@ -291,7 +300,9 @@ func (l *Log) chunk(partition int, part *kmsg.FetchResponseTopicPartition, from 
 		c.head = max(c.head, c.next)
 	}
 	for _, r := range c.records {
-		r.Context = l.ctx // for who decodes it
+		if l.decode != nil {
+			r.Context = l.ctx // for who decodes it
+		}
 		c.bytes += 200 + len(r.Key) + len(r.Value)
 		for _, h := range r.Headers {
 			c.bytes += len(h.Key) + len(h.Value)
