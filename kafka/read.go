@@ -3,6 +3,7 @@ package kafka
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -32,6 +33,7 @@ type chunk struct {
 	next      int64 // the offset behind what was examined
 	head      int64 // the last stable offset
 	records   []*kgo.Record
+	slabs     *slabs // where they are; nil: they are nobody's
 	bytes     int
 	waits     error     // a page ended before a record that cannot be decoded yet
 	whole     bool      // nothing of it was handed out yet
@@ -72,7 +74,7 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 	}
 	if c == nil {
 		var err error
-		if c, err = l.fetch(ctx, req.Partition, after, req.MaxEvents, req.MaxBytes); err != nil {
+		if c, err = l.fetch(ctx, req.Partition, after, req.MaxEvents, req.MaxBytes, nil); err != nil {
 			return eventlog.Page{}, err
 		}
 	}
@@ -83,6 +85,7 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 		return eventlog.Page{}, err
 	}
 	page := l.page(c, &req)
+	c.slabs.free()
 	if c.waits != nil && page.Next <= req.After {
 		return eventlog.Page{}, c.waits
 	}
@@ -91,7 +94,7 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 
 // page makes a page of a chunk, and keeps what does not fit into it.
 func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
-	p := eventlog.Page{Next: max(req.After, event.Position(c.next)), Head: event.Position(c.head)}
+	p := eventlog.Page{Next: max(req.After, event.Position(c.next)), Head: event.Position(c.head), Own: true}
 	if req.Until != 0 && p.Next > req.Until {
 		p.Next = max(req.After, req.Until)
 	}
@@ -218,8 +221,9 @@ func selects(f *eventlog.Filter, e *event.Event) bool {
 		(f.Types == nil || slices.Contains(f.Types, e.Type) || e.Fault != nil && e.Type == "")
 }
 
-// fetch asks the leader for what follows an offset.
-func (l *Log) fetch(ctx context.Context, partition int, from int64, events, bytes int) (*chunk, error) {
+// fetch asks the leader for what follows an offset. It tells answered, if there is one,
+// where what has come ends, and the log, before that is decompressed.
+func (l *Log) fetch(ctx context.Context, partition int, from int64, events, bytes int, answered func(next, head int64)) (*chunk, error) {
 	size := l.rest.guess(partition, events, bytes)
 	for {
 		resp, err := l.ask(ctx, partition, func() kmsg.Request {
@@ -242,6 +246,9 @@ func (l *Log) fetch(ctx context.Context, partition int, from int64, events, byte
 			return nil, l.wrap(partition, fmt.Sprintf("fetch at offset %d", from), err)
 		}
 		part, _ := only(resp.(*kmsg.FetchResponse))
+		if answered != nil {
+			answered(endOf(part.RecordBatches), part.LastStableOffset)
+		}
 		c, err := l.chunk(partition, part, from)
 		if err != nil {
 			return nil, err
@@ -280,13 +287,17 @@ func (l *Log) outside(ctx context.Context, partition int, from int64) (c *chunk,
 // chunk decodes what a fetch brought for a partition.
 func (l *Log) chunk(partition int, part *kmsg.FetchResponseTopicPartition, from int64) (*chunk, error) {
 	at, _ := l.place(partition)
-	got, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
-		Offset: from, IsolationLevel: kgo.ReadCommitted(), Topic: at.topic, Partition: part.Partition,
-	}, part, decompressor, nil)
+	opts := kgo.ProcessFetchPartitionOpts{Offset: from, IsolationLevel: kgo.ReadCommitted(), Topic: at.topic, Partition: part.Partition}
+	var in *slabs
+	if l.decode == nil {
+		in = new(slabs)
+		opts.Pools = []kgo.Pool{in}
+	}
+	got, next := kgo.ProcessFetchPartition(opts, part, decompressor, nil)
 	if got.Err != nil && len(got.Records) == 0 {
 		return nil, &CorruptError{Topic: at.topic, Partition: int(part.Partition), Offset: from, Err: got.Err}
 	}
-	c := &chunk{partition: partition, from: from, next: next, head: part.LastStableOffset, records: got.Records, whole: true}
+	c := &chunk{partition: partition, from: from, next: next, head: part.LastStableOffset, records: got.Records, slabs: in, whole: true}
 	if c.head < 0 { // of a broker without transactions
 		c.head = part.HighWatermark
 	}
@@ -309,6 +320,21 @@ func (l *Log) chunk(partition int, part *kmsg.FetchResponseTopicPartition, from 
 		}
 	}
 	return c, nil
+}
+
+// endOf returns the offset behind the last whole batch of a response; 0 if its format
+// is too old to say it without a look at the records.
+func endOf(batches []byte) (next int64) {
+	const magicAt, lastDeltaAt, header = 16, 23, 61
+	for len(batches) >= header && batches[magicAt] == 2 {
+		size := 12 + int64(int32(binary.BigEndian.Uint32(batches[8:])))
+		if size < header || size > int64(len(batches)) {
+			break
+		}
+		next = int64(binary.BigEndian.Uint64(batches)) + int64(int32(binary.BigEndian.Uint32(batches[lastDeltaAt:]))) + 1
+		batches = batches[size:]
+	}
+	return next
 }
 
 var decompressor = kgo.DefaultDecompressor()
