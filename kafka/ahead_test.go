@@ -109,28 +109,38 @@ func TestTwoFetchesAhead(t *testing.T) {
 	}
 }
 
-// What the headers of batches say is where decoding them ends.
-func TestEndOf(t *testing.T) {
+// Batches are cut where one ends, one at least, and only where their headers say what
+// follows.
+func TestCut(t *testing.T) {
 	batch := func(at int64, delta int32) []byte {
-		one := (&kmsg.RecordBatch{FirstOffset: at, Magic: 2, LastOffsetDelta: delta}).AppendTo(nil)
+		one := (&kmsg.RecordBatch{FirstOffset: at, Magic: 2, LastOffsetDelta: delta, Records: make([]byte, 39)}).AppendTo(nil)
 		binary.BigEndian.PutUint32(one[8:], uint32(len(one)-12))
-		return one
+		return one // 100 bytes
 	}
-	two := append(batch(100, 9), batch(110, 4)...)
+	three := slices.Concat(batch(100, 9), batch(110, 4), batch(120, 0))
 	old := batch(115, 1)
 	old[16] = 1
+	short := batch(100, 1)
+	binary.BigEndian.PutUint32(short[8:], 5)
 	for name, tt := range map[string]struct {
-		raw  []byte
-		want int64
+		raw   []byte
+		size  int
+		n     int
+		next  int64
+		whole bool
 	}{
-		"none":             {nil, 0},
-		"two":              {two, 115},
-		"one and a half":   {two[:len(two)-1], 110},
-		"the header alone": {two[:20], 0},
-		"an old format":    {append(slices.Clone(two), old...), 115},
+		"none":                    {nil, 100, 0, 0, false},
+		"all":                     {three, 300, 300, 121, true},
+		"two":                     {three, 299, 200, 115, true},
+		"one, larger than asked":  {three, 10, 100, 110, true},
+		"the last is cut off":     {three[:299], 1000, 200, 115, true},
+		"it is in its header":     {three[:230], 1000, 200, 115, true},
+		"the first is cut off":    {three[:99], 1000, 0, 0, false},
+		"an old format":           {slices.Concat(three, old), 100, 0, 0, false},
+		"a length that cannot be": {short, 100, 0, 0, false},
 	} {
-		if got := endOf(tt.raw); got != tt.want {
-			t.Errorf("%s: %d, want %d", name, got, tt.want)
+		if n, next, whole := cut(tt.raw, tt.size); n != tt.n || next != tt.next || whole != tt.whole {
+			t.Errorf("%s: %d bytes to offset %d, %v; want %d, %d, %v", name, n, next, whole, tt.n, tt.next, tt.whole)
 		}
 	}
 }

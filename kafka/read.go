@@ -22,7 +22,9 @@ import (
 const (
 	minFetch  = 64 << 10 // bytes of batches asked for at least
 	maxFetch  = 4 << 20  // and at most, unless one batch is larger
+	onceFetch = 1 << 20  // what is asked for where there is room for it, whatever a page takes
 	restBytes = 16 << 20 // of records that were fetched and did not fit into a page
+	rawBytes  = 16 << 20 // of batches that were fetched and not decompressed yet
 )
 
 // A chunk is what one fetch brought: records in order, those of aborted
@@ -225,9 +227,18 @@ func selects(f *eventlog.Filter, e *event.Event) bool {
 // where what has come ends, and the log, before that is decompressed.
 func (l *Log) fetch(ctx context.Context, partition int, from int64, events, bytes int, answered func(next, head int64)) (*chunk, error) {
 	size := l.rest.guess(partition, events, bytes)
+	if b := l.rest.takeRaw(partition, from); b != nil {
+		return l.piece(partition, b, from, size, answered)
+	}
+	once := size
+	if answered != nil { // its reader goes on
+		var done func()
+		once, done = l.rest.reserveRaw(size)
+		defer done()
+	}
 	for {
 		resp, err := l.ask(ctx, partition, func() kmsg.Request {
-			return l.request(0, size, fetchFrom{partition, from, size})
+			return l.request(0, once, fetchFrom{partition, from, once})
 		}, func(resp kmsg.Response) int16 {
 			p, code := only(resp.(*kmsg.FetchResponse))
 			if code != 0 {
@@ -246,23 +257,38 @@ func (l *Log) fetch(ctx context.Context, partition int, from int64, events, byte
 			return nil, l.wrap(partition, fmt.Sprintf("fetch at offset %d", from), err)
 		}
 		part, _ := only(resp.(*kmsg.FetchResponse))
-		if answered != nil {
-			answered(endOf(part.RecordBatches), part.LastStableOffset)
-		}
-		c, err := l.chunk(partition, part, from)
-		if err != nil {
-			return nil, err
-		}
-		if c.next > from || c.next >= c.head {
-			l.rest.learn(partition, len(part.RecordBatches), c)
-			return c, nil
+		c, err := l.piece(partition, part, from, size, answered)
+		if err != nil || c.next > from || c.next >= c.head {
+			return c, err
 		}
 		// A broker sends one batch whatever its size. One that does not is asked for more.
-		if size >= 1<<30 {
+		if once >= 1<<30 {
 			return nil, l.wrap(partition, "fetch", fmt.Errorf("the broker sends nothing at offset %d, below the last stable offset %d", from, c.head))
 		}
-		size *= 4
+		once *= 4
 	}
+}
+
+// piece makes a chunk of about so many bytes from the beginning of what a fetch brought
+// for a partition, and keeps the batches that follow as they are.
+func (l *Log) piece(partition int, part *kmsg.FetchResponseTopicPartition, from int64, size int, answered func(next, head int64)) (*chunk, error) {
+	n, next, whole := cut(part.RecordBatches, size)
+	if len(part.AbortedTransactions) > 0 || !whole {
+		n = len(part.RecordBatches) // what was aborted is told by batches before and behind
+	} else if n < len(part.RecordBatches) {
+		first, rest := *part, *part
+		first.RecordBatches, rest.RecordBatches = part.RecordBatches[:n], part.RecordBatches[n:]
+		part = &first
+		l.rest.putRaw(partition, next, &rest)
+	}
+	if answered != nil && whole {
+		answered(next, part.LastStableOffset)
+	}
+	c, err := l.chunk(partition, part, from)
+	if err == nil && c.next > from {
+		l.rest.learn(partition, n, c)
+	}
+	return c, err
 }
 
 // outside says why there is nothing at an offset: retention has passed it, or it
@@ -322,19 +348,31 @@ func (l *Log) chunk(partition int, part *kmsg.FetchResponseTopicPartition, from 
 	return c, nil
 }
 
-// endOf returns the offset behind the last whole batch of a response; 0 if its format
-// is too old to say it without a look at the records.
-func endOf(batches []byte) (next int64) {
+// cut says where to cut batches to have about so many bytes, one batch at least, and
+// the offset that follows. Whole: all of them are of a format that says this without a
+// look at the records.
+func cut(batches []byte, size int) (n int, next int64, whole bool) {
 	const magicAt, lastDeltaAt, header = 16, 23, 61
-	for len(batches) >= header && batches[magicAt] == 2 {
-		size := 12 + int64(int32(binary.BigEndian.Uint32(batches[8:])))
-		if size < header || size > int64(len(batches)) {
+	for at := 0; at < len(batches); {
+		b := batches[at:]
+		if len(b) < header {
+			break // brokers cut the last one off anywhere
+		}
+		if b[magicAt] != 2 {
+			return 0, 0, false
+		}
+		end := 12 + int64(int32(binary.BigEndian.Uint32(b[8:])))
+		if end < header {
+			return 0, 0, false
+		}
+		if end > int64(len(b)) {
 			break
 		}
-		next = int64(binary.BigEndian.Uint64(batches)) + int64(int32(binary.BigEndian.Uint32(batches[lastDeltaAt:]))) + 1
-		batches = batches[size:]
+		if at += int(end); n == 0 || at <= size {
+			n, next, whole = at, int64(binary.BigEndian.Uint64(b))+int64(int32(binary.BigEndian.Uint32(b[lastDeltaAt:])))+1, true
+		}
 	}
-	return next
+	return n, next, whole
 }
 
 var decompressor = kgo.DefaultDecompressor()

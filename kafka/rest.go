@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // A rest keeps records that were fetched and have not been handed out, since a
@@ -19,6 +20,9 @@ type rest struct {
 	chunks   []*chunk // the oldest first
 	bytes    int
 	sizes    map[int]sizes
+	raws     []raw            // the oldest first
+	rawLimit int              // bytes
+	raw      int              // bytes of raws, and of those that are asked for
 	flights  map[spot]*flight // fetches whose chunks nobody has asked for yet
 	reserved int              // bytes that those will bring, about
 	ends     []spot           // of the last fetches: who reads on there reads one after another
@@ -42,6 +46,14 @@ const (
 	mostEnds = 128             // places that are remembered
 	staleFor = 5 * time.Second // a kept chunk is dropped after, where there is want of room
 )
+
+// A raw is what a fetch brought beyond a chunk: batches as they came, since these take
+// less room, and to ask for a few at a time costs a broker more than to send them.
+type raw struct {
+	at   spot
+	part *kmsg.FetchResponseTopicPartition
+	kept time.Time
+}
 
 // sizes are averages of a partition, in bytes of a record.
 type sizes struct{ sent, kept float64 }
@@ -79,6 +91,49 @@ func (r *rest) keep(c *chunk) {
 	r.chunks = append(r.chunks, c)
 	for r.bytes += c.bytes; r.bytes > r.limit; r.chunks = r.chunks[1:] {
 		r.bytes -= r.chunks[0].bytes
+	}
+}
+
+// takeRaw returns the batches that begin at an offset, if there are some.
+func (r *rest) takeRaw(partition int, from int64) *kmsg.FetchResponseTopicPartition {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := slices.IndexFunc(r.raws, func(x raw) bool { return x.at == spot{partition, from} })
+	if i < 0 {
+		return nil
+	}
+	part := r.raws[i].part
+	r.raws = slices.Delete(r.raws, i, i+1)
+	r.raw -= len(part.RecordBatches)
+	return part
+}
+
+// putRaw keeps batches, which begin at an offset.
+func (r *rest) putRaw(partition int, from int64, part *kmsg.FetchResponseTopicPartition) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.raws = append(r.raws, raw{spot{partition, from}, part, time.Now()})
+	r.raw += len(part.RecordBatches)
+}
+
+// reserveRaw returns how many bytes to ask a broker for where so many are wanted now:
+// more, if there is room to keep them. Done gives back the room, which what is kept of
+// them takes.
+func (r *rest) reserveRaw(size int) (once int, done func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(r.raws) > 0 && r.raw+onceFetch > r.rawLimit && time.Since(r.raws[0].kept) > staleFor {
+		r.raw -= len(r.raws[0].part.RecordBatches)
+		r.raws = slices.Delete(r.raws, 0, 1)
+	}
+	if size >= onceFetch || r.raw+onceFetch > r.rawLimit {
+		return size, func() {}
+	}
+	r.raw += onceFetch
+	return onceFetch, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.raw -= onceFetch
 	}
 }
 
