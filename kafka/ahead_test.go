@@ -123,24 +123,24 @@ func TestCut(t *testing.T) {
 	short := batch(100, 1)
 	binary.BigEndian.PutUint32(short[8:], 5)
 	for name, tt := range map[string]struct {
-		raw   []byte
-		size  int
-		n     int
-		next  int64
-		whole bool
+		raw  []byte
+		size int
+		n    int
+		next int64
+		end  int
 	}{
-		"none":                    {nil, 100, 0, 0, false},
-		"all":                     {three, 300, 300, 121, true},
-		"two":                     {three, 299, 200, 115, true},
-		"one, larger than asked":  {three, 10, 100, 110, true},
-		"the last is cut off":     {three[:299], 1000, 200, 115, true},
-		"it is in its header":     {three[:230], 1000, 200, 115, true},
-		"the first is cut off":    {three[:99], 1000, 0, 0, false},
-		"an old format":           {slices.Concat(three, old), 100, 0, 0, false},
-		"a length that cannot be": {short, 100, 0, 0, false},
+		"none":                    {nil, 100, 0, 0, 0},
+		"all":                     {three, 300, 300, 121, 300},
+		"two":                     {three, 299, 200, 115, 300},
+		"one, larger than asked":  {three, 10, 100, 110, 300},
+		"the last is cut off":     {three[:299], 1000, 200, 115, 200},
+		"it is in its header":     {three[:230], 100, 100, 110, 200},
+		"the first is cut off":    {three[:99], 1000, 0, 0, 0},
+		"an old format":           {slices.Concat(three, old), 100, 0, 0, 0},
+		"a length that cannot be": {short, 100, 0, 0, 0},
 	} {
-		if n, next, whole := cut(tt.raw, tt.size); n != tt.n || next != tt.next || whole != tt.whole {
-			t.Errorf("%s: %d bytes to offset %d, %v; want %d, %d, %v", name, n, next, whole, tt.n, tt.next, tt.whole)
+		if n, next, end := cut(tt.raw, tt.size); n != tt.n || next != tt.next || end != tt.end {
+			t.Errorf("%s: %d bytes to offset %d, of %d; want %d, %d, %d", name, n, next, end, tt.n, tt.next, tt.end)
 		}
 	}
 }

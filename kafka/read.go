@@ -272,21 +272,22 @@ func (l *Log) fetch(ctx context.Context, partition int, from int64, events, byte
 // piece makes a chunk of about so many bytes from the beginning of what a fetch brought
 // for a partition, and keeps the batches that follow as they are.
 func (l *Log) piece(partition int, part *kmsg.FetchResponseTopicPartition, from int64, size int, answered func(next, head int64)) (*chunk, error) {
-	n, next, whole := cut(part.RecordBatches, size)
-	if len(part.AbortedTransactions) > 0 || !whole {
-		n = len(part.RecordBatches) // what was aborted is told by batches before and behind
-	} else if n < len(part.RecordBatches) {
+	if len(part.AbortedTransactions) > 0 { // they are told by batches before and behind
+		size = len(part.RecordBatches)
+	}
+	n, next, end := cut(part.RecordBatches, size)
+	if n < end {
 		first, rest := *part, *part
-		first.RecordBatches, rest.RecordBatches = part.RecordBatches[:n], part.RecordBatches[n:]
+		first.RecordBatches, rest.RecordBatches = part.RecordBatches[:n], part.RecordBatches[n:end]
 		part = &first
 		l.rest.putRaw(partition, next, &rest)
 	}
-	if answered != nil && whole {
+	if answered != nil && n > 0 {
 		answered(next, part.LastStableOffset)
 	}
 	c, err := l.chunk(partition, part, from)
 	if err == nil && c.next > from {
-		l.rest.learn(partition, n, c)
+		l.rest.learn(partition, len(part.RecordBatches), c)
 	}
 	return c, err
 }
@@ -348,31 +349,28 @@ func (l *Log) chunk(partition int, part *kmsg.FetchResponseTopicPartition, from 
 	return c, nil
 }
 
-// cut says where to cut batches to have about so many bytes, one batch at least, and
-// the offset that follows. Whole: all of them are of a format that says this without a
-// look at the records.
-func cut(batches []byte, size int) (n int, next int64, whole bool) {
+// cut says where to cut batches to have about so many bytes, one batch at least, which
+// offset follows, and where the last whole batch ends: a broker cuts off what it sends
+// anywhere. All are 0 where a batch is of a format that says none of this.
+func cut(batches []byte, size int) (n int, next int64, end int) {
 	const magicAt, lastDeltaAt, header = 16, 23, 61
-	for at := 0; at < len(batches); {
-		b := batches[at:]
+	for end < len(batches) {
+		b := batches[end:]
 		if len(b) < header {
-			break // brokers cut the last one off anywhere
-		}
-		if b[magicAt] != 2 {
-			return 0, 0, false
-		}
-		end := 12 + int64(int32(binary.BigEndian.Uint32(b[8:])))
-		if end < header {
-			return 0, 0, false
-		}
-		if end > int64(len(b)) {
 			break
 		}
-		if at += int(end); n == 0 || at <= size {
-			n, next, whole = at, int64(binary.BigEndian.Uint64(b))+int64(int32(binary.BigEndian.Uint32(b[lastDeltaAt:])))+1, true
+		length := 12 + int64(int32(binary.BigEndian.Uint32(b[8:])))
+		if b[magicAt] != 2 || length < header {
+			return 0, 0, 0
+		}
+		if length > int64(len(b)) {
+			break
+		}
+		if end += int(length); n == 0 || end <= size {
+			n, next = end, int64(binary.BigEndian.Uint64(b))+int64(int32(binary.BigEndian.Uint32(b[lastDeltaAt:])))+1
 		}
 	}
-	return n, next, whole
+	return n, next, end
 }
 
 var decompressor = kgo.DefaultDecompressor()
