@@ -70,10 +70,7 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 		req.MaxBytes = 4 << 20
 	}
 	after := max(0, int64(req.After))
-	c := l.rest.take(req.Partition, after)
-	if c == nil {
-		c = l.rest.await(ctx, req.Partition, after)
-	}
+	c := l.rest.await(ctx, req.Partition, after)
 	if c == nil {
 		var err error
 		if c, err = l.fetch(ctx, req.Partition, after, req.MaxEvents, req.MaxBytes, nil); err != nil {

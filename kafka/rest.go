@@ -290,21 +290,19 @@ func (r *rest) land(at spot, f *flight, c *chunk) {
 	close(f.landed)
 }
 
-// await returns the chunk that is on its way to a place, if there is one and nobody
-// takes it before.
+// await is take of what may be on its way.
 func (r *rest) await(ctx context.Context, partition int, from int64) *chunk {
 	r.mu.Lock()
 	f := r.flights[spot{partition, from}]
 	r.mu.Unlock()
-	if f == nil {
-		return nil
+	if f != nil {
+		select {
+		case <-f.landed:
+		case <-ctx.Done():
+			return nil
+		}
 	}
-	select {
-	case <-f.landed:
-		return r.take(partition, from)
-	case <-ctx.Done():
-		return nil
-	}
+	return r.take(partition, from)
 }
 
 // expect returns how much memory a fetch takes, about. The caller holds mu.
