@@ -88,6 +88,10 @@ type rebalanceRun struct {
 	task    rebalanceTask // of the next process, but for its name and stamps
 	dir     string
 	load    *rebalanceLoad
+	aside   rebalanceTask      // of the next bystander
+	standby []*rebalanceMember // bystanders that are there
+	apart   []*rebalanceMember // all of them
+	beside  int
 	all     []*rebalanceMember // in the order in which they came
 	members []*rebalanceMember // that are to be there
 }
@@ -173,35 +177,62 @@ func (r *rebalanceRun) step(ctx context.Context, s rebalanceStep) (w, control wi
 	}
 	w.to = time.Now().UnixNano()
 	control = window{w.to, w.to + int64(w.length())}
-	return w, control, rest(ctx, w.length()+rebalanceAfter/2)
+	if err := r.bystanders(ctx, s); err != nil {
+		return w, control, err
+	}
+	return w, control, rest(ctx, time.Until(time.Unix(0, control.to))+rebalanceAfter/2)
+}
+
+// bystanders does what a step does with processes that have a topic, a group and a
+// database of their own: the machine's processors have the same to do in the control
+// window as in the other.
+func (r *rebalanceRun) bystanders(ctx context.Context, s rebalanceStep) error {
+	if s.leave != 0 && len(r.standby) > 0 {
+		m := r.standby[0]
+		if r.standby = r.standby[1:]; m.stop(s.leave) != nil {
+			return fmt.Errorf("bystander: %w", m.err)
+		}
+	}
+	for range s.join {
+		t := r.aside
+		r.beside++
+		t.Name = fmt.Sprintf("bystander-%d", r.beside)
+		t.Stamps = filepath.Join(r.dir, fmt.Sprintf("%s-%s", t.Topic, t.Name))
+		m, err := startRebalanceMember(ctx, t)
+		if err != nil {
+			return err
+		}
+		r.standby, r.apart = append(r.standby, m), append(r.apart, m)
+	}
+	return nil
 }
 
 // rebalance runs a plan under one of the protocols.
 func (b *bench) rebalance(ctx context.Context, k *kafkaServer, pg *pgServer, plan rebalancePlan, server bool) (err error) {
-	url, err := pg.empty(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, pg.drop(ctx, url)) }()
-	topic, err := k.topic(ctx, "rebalance", plan.partitions)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = k.drop(ctx, topic) }()
-	group := k.name("rebalance")
-	if server {
-		if err := k.groupDefaults(ctx, group); err != nil {
+	r := &rebalanceRun{plan: plan, dir: b.dir}
+	for _, t := range []*rebalanceTask{&r.task, &r.aside} {
+		t.Brokers, t.ServerProtocol, t.Group = k.brokers, server, k.name("rebalance")
+		if t.Postgres, err = pg.empty(ctx); err != nil {
 			return err
 		}
+		defer func() { err = errors.Join(err, pg.drop(ctx, t.Postgres)) }()
+		if t.Topic, err = k.topic(ctx, "rebalance", plan.partitions); err != nil {
+			return err
+		}
+		defer func() { _ = k.drop(ctx, t.Topic) }()
+		if server {
+			if err := k.groupDefaults(ctx, t.Group); err != nil {
+				return err
+			}
+		}
 	}
-	r := &rebalanceRun{plan: plan, dir: b.dir, task: rebalanceTask{Postgres: url, Topic: topic, Group: group, Brokers: k.brokers, ServerProtocol: server}}
 	defer func() {
-		for _, m := range r.all {
+		for _, m := range append(r.all, r.apart...) {
 			_ = m.stop(syscall.SIGKILL)
 			<-m.ended
 		}
 	}()
-	if r.load, err = startRebalanceLoad(ctx, k, topic, plan); err != nil {
+	if r.load, err = startRebalanceLoad(ctx, k, r.task.Topic, plan); err != nil {
 		return err
 	}
 	defer func() { _ = r.load.end() }()
@@ -225,7 +256,7 @@ func (b *bench) rebalance(ctx context.Context, k *kafkaServer, pg *pgServer, pla
 	if err := r.load.end(); err != nil {
 		return err
 	}
-	if err := r.load.applied(ctx, url); err != nil {
+	if err := r.load.applied(ctx, r.task.Postgres); err != nil {
 		return err
 	}
 	for _, m := range r.members {
@@ -269,7 +300,7 @@ func (b *bench) rebalanceFigures(stamps [][]stamp, plan rebalancePlan, windows [
 		}
 		planned.sort()
 		most := planned.control[len(planned.control)-1]
-		b.add("pause_unaffected", ms(above(quantile(planned.stayed, 0.99), most)), "ms", atMost(0), "%s; P99 of the longest gap of partitions that stay (%s ms; max %s), above the longest gap in control windows of the same length (%s ms; P50 %s); %d of %d; %s",
+		b.add("pause_unaffected", ms(above(quantile(planned.stayed, 0.99), most)), "ms", atMost(0), "%s; P99 of the longest gap of partitions that stay (%s ms; max %s), above the longest gap in control windows of the same length, in which a process of another group comes or goes (%s ms; P50 %s); %d of %d; %s",
 			kind.name, number(ms(quantile(planned.stayed, 0.99))), number(ms(quantile(planned.stayed, 1))), number(ms(most)), number(ms(planned.usual())), len(planned.stayed), len(planned.control), cond)
 		for _, name := range []string{"", "join", "leave", "killed"} {
 			t, must := &planned, atMost(250)
@@ -288,7 +319,7 @@ func (b *bench) rebalanceFigures(stamps [][]stamp, plan rebalancePlan, windows [
 		}
 	}
 	again, needless := repeats(stamps)
-	b.add("repeated", float64(needless), "events", atMost(0), "calls of the reactor's handler that repeat one was not in flight when its lane moved: it had returned, and its process had committed twice since; %d repetitions of calls in flight; %d steps; %s", again-needless, len(plan.steps), cond)
+	b.add("repeated", float64(needless), "events", atMost(0), "calls of the reactor's handler that repeat one that was not in flight when its lane moved: it had returned, and its process had committed twice since; %d repetitions of calls in flight; %d steps; %s", again-needless, len(plan.steps), cond)
 	var took []time.Duration
 	for i := range windows {
 		took = append(took, windows[i][0].length()-rebalanceAfter)

@@ -59,6 +59,7 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 		}
 		return p, nil
 	}
+	l.noteRead(req.Partition)
 	if req.MaxEvents <= 0 {
 		req.MaxEvents = 1000
 	}
