@@ -219,7 +219,8 @@ func Project(p projection.Definition, options ...Options) Processor {
 // ProjectBatch returns a processor that hands f each batch, in order, with the
 // open transaction of the store (for package sqlite: a *sqlite.Tx), in which
 // the checkpoint moves too. f may be called again with the same events after an
-// error, and then sees none of what it did before.
+// error, and then sees none of what it did before. It must not change them, nor their
+// order.
 func ProjectBatch(name string, f func(ctx context.Context, tx any, events []event.Event) error, options ...Options) Processor {
 	ep := processor(name, options)
 	ep.Batch = f

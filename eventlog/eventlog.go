@@ -103,8 +103,12 @@ func (b *Bucket) Covers(c *Bucket) bool {
 // A Page is a run of a log partition.
 type Page struct {
 	// Events are the selected events with After < Position <= Next, in order.
-	// They are shared: nobody may change them.
+	// They are shared: nobody may change them, unless they are Own.
 	Events []event.Event
+
+	// Own says that the slice Events was made for this reader alone, who may hand it on
+	// as his. Data and Metadata are shared all the same.
+	Own bool
 
 	// Next is the position up to which the log was examined: every selected
 	// event up to it is in Events. It is at least the request's After, and above

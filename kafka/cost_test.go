@@ -54,13 +54,16 @@ func BenchmarkPage(b *testing.B) {
 		perRecord(b)
 	})
 	c := decode()
-	b.Run("page", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			if p := l.page(c, &eventlog.ReadRequest{MaxEvents: 1 << 20, MaxBytes: 1 << 30}); len(p.Events) != 20*n || p.Events[n].Fault != nil || p.Events[7].Tenant != "tenant-07" {
-				b.Fatalf("%d events, %+v", len(p.Events), p.Events[0])
+	for name, headers := range map[string][]string{"page": nil, "page without metadata": {}} {
+		b.Run(name, func(b *testing.B) {
+			l.fallback.Metadata = headers
+			b.ReportAllocs()
+			for b.Loop() {
+				if p := l.page(c, &eventlog.ReadRequest{MaxEvents: 1 << 20, MaxBytes: 1 << 30}); len(p.Events) != 20*n || p.Events[n].Fault != nil || p.Events[7].Tenant != "tenant-07" {
+					b.Fatalf("%d events, %+v", len(p.Events), p.Events[0])
+				}
 			}
-		}
-		perRecord(b)
-	})
+			perRecord(b)
+		})
+	}
 }

@@ -156,7 +156,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		cfg: cfg, logger: cfg.Logger, decode: cfg.Decode, moved: make(chan struct{}),
 		watched: map[int]*watched{}, pollers: map[int32]*poller{},
 	}
-	l.rest.limit, l.fallback = restBytes, &l.cfg.Mapping
+	l.rest.limit, l.rest.rawLimit, l.fallback = restBytes, rawBytes, &l.cfg.Mapping
 	opts := append([]kgo.Opt{kgo.SeedBrokers(cfg.Brokers...), kgo.RetryTimeout(20 * time.Second)}, cfg.Options...)
 	var err error
 	if l.client, err = kgo.NewClient(opts...); err != nil {

@@ -120,7 +120,7 @@ func (l *Log) partitionOf(d *store.DeadLetter) int {
 // again reads the record of a letter; nil: it is gone.
 func (l *Log) again(ctx context.Context, d *store.DeadLetter) (*kgo.Record, error) {
 	at := int64(d.Event.Position) - 1
-	c, err := l.fetch(ctx, l.partitionOf(d), at, 1, 1)
+	c, err := l.fetch(ctx, l.partitionOf(d), at, 1, 1, nil)
 	if errors.Is(err, eventlog.ErrTruncated) {
 		return nil, nil
 	}

@@ -55,25 +55,27 @@ type Mapping struct {
 var defaultNames = tenancy.Presets["fairlead"]
 
 // Decode makes an event of a record.
-func (m *Mapping) Decode(r *kgo.Record) (event.Event, error) {
+func (m *Mapping) Decode(r *kgo.Record) (e event.Event, err error) {
 	in := interns.Get().(*interned)
 	defer interns.Put(in)
-	return m.decode(r, in)
+	err = m.decode(&e, r, in)
+	return e, err
 }
 
-func (m *Mapping) decode(r *kgo.Record, in *interned) (event.Event, error) {
+// decode is Decode into e, which is zero.
+func (m *Mapping) decode(e *event.Event, r *kgo.Record, in *interned) (err error) {
 	k := look(r.Headers)
-	id, meta := m.texts(r, &k)
 	w := m.names().read(r, in)
-	e := m.outlined(r, &k, &w, id, meta, in)
-	if bytes.HasPrefix(k.contentType, []byte("application/cloudevents")) {
-		return m.structured(r, string(k.contentType), e)
+	m.outlined(e, r, &k, &w, in)
+	if k.contentType != nil && bytes.HasPrefix(k.contentType, []byte("application/cloudevents")) {
+		*e, err = m.structured(r, string(k.contentType), *e)
+		return err
 	}
 	if err := m.laidOut(r, e.Tenant, &w); err != nil {
-		return e, err
+		return err
 	}
 	if w.fault != tenancy.NoFault {
-		return e, fmt.Errorf("its headers cannot be relied on: %v", w.fault)
+		return fmt.Errorf("its headers cannot be relied on: %v", w.fault)
 	}
 	for i, v := range k.times {
 		if v == nil {
@@ -81,28 +83,29 @@ func (m *Mapping) decode(r *kgo.Record, in *interned) (event.Event, error) {
 		}
 		t, err := time.Parse(time.RFC3339Nano, string(v))
 		if err != nil {
-			return e, fmt.Errorf("header %q is no time as in RFC 3339: %w", timeHeaders[i], err)
+			return fmt.Errorf("header %q is no time as in RFC 3339: %w", timeHeaders[i], err)
 		}
 		e.OccurredAt = t.UTC()
 		break
 	}
 	e.Data = r.Value
-	return e, nil
+	return nil
 }
 
 // outline is the event without its data and time: what can always be told.
-func (m *Mapping) outline(r *kgo.Record) event.Event {
+func (m *Mapping) outline(r *kgo.Record) (e event.Event) {
 	in := interns.Get().(*interned)
 	defer interns.Put(in)
 	k := look(r.Headers)
-	id, meta := m.texts(r, &k)
 	w := m.names().read(r, in)
-	return m.outlined(r, &k, &w, id, meta, in)
+	m.outlined(&e, r, &k, &w, in)
+	return e
 }
 
-func (m *Mapping) outlined(r *kgo.Record, k *known, w *whose, id string, meta event.Metadata, in *interned) event.Event {
-	e := event.Event{ID: id, Tenant: w.tenant, Class: w.class, Metadata: meta}
-	key := string(r.Key)
+func (m *Mapping) outlined(e *event.Event, r *kgo.Record, k *known, w *whose, in *interned) {
+	var key string
+	e.ID, key, e.Metadata = m.texts(r, k, in)
+	e.Tenant, e.Class = w.tenant, w.class
 	if m.KeySeparator != "" && w.sure {
 		// With a header or without, a key has one stream.
 		if tenant, rest, ok := strings.Cut(key, m.KeySeparator); ok && (e.Tenant == "" || e.Tenant == tenant) {
@@ -139,7 +142,6 @@ func (m *Mapping) outlined(r *kgo.Record, k *known, w *whose, id string, meta ev
 	default:
 		e.Type = r.Topic
 	}
-	return e
 }
 
 // laidOut returns an error for a record that belongs to nobody in the layout, or whose

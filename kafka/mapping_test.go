@@ -91,7 +91,7 @@ func TestMapping(t *testing.T) {
 				r.Value = nil
 			}
 			l := Log{decode: tt.mapping.Decode, fallback: &tt.mapping}
-			e := l.event(r, nil, &interned{map[string]string{}})
+			e := eventOf(&l, r)
 			if e.Position != 43 || !e.RecordedAt.Equal(at) {
 				t.Errorf("position %v, recorded at %v, want 43 and %v", e.Position, e.RecordedAt, at)
 			}
@@ -115,7 +115,7 @@ func TestMapping(t *testing.T) {
 // A user's decoder that panics makes poison of the record, and nothing worse.
 func TestDecoderPanics(t *testing.T) {
 	l := Log{decode: func(*kgo.Record) (event.Event, error) { panic("oops") }, fallback: &Mapping{}}
-	e := l.event(&kgo.Record{Topic: "t", Offset: 1, Key: []byte("k"), Headers: []kgo.RecordHeader{{Key: "tenant", Value: []byte("a")}, {Key: "fairlead-class", Value: []byte("test")}}}, nil, &interned{map[string]string{}})
+	e := eventOf(&l, &kgo.Record{Topic: "t", Offset: 1, Key: []byte("k"), Headers: []kgo.RecordHeader{{Key: "tenant", Value: []byte("a")}, {Key: "fairlead-class", Value: []byte("test")}}})
 	if e.Class != "test" {
 		t.Errorf("class %q", e.Class)
 	}
@@ -143,4 +143,9 @@ func TestMetadataOfSomeHeaders(t *testing.T) {
 			t.Errorf("%q: %q %q %q %v, %v, want metadata %v", tt.names, e.Tenant, e.ID, e.HandledType(), e.Metadata, err, tt.want)
 		}
 	}
+}
+
+func eventOf(l *Log, r *kgo.Record) (e event.Event) {
+	l.event(&e, r, nil, &interned{names: map[string]string{}})
+	return e
 }

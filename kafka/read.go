@@ -3,6 +3,7 @@ package kafka
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,7 +22,9 @@ import (
 const (
 	minFetch  = 64 << 10 // bytes of batches asked for at least
 	maxFetch  = 4 << 20  // and at most, unless one batch is larger
+	onceFetch = 1 << 20  // what is asked for where there is room for it, whatever a page takes
 	restBytes = 16 << 20 // of records that were fetched and did not fit into a page
+	rawBytes  = 16 << 20 // of batches that were fetched and not decompressed yet
 )
 
 // A chunk is what one fetch brought: records in order, those of aborted
@@ -32,6 +35,7 @@ type chunk struct {
 	next      int64 // the offset behind what was examined
 	head      int64 // the last stable offset
 	records   []*kgo.Record
+	slabs     *slabs // where they are; nil: they are nobody's
 	bytes     int
 	waits     error     // a page ended before a record that cannot be decoded yet
 	whole     bool      // nothing of it was handed out yet
@@ -73,7 +77,7 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 	}
 	if c == nil {
 		var err error
-		if c, err = l.fetch(ctx, req.Partition, after, req.MaxEvents, req.MaxBytes); err != nil {
+		if c, err = l.fetch(ctx, req.Partition, after, req.MaxEvents, req.MaxBytes, nil); err != nil {
 			return eventlog.Page{}, err
 		}
 	}
@@ -84,6 +88,7 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 		return eventlog.Page{}, err
 	}
 	page := l.page(c, &req)
+	c.slabs.free()
 	if c.waits != nil && page.Next <= req.After {
 		return eventlog.Page{}, c.waits
 	}
@@ -92,11 +97,11 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 
 // page makes a page of a chunk, and keeps what does not fit into it.
 func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
-	p := eventlog.Page{Next: max(req.After, event.Position(c.next)), Head: event.Position(c.head)}
+	p := eventlog.Page{Next: max(req.After, event.Position(c.next)), Head: event.Position(c.head), Own: true}
 	if req.Until != 0 && p.Next > req.Until {
 		p.Next = max(req.After, req.Until)
 	}
-	size := 0
+	size, all := 0, req.Filter.All()
 	p.Events = make([]event.Event, 0, min(len(c.records), req.MaxEvents))
 	removed := l.removed(c.partition)
 	in := interns.Get().(*interned)
@@ -116,81 +121,90 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 		if !taken {
 			continue
 		}
-		e := l.event(r, fault, in)
-		if removed != nil && removed(e.Tenant, at) {
+		n := len(p.Events)
+		p.Events = p.Events[:n+1]
+		e := &p.Events[n]
+		l.event(e, r, fault, in)
+		if removed != nil && removed(e.Tenant, at) || !all && !selects(&req.Filter, e) {
+			*e, p.Events = event.Event{}, p.Events[:n]
 			continue
 		}
-		if !selects(&req.Filter, &e) {
-			continue
-		}
-		if errors.Is(e.Fault, ErrUnavailable) {
+		if e.Fault != nil && errors.Is(e.Fault, ErrUnavailable) {
 			p.Next = at - 1
 			l.rest.put(c, i, int64(p.Next))
-			c.waits = l.unavailable(r, &e)
+			c.waits = l.unavailable(r, e)
+			*e, p.Events = event.Event{}, p.Events[:n]
 			break
 		}
-		size += sizeOf(&e, r)
+		size += sizeOf(e, r)
 		if req.MaxEventBytes > 0 && len(e.Data) > req.MaxEventBytes {
 			e.Data, e.Withheld = nil, int64(len(e.Data))
 		}
-		p.Events = append(p.Events, e)
 	}
 	return p
 }
 
-// event decodes a record. One that cannot be decoded, or has a fault already, is an
-// event all the same, without its payload and with the reason: its key is parked, and
-// it is decoded again when that is retried.
-func (l *Log) event(r *kgo.Record, fault error, in *interned) (out event.Event) {
-	e, err := l.safeDecode(r, in)
-	reserved, kept := errors.AsType[*event.Reserved](fault)
-	switch {
-	case kept: // the event stays whole, and a fault of its own beside
-		reserved.Err = err
-		defer func() { out.Fault = reserved }()
-	case fault != nil:
-		err = fault
+// event decodes a record into e, which is zero. One that cannot be decoded, or has a
+// fault already, is an event all the same, without its payload and with the reason: its
+// key is parked, and it is decoded again when that is retried.
+func (l *Log) event(e *event.Event, r *kgo.Record, fault error, in *interned) {
+	var err error
+	if l.decode == nil {
+		err = l.fallback.decode(e, r, in)
+	} else {
+		*e, err = l.safeDecode(r)
 	}
-	if err != nil {
-		base := l.fallback.outline(r)
-		if e.Tenant == "" {
-			e.Tenant = base.Tenant
-		}
-		if e.Class == "" {
-			e.Class = base.Class
-		}
-		if e.Stream == "" {
-			e.Stream = base.Stream
-		}
-		if e.Type == "" { // a default would be a guess, and might be one that nobody handles
-			k := look(r.Headers)
-			e.Type = cmp.Or(string(k.typ), string(k.ceType))
-		}
-		if e.ID == "" {
-			e.ID = base.ID
-		}
-		e.Metadata = base.Metadata
-		e.Data, e.Withheld = nil, max(1, int64(len(r.Value)))
-		e.Fault = fmt.Errorf("record %s: %w", base.ID, err)
+	if err != nil || fault != nil {
+		l.faulty(e, r, fault, err)
 	}
 	e.Position, e.RecordedAt = event.Position(r.Offset+1), r.Timestamp.UTC()
 	if e.OccurredAt.IsZero() {
 		e.OccurredAt = e.RecordedAt
+	} else {
+		e.OccurredAt = e.OccurredAt.UTC()
 	}
-	e.OccurredAt = e.OccurredAt.UTC()
-	return e
+}
+
+// faulty makes e the event of a record that has a fault, or could not be decoded.
+func (l *Log) faulty(e *event.Event, r *kgo.Record, fault, err error) {
+	if reserved, kept := errors.AsType[*event.Reserved](fault); kept { // the event stays whole, and a fault of its own beside
+		reserved.Err = err
+		defer func() { e.Fault = reserved }()
+	} else if fault != nil {
+		err = fault
+	}
+	if err == nil {
+		return
+	}
+	base := l.fallback.outline(r)
+	if e.Tenant == "" {
+		e.Tenant = base.Tenant
+	}
+	if e.Class == "" {
+		e.Class = base.Class
+	}
+	if e.Stream == "" {
+		e.Stream = base.Stream
+	}
+	if e.Type == "" { // a default would be a guess, and might be one that nobody handles
+		k := look(r.Headers)
+		e.Type = cmp.Or(string(k.typ), string(k.ceType))
+	}
+	if e.ID == "" {
+		e.ID = base.ID
+	}
+	e.Metadata = base.Metadata
+	e.Data, e.Withheld = nil, max(1, int64(len(r.Value)))
+	e.Fault = fmt.Errorf("record %s: %w", base.ID, err)
 }
 
 // safeDecode calls the user's function.
-func (l *Log) safeDecode(r *kgo.Record, in *interned) (e event.Event, err error) {
+func (l *Log) safeDecode(r *kgo.Record) (e event.Event, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("decoding panicked: %v", v)
 		}
 	}()
-	if l.decode == nil {
-		return l.fallback.decode(r, in)
-	}
 	return l.decode(r)
 }
 
@@ -210,12 +224,22 @@ func selects(f *eventlog.Filter, e *event.Event) bool {
 		(f.Types == nil || slices.Contains(f.Types, e.Type) || e.Fault != nil && e.Type == "")
 }
 
-// fetch asks the leader for what follows an offset.
-func (l *Log) fetch(ctx context.Context, partition int, from int64, events, bytes int) (*chunk, error) {
+// fetch asks the leader for what follows an offset. It tells answered, if there is one,
+// where what has come ends, and the log, before that is decompressed.
+func (l *Log) fetch(ctx context.Context, partition int, from int64, events, bytes int, answered func(next, head int64)) (*chunk, error) {
 	size := l.rest.guess(partition, events, bytes)
+	if b := l.rest.takeRaw(partition, from); b != nil {
+		return l.piece(partition, b, from, size, answered)
+	}
+	once := size
+	if answered != nil { // its reader goes on
+		var done func()
+		once, done = l.rest.reserveRaw(size)
+		defer done()
+	}
 	for {
 		resp, err := l.ask(ctx, partition, func() kmsg.Request {
-			return l.request(0, size, fetchFrom{partition, from, size})
+			return l.request(0, once, fetchFrom{partition, from, once})
 		}, func(resp kmsg.Response) int16 {
 			p, code := only(resp.(*kmsg.FetchResponse))
 			if code != 0 {
@@ -234,20 +258,39 @@ func (l *Log) fetch(ctx context.Context, partition int, from int64, events, byte
 			return nil, l.wrap(partition, fmt.Sprintf("fetch at offset %d", from), err)
 		}
 		part, _ := only(resp.(*kmsg.FetchResponse))
-		c, err := l.chunk(partition, part, from)
-		if err != nil {
-			return nil, err
-		}
-		if c.next > from || c.next >= c.head {
-			l.rest.learn(partition, len(part.RecordBatches), c)
-			return c, nil
+		c, err := l.piece(partition, part, from, size, answered)
+		if err != nil || c.next > from || c.next >= c.head {
+			return c, err
 		}
 		// A broker sends one batch whatever its size. One that does not is asked for more.
-		if size >= 1<<30 {
+		if once >= 1<<30 {
 			return nil, l.wrap(partition, "fetch", fmt.Errorf("the broker sends nothing at offset %d, below the last stable offset %d", from, c.head))
 		}
-		size *= 4
+		once *= 4
 	}
+}
+
+// piece makes a chunk of about so many bytes from the beginning of what a fetch brought
+// for a partition, and keeps the batches that follow as they are.
+func (l *Log) piece(partition int, part *kmsg.FetchResponseTopicPartition, from int64, size int, answered func(next, head int64)) (*chunk, error) {
+	if len(part.AbortedTransactions) > 0 { // they are told by batches before and behind
+		size = len(part.RecordBatches)
+	}
+	n, next, end := cut(part.RecordBatches, size)
+	if n < end {
+		first, rest := *part, *part
+		first.RecordBatches, rest.RecordBatches = part.RecordBatches[:n], part.RecordBatches[n:end]
+		part = &first
+		l.rest.putRaw(partition, next, &rest)
+	}
+	if answered != nil && n > 0 {
+		answered(next, part.LastStableOffset)
+	}
+	c, err := l.chunk(partition, part, from)
+	if err == nil && c.next > from {
+		l.rest.learn(partition, len(part.RecordBatches), c)
+	}
+	return c, err
 }
 
 // outside says why there is nothing at an offset: retention has passed it, or it
@@ -272,13 +315,17 @@ func (l *Log) outside(ctx context.Context, partition int, from int64) (c *chunk,
 // chunk decodes what a fetch brought for a partition.
 func (l *Log) chunk(partition int, part *kmsg.FetchResponseTopicPartition, from int64) (*chunk, error) {
 	at, _ := l.place(partition)
-	got, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
-		Offset: from, IsolationLevel: kgo.ReadCommitted(), Topic: at.topic, Partition: part.Partition,
-	}, part, decompressor, nil)
+	opts := kgo.ProcessFetchPartitionOpts{Offset: from, IsolationLevel: kgo.ReadCommitted(), Topic: at.topic, Partition: part.Partition}
+	var in *slabs
+	if l.decode == nil {
+		in = new(slabs)
+		opts.Pools = []kgo.Pool{in}
+	}
+	got, next := kgo.ProcessFetchPartition(opts, part, decompressor, nil)
 	if got.Err != nil && len(got.Records) == 0 {
 		return nil, &CorruptError{Topic: at.topic, Partition: int(part.Partition), Offset: from, Err: got.Err}
 	}
-	c := &chunk{partition: partition, from: from, next: next, head: part.LastStableOffset, records: got.Records, whole: true}
+	c := &chunk{partition: partition, from: from, next: next, head: part.LastStableOffset, records: got.Records, slabs: in, whole: true}
 	if c.head < 0 { // of a broker without transactions
 		c.head = part.HighWatermark
 	}
@@ -292,13 +339,39 @@ func (l *Log) chunk(partition int, part *kmsg.FetchResponseTopicPartition, from 
 		c.head = max(c.head, c.next)
 	}
 	for _, r := range c.records {
-		r.Context = l.ctx // for who decodes it
+		if l.decode != nil {
+			r.Context = l.ctx // for who decodes it
+		}
 		c.bytes += 200 + len(r.Key) + len(r.Value)
 		for _, h := range r.Headers {
 			c.bytes += len(h.Key) + len(h.Value)
 		}
 	}
 	return c, nil
+}
+
+// cut says where to cut batches to have about so many bytes, one batch at least, which
+// offset follows, and where the last whole batch ends: a broker cuts off what it sends
+// anywhere. All are 0 where a batch is of a format that says none of this.
+func cut(batches []byte, size int) (n int, next int64, end int) {
+	const magicAt, lastDeltaAt, header = 16, 23, 61
+	for end < len(batches) {
+		b := batches[end:]
+		if len(b) < header {
+			break
+		}
+		length := 12 + int64(int32(binary.BigEndian.Uint32(b[8:])))
+		if b[magicAt] != 2 || length < header {
+			return 0, 0, 0
+		}
+		if length > int64(len(b)) {
+			break
+		}
+		if end += int(length); n == 0 || end <= size {
+			n, next = end, int64(binary.BigEndian.Uint64(b))+int64(int32(binary.BigEndian.Uint32(b[lastDeltaAt:])))+1
+		}
+	}
+	return n, next, end
 }
 
 var decompressor = kgo.DefaultDecompressor()

@@ -13,8 +13,8 @@ import (
 )
 
 // What a record's texts cost decides how fast a topic is read, so headers are gone
-// through once, names that come again and again are kept, and the rest of a record's
-// texts share one allocation. Nothing here refers to the bytes of the record: a name
+// through once, names that come again and again are kept, and the other texts of a
+// few records share one allocation. Nothing here refers to the bytes of the record: a name
 // that somebody keeps must not keep a batch in memory.
 
 // known are the values of the headers that a mapping looks for, of those that come
@@ -61,21 +61,21 @@ func present(v []byte) []byte {
 	return v
 }
 
-// texts returns the id of a record, and its headers as metadata: of those that come
-// twice, the last.
-func (m *Mapping) texts(r *kgo.Record, k *known) (id string, meta event.Metadata) {
+// texts returns the id of a record, its key, and its headers as metadata: of those that
+// come twice, the last.
+func (m *Mapping) texts(r *kgo.Record, k *known, in *interned) (id, key string, meta event.Metadata) {
 	var buf [64]byte
 	place := buf[:0]
-	size := 0
+	size := len(r.Key)
 	switch {
 	case len(k.id) > 0:
-		size = len(k.id)
+		size += len(k.id)
 	case len(k.ceID) > 0:
-		size = len(k.ceSource) + 1 + len(k.ceID)
+		size += len(k.ceSource) + 1 + len(k.ceID)
 	default:
 		place = strconv.AppendInt(append(place, '/'), int64(r.Partition), 10)
 		place = strconv.AppendInt(append(place, '/'), r.Offset, 10)
-		size = len(r.Topic) + len(place)
+		size += len(r.Topic) + len(place)
 	}
 	wanted := 0
 	for i := range r.Headers {
@@ -84,8 +84,8 @@ func (m *Mapping) texts(r *kgo.Record, k *known) (id string, meta event.Metadata
 			wanted++
 		}
 	}
-	var all strings.Builder
-	all.Grow(size)
+	all := in.room(size)
+	begin := all.Len()
 	switch {
 	case len(k.id) > 0:
 		all.Write(k.id)
@@ -100,16 +100,18 @@ func (m *Mapping) texts(r *kgo.Record, k *known) (id string, meta event.Metadata
 		all.Write(place)
 	}
 	ends := all.Len()
-	if wanted == 0 {
-		return all.String(), nil
-	}
+	all.Write(r.Key)
+	keyEnds := all.Len()
 	for i := range r.Headers {
-		if m.wants(r.Headers[i].Key) {
+		if wanted > 0 && m.wants(r.Headers[i].Key) {
 			all.Write(r.Headers[i].Value)
 		}
 	}
 	text := all.String()
-	id, text = text[:ends], text[ends:]
+	id, key, text = text[begin:ends], text[ends:keyEnds], text[keyEnds:]
+	if wanted == 0 {
+		return id, key, nil
+	}
 	meta = make(event.Metadata, wanted)
 	for i := range r.Headers {
 		if h := &r.Headers[i]; m.wants(h.Key) {
@@ -117,7 +119,7 @@ func (m *Mapping) texts(r *kgo.Record, k *known) (id string, meta event.Metadata
 			meta[h.Key], text = text[:n], text[n:]
 		}
 	}
-	return id, meta
+	return id, key, meta
 }
 
 // wants reports whether a header becomes metadata.
@@ -125,26 +127,53 @@ func (m *Mapping) wants(header string) bool {
 	return m.Metadata == nil || header == event.SchemaKey || slices.Contains(m.Metadata, header)
 }
 
-// interned are names that come again and again: of tenants, types and classes.
-type interned struct{ names map[string]string }
+// interned are names that come again and again, of tenants, types and classes, and
+// room for those that do not.
+type interned struct {
+	names  map[string]string
+	recent [64]string // of names, by a hash: most are found here
+	texts  strings.Builder
+}
 
-const mostInterned = 1 << 12 // names; then it begins anew
+const (
+	mostInterned = 1 << 12 // names; then it begins anew
 
-var interns = sync.Pool{New: func() any { return &interned{map[string]string{}} }}
+	// textBlock is what the texts of some records share. Somebody who keeps one of them
+	// keeps no more than this.
+	textBlock = 256
+)
+
+var interns = sync.Pool{New: func() any { return &interned{names: map[string]string{}} }}
 
 func (in *interned) of(name []byte) string {
-	if len(name) == 0 {
+	n := len(name)
+	if n == 0 {
 		return ""
 	}
-	if s, ok := in.names[string(name)]; ok {
-		return s
+	at := &in.recent[(n+int(name[n-1])*7+int(name[n/2])*31+int(name[max(0, n-2)])*13)%len(in.recent)]
+	if *at == string(name) {
+		return *at
 	}
-	s := string(name)
-	if len(name) <= event.MaxTenant {
+	s, ok := in.names[string(name)]
+	if !ok {
+		s = string(name)
+		if n > event.MaxTenant {
+			return s
+		}
 		if len(in.names) >= mostInterned {
 			clear(in.names)
 		}
 		in.names[s] = s
 	}
+	*at = s
 	return s
+}
+
+// room returns what has room for so many bytes, and is not copied as they are written.
+func (in *interned) room(size int) *strings.Builder {
+	if in.texts.Cap()-in.texts.Len() < size {
+		in.texts.Reset()
+		in.texts.Grow(max(size, textBlock))
+	}
+	return &in.texts
 }

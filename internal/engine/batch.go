@@ -285,7 +285,7 @@ func storedTypes(types []string) []string {
 // left for good, while the lane is far behind and they are most of what it
 // reads. Otherwise a shared page is cheaper.
 func (l *batchLane) skipping() []string {
-	if l.skipShare < 0.5 || !l.farBehind() || l.pages.crowd.Load() {
+	if l.skipShare < 0.5 || !l.farBehind() || l.pages.crowd(l.logPart) {
 		return nil
 	}
 	var out []string

@@ -29,12 +29,12 @@ type pages struct {
 	eventLimit int
 	reads      atomic.Int64 // pages read from the log
 	pageBytes  atomic.Int64 // of one page
-	solo       atomic.Bool  // there is one lane: nothing is kept for others
-	crowd      atomic.Bool  // there are several processors' lanes: what one reads, others want
 
 	filters bool // the log can leave out buckets
 
 	cache *pagecache.Cache[[]eventlog.Bucket] // with the buckets that a page has; nil: all
+
+	lanes atomic.Pointer[map[int]int] // of the process, by log partition
 
 	mu     sync.Mutex
 	wanted []eventlog.Bucket // of all lanes; nil: the whole log
@@ -94,18 +94,29 @@ const (
 func newPages(log eventlog.Log, limit int) *pages {
 	filters, ok := log.(eventlog.BucketFilter)
 	p := &pages{filters: ok && filters.FiltersBuckets(), log: log, limit: limit, eventLimit: max(limit/2, 1<<20), tails: map[int]*tail{}, cache: pagecache.New[[]eventlog.Bucket](limit)}
-	p.share(1)
+	p.share(map[int]int{})
 	return p
 }
 
-// share sets the size of pages such that so many lanes, each with the page that
-// it works on and the next one, hold at most twice as much as is kept: half of
-// the memory budget.
-func (p *pages) share(lanes int) {
-	p.solo.Store(lanes <= 1)
-	p.crowd.Store(lanes > 3)
-	p.pageBytes.Store(int64(min(maxPageBytes, max(minPageBytes, p.limit/max(lanes, 1)))))
+// share sets the size of pages such that the lanes, so many of each log partition,
+// each with the page that it works on and the next one, hold at most twice as much as
+// is kept: half of the memory budget.
+func (p *pages) share(lanes map[int]int) {
+	p.lanes.Store(&lanes)
+	all := 0
+	for _, n := range lanes {
+		all += n
+	}
+	p.pageBytes.Store(int64(min(maxPageBytes, max(minPageBytes, p.limit/max(all, 1)))))
 }
+
+// solo reports whether there is one lane that reads a log partition: nothing is kept
+// for others.
+func (p *pages) solo(partition int) bool { return (*p.lanes.Load())[partition] <= 1 }
+
+// crowd reports whether there are several processors' lanes that read a log partition:
+// what one reads, others want.
+func (p *pages) crowd(partition int) bool { return (*p.lanes.Load())[partition] > 3 }
 
 // read returns a page. One without a filter may be shared, and then begins with
 // the event after `after`, whatever the kept page begins with. It has all events
@@ -127,7 +138,7 @@ func (p *pages) read(ctx context.Context, req eventlog.ReadRequest, own *eventlo
 
 // readAny is read of what the lanes of the process want.
 func (p *pages) readAny(ctx context.Context, req eventlog.ReadRequest, own *eventlog.Bucket) (eventlog.Page, error) {
-	if !req.Filter.All() || req.Until != 0 || p.solo.Load() {
+	if !req.Filter.All() || req.Until != 0 || p.solo(req.Partition) {
 		if own != nil && p.filters && req.Filter.All() {
 			req.Filter.Buckets = []eventlog.Bucket{*own}
 		}
@@ -143,6 +154,7 @@ func (p *pages) readAny(ctx context.Context, req eventlog.ReadRequest, own *even
 			p.mu.Unlock()
 			p.reads.Add(1)
 			page, err := p.log.Read(ctx, req)
+			page.Own = false
 			event.Share(page.Events)
 			return page, req.Filter.Buckets, err
 		})

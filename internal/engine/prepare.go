@@ -26,6 +26,7 @@ type batch struct {
 	grouper *dispatch.Grouper // which items are whose; the lane's, so valid until its next part
 	faulty  bool              // a group failed as it was made
 	spares  bool              // it has events that are a sandbox's for now
+	run     []event.Event     // the items, where they are a part of a page that is nobody else's
 
 	// What the parts that were folded have come to.
 	events  int
@@ -132,6 +133,7 @@ func (l *batchLane) extend(b *batch, page eventlog.Page, limit int) {
 		b.to = min(b.to, l.row.Until)
 	}
 	b.items = slices.Grow(b.items, min(limit, len(page.Events)))
+	first, last := 0, -1
 	for i := range page.Events {
 		e := &page.Events[i]
 		if e.Position <= l.at {
@@ -148,7 +150,13 @@ func (l *batchLane) extend(b *batch, page eventlog.Page, limit int) {
 			b.to = e.Position - 1
 			break
 		}
+		if last = i; len(b.items) == 0 {
+			first = i
+		}
 		l.add(b, e, fault)
+	}
+	if b.run = nil; page.Own && last-first+1 == len(b.items) {
+		b.run = page.Events[first : last+1 : last+1]
 	}
 	b.commit.Detach, b.commit.Forget = nil, nil
 	for t, d := range l.leave {

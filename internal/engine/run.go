@@ -439,10 +439,13 @@ func (l *batchLane) hand(b *batch) {
 			skip[x.item] = true
 		}
 	}
-	events := make([]event.Event, 0, len(b.items))
-	for i := range b.items {
-		if !skip[int32(i)] {
-			events = append(events, *b.items[i].e)
+	events := b.run
+	if events == nil || skip != nil {
+		events = make([]event.Event, 0, len(b.items))
+		for i := range b.items {
+			if !skip[int32(i)] {
+				events = append(events, *b.items[i].e)
+			}
 		}
 	}
 	if len(events) == 0 {

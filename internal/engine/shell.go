@@ -398,7 +398,7 @@ func (r *batchRunner) stopIfDue(ctx context.Context) error {
 // need not be kept by the lane.
 func (l *batchLane) sharedPage(eventlog.Page) bool {
 	req := l.request()
-	return req.Filter.All() && req.Until == 0 && !l.pages.solo.Load()
+	return req.Filter.All() && req.Until == 0 && !l.pages.solo(l.logPart)
 }
 
 func (r *batchRunner) sleep(ctx context.Context, d time.Duration) bool {

@@ -260,6 +260,6 @@ func (h *simHost) want() {
 			buckets = append(buckets, *b)
 		}
 	}
-	h.e.pages.share(1 + h.turns/7%3)
+	h.e.pages.share(map[int]int{0: 1 + h.turns/7%3})
 	h.e.pages.want(buckets)
 }

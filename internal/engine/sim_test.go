@@ -154,7 +154,7 @@ func (s *sim) host(i int) *simHost {
 		panic(err)
 	}
 	if s.n%2 == 0 {
-		h.e.pages.share(8) // pages are kept for other lanes
+		h.e.pages.share(map[int]int{0: 8}) // pages are kept for other lanes
 	}
 	for _, p := range s.procs {
 		h.e.procs[p.Name] = &active{p: p, lanes: map[store.LaneID]*owned{}, stats: procStats{window: slo.NewWindow(p.Freshness, 1, time.Hour)}}

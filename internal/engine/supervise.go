@@ -190,9 +190,25 @@ func (e *Engine) apply(d *decision, v *view, now time.Time) (share int) {
 	for id, reason := range d.unowned {
 		e.procs[id.Processor].unowned[id] = reason
 	}
-	n := len(d.held) + len(d.start) + len(d.take)
-	lanes := max(1, n)
-	e.pages.share(n)
+	readers := map[int]int{}
+	reader := func(id store.LaneID) {
+		part := 0
+		if e.procs[id.Processor].p.follows {
+			part = id.Partition
+		}
+		readers[part]++
+	}
+	for i := range d.held {
+		reader(d.held[i].LaneID)
+	}
+	for i := range d.take {
+		reader(d.take[i].LaneID)
+	}
+	for _, id := range d.start {
+		reader(id)
+	}
+	e.pages.share(readers)
+	lanes := max(1, len(d.held)+len(d.start)+len(d.take))
 	e.pages.want(e.buckets(d, v))
 	share = e.cfg.Memory / 2 / lanes
 	for _, a := range e.procs {
