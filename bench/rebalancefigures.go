@@ -47,24 +47,28 @@ func (p pulse) gap(partition int, w window) (time.Duration, bool) {
 		return 0, false
 	}
 	longest := int64(0)
-	for last := beats[i-1].when; last < w.to; last = beats[i].when {
-		if i++; i >= len(beats) {
+	for last := beats[i-1].when; last < w.to; i++ {
+		if i >= len(beats) {
 			return 0, false
 		}
-		longest = max(longest, beats[i].when-last)
+		longest, last = max(longest, beats[i].when-last), beats[i].when
 	}
 	return time.Duration(longest), true
 }
 
 // owners returns which processes a partition took effect in: the last one before the
-// window, then those in it in the order in which they came.
+// window, then those in it in the order in which they came, up to the one with the
+// first beat behind it.
 func (p pulse) owners(partition int, w window) (in []int) {
 	for _, b := range p[partition] {
 		switch {
 		case b.when < w.from:
 			in = []int{b.process}
-		case b.when < w.to && !slices.Contains(in, b.process):
+		case !slices.Contains(in, b.process):
 			in = append(in, b.process)
+		}
+		if b.when >= w.to {
+			return in
 		}
 	}
 	return in

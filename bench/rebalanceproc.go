@@ -31,7 +31,7 @@ const (
 	rebalanceHeartbeat = 5 * time.Second      // of KIP-848, Kafka's default
 )
 
-// A step is what the benchmark's events carry.
+// A rebalanceEvent is what the benchmark's events carry.
 type rebalanceEvent struct {
 	Partition int   `json:"partition"`
 	ID        int64 `json:"id"`
@@ -86,6 +86,11 @@ type stampFile struct {
 	f  *os.File
 }
 
+func createStamps(path string) (*stampFile, error) {
+	f, err := os.Create(path)
+	return &stampFile{f: f}, err
+}
+
 func (s *stampFile) add(x stamp) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,12 +142,11 @@ func rebalanceProcess(ctx context.Context, task string) (err error) {
 	if err := json.Unmarshal([]byte(task), &t); err != nil {
 		return err
 	}
-	f, err := os.Create(t.Stamps)
+	stamps, err := createStamps(t.Stamps)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	stamps := &stampFile{f: f}
+	defer func() { err = errors.Join(err, stamps.f.Close()) }()
 	logger := slog.New(slog.DiscardHandler)
 	if os.Getenv("FAIRLEAD_BENCH_DEBUG") != "" { // what each process says, beside its stamps
 		said, err := os.Create(t.Stamps + ".log")

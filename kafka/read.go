@@ -102,6 +102,7 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 		p.Next = max(req.After, req.Until)
 	}
 	size, all := 0, req.Filter.All()
+	byTenant := l.decode == nil && (req.Filter.Tenants != nil || req.Filter.Exclude != nil)
 	p.Events = make([]event.Event, 0, min(len(c.records), req.MaxEvents))
 	removed := l.removed(c.partition)
 	in := interns.Get().(*interned)
@@ -118,7 +119,7 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 			break
 		}
 		taken, fault := l.route(c, i)
-		if !taken {
+		if !taken || byTenant && l.fallback.foreign(&req.Filter, r, in) {
 			continue
 		}
 		n := len(p.Events)

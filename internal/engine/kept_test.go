@@ -212,7 +212,11 @@ func TestLaneThatIsNotGivenIsTaken(t *testing.T) {
 		time.Sleep(time.Second)
 		at := r.append("t", "stuck", added{}).Partition
 		time.Sleep(time.Second)
-		<-r.logs[a].give()
+		select {
+		case <-r.logs[a].give():
+		case <-time.After(time.Second):
+			t.Error("the log waits for a handler that does not return")
+		}
 		r.logs[b].give(0, 1, 2, 3)
 		time.Sleep(givenAfter + time.Second)
 		if got := r.lane(at); got.Owner != b.ID() {
