@@ -300,8 +300,8 @@ func (b *bench) rebalanceFigures(stamps [][]stamp, plan rebalancePlan, windows [
 		}
 		planned.sort()
 		most := planned.control[len(planned.control)-1]
-		b.add("pause_unaffected", ms(above(quantile(planned.stayed, 0.99), most)), "ms", atMost(0), "%s; P99 of the longest gap of partitions that stay (%s ms; max %s), above the longest gap in control windows of the same length, in which a process of another group comes or goes (%s ms; P50 %s); %d of %d; %s",
-			kind.name, number(ms(quantile(planned.stayed, 0.99))), number(ms(quantile(planned.stayed, 1))), number(ms(most)), number(ms(planned.usual())), len(planned.stayed), len(planned.control), cond)
+		b.add("pause_unaffected", ms(above(quantile(planned.stayed, 0.99), most)), "ms", atMost(0), "%s; P99 of the longest gap of partitions that stay (%s ms; P50 %s, max %s), above the longest gap in control windows of the same length, in which a process of another group comes or goes (%s ms; P50 %s); %d of %d; %s",
+			kind.name, number(ms(quantile(planned.stayed, 0.99))), number(ms(quantile(planned.stayed, 0.5))), number(ms(quantile(planned.stayed, 1))), number(ms(most)), number(ms(planned.usual())), len(planned.stayed), len(planned.control), cond)
 		for _, name := range []string{"", "join", "leave", "killed"} {
 			t, must := &planned, atMost(250)
 			if name != "" {

@@ -307,27 +307,31 @@ func (e *Engine) dropKept(now time.Time) {
 
 // giveKept gives the lanes of this process, which is to end and has left the log's
 // sharing, to those that get its partitions, as soon as they say so; for a while, then
-// they end.
-func (e *Engine) giveKept(work context.Context, logParts int) {
-	ctx, cancel := context.WithTimeout(work, keptAtEnd)
+// they end. Where it ends because the store is a newer program's by now, it keeps none.
+func (e *Engine) giveKept(ended, work context.Context, logParts int) {
+	atMost := keptAtEnd
+	if errors.Is(context.Cause(ended), store.ErrNewerSchema) {
+		atMost = 0
+	}
+	ctx, cancel := context.WithTimeout(work, atMost)
 	defer cancel()
 	e.mu.Lock()
 	e.leaving = true
-	var ended []<-chan struct{}
+	var lanes []<-chan struct{}
 	for _, p := range e.procs {
 		for _, o := range p.lanes {
-			ended = append(ended, o.ended)
+			lanes = append(lanes, o.ended)
 		}
 	}
 	e.mu.Unlock()
-	if len(ended) == 0 {
+	if len(lanes) == 0 {
 		return
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { e.supervise(ctx, work, logParts) })
 	e.news()
-	for _, c := range ended {
+	for _, c := range lanes {
 		select {
 		case <-c:
 		case <-ctx.Done():

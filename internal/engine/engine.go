@@ -331,7 +331,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		// left. Handlers that take longer are cut short, as those of a lane that moves.
 		select {
 		case <-left:
-			e.giveKept(work, logParts)
+			e.giveKept(ctx, work, logParts)
 		case <-time.After(handOverAtMost):
 		}
 	} else {
