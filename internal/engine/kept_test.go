@@ -226,3 +226,28 @@ func TestLaneThatIsNotGivenIsTaken(t *testing.T) {
 		stop()
 	})
 }
+
+// TestAllLeave: processes that end at the same time do not wait for each other.
+func TestAllLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newSharedRig(t)
+		p := tallies("p", false)
+		a, b := r.member("a", Processor{Name: "p", Projection: p}), r.member("b", Processor{Name: "p", Projection: p})
+		stops := []func(){r.run(a), r.run(b)}
+		r.logs[a].give(0, 1)
+		r.logs[b].give(2, 3)
+		time.Sleep(time.Second)
+		began := time.Now()
+		var all sync.WaitGroup
+		for _, stop := range stops {
+			all.Go(stop)
+		}
+		all.Wait()
+		if took := time.Since(began); took > 500*time.Millisecond {
+			t.Errorf("they end after %v", took)
+		}
+		if got := r.lane(0); got.Owner != "" {
+			t.Errorf("lane %+v has an owner", got)
+		}
+	})
+}
