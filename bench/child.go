@@ -26,6 +26,10 @@ func child(ctx context.Context, task string) int {
 	var r any
 	if err == nil && t.Do == "scale" {
 		r, err = scaleProcess(ctx, t.Path)
+	} else if err == nil && t.Do == "rebalance" {
+		if err = rebalanceProcess(ctx, t.Path); err == nil {
+			return 0
+		}
 	} else if err == nil {
 		r, err = t.run(ctx)
 	}

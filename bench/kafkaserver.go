@@ -27,6 +27,7 @@ type kafkaServer struct {
 	brokers  []string
 	settings string // for the conditions
 	jars     string // where Kafka's own are
+	dir      string // the broker's folder; "": it is not this benchmark's
 	client   *kgo.Client
 	admin    *kadm.Client
 	remove   func() error
@@ -90,7 +91,7 @@ func (s *kafkaServer) start(sh, scratch string) error {
 	run := func(command string) error {
 		return service(sh, dir, command, "FAIRLEAD_KAFKA_JARS="+s.jars, "FAIRLEAD_KAFKA_PORT="+strconv.Itoa(port), "FAIRLEAD_KAFKA_BROKERS=1")
 	}
-	s.remove = func() error { return errors.Join(run("remove"), os.RemoveAll(dir)) }
+	s.dir, s.remove = dir, func() error { return errors.Join(run("remove"), os.RemoveAll(dir)) }
 	if err := run("up"); err != nil {
 		return errors.Join(err, s.remove())
 	}

@@ -44,6 +44,8 @@ var benchmarks = []benchmark{
 	{"consume-kafka", "records of Kafka to a handler that does nothing, against a bare loop of the client", runConsumeKafka},
 	{"catchup-kafka", "a projection catches up from Kafka into PostgreSQL and SQLite, against hand-written loops", runCatchupKafka},
 	{"keys-kafka", "handlers that wait, in the order of keys in one partition, beside Confluent's parallel consumer", runKeysKafka},
+	{"rebalance", "what partitions of a Kafka topic feel of a rebalance of their group", runRebalance},
+	{"spill", "a tenant of a shared Kafka partition: reading again, against spilling to the store", runSpill},
 	{"noisy-kafka", "NN-k on Kafka, with twelve partitions and with one", runNoisyKafka},
 	{"memory", "peak memory of a large catch-up; what an idle tenant costs", runMemory},
 }

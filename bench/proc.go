@@ -73,3 +73,28 @@ func serverTime(dir string) float64 {
 	}
 	return sum
 }
+
+// folderTime returns how many seconds of processors the processes have used that are
+// there and have a folder in their command line, in units of 10 ms.
+func folderTime(folder string) (sum float64) {
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return 0
+	}
+	for _, name := range lines {
+		line, err := os.ReadFile(name)
+		if err != nil || !bytes.Contains(line, []byte(folder)) {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(name), "stat"))
+		if err != nil {
+			continue // it has ended
+		}
+		f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+		for i := 11; i < 13 && i < len(f); i++ { // user, system
+			v, _ := strconv.ParseFloat(string(f[i]), 64)
+			sum += v / ticksPerSecond
+		}
+	}
+	return sum
+}

@@ -35,10 +35,16 @@ var ErrExcluded = errors.New("eventlog: this process can take no part in the sha
 
 // A Worker works the log partitions that an [Assigner] gives to a process.
 type Worker interface {
-	// Own says which partitions are this process's from now on. The result is
-	// closed when no lane of others is worked here any more. It is not called
+	// Own says which partitions are this process's from now on. The lanes of those that
+	// went may be worked here until the process that has them next wants them, for
+	// some time: so that they do not stand still while nobody has them. The result is
+	// closed when whoever has them next can have them. It is not called
 	// concurrently, and does not block.
 	Own(partitions []int) (released <-chan struct{})
+
+	// Quit is Own of nothing, where no other process will have the partitions soon. The
+	// result is closed when no lane is worked here any more.
+	Quit() (released <-chan struct{})
 
 	// Checkpoints returns how far the store has all that this process's processors
 	// made of these partitions: the position of the lane that is furthest behind,

@@ -142,7 +142,11 @@ func (g *group) leave(client *kgo.Client) {
 	defer cancel()
 	g.mu.Lock()
 	g.leaving = true // and so nothing is given any more
-	released := g.w.Own(nil)
+	give := g.w.Own
+	if g.l.cfg.InstanceID != "" { // its partitions wait for it to come back
+		give = func([]int) <-chan struct{} { return g.w.Quit() }
+	}
+	released := give(nil)
 	g.mu.Unlock()
 	g.drain(ctx, released)
 	g.mu.Lock()
@@ -178,8 +182,9 @@ func (g *group) assigned(_ context.Context, _ *kgo.Client, m map[string][]int32)
 	g.own()
 }
 
-// revoked ends the lanes of partitions that go to other members, within the time
-// that a rebalance has. The lanes of all others go on. What does not end in time is
+// revoked gives up partitions that go to other members. Their lanes end within the
+// time that a rebalance has, or go on until the new owner wants them. The lanes of all
+// others are not touched. What does not end in time is
 // abandoned: its new owner raises the epoch, and what it still writes is refused.
 func (g *group) revoked(ctx context.Context, client *kgo.Client, m map[string][]int32) {
 	went := g.numbers(m)

@@ -38,6 +38,8 @@ func (w *fakeWorker) Own(parts []int) <-chan struct{} {
 	return c
 }
 
+func (w *fakeWorker) Quit() <-chan struct{} { return w.Own(nil) }
+
 func (w *fakeWorker) Checkpoints(_ context.Context, parts []int) (map[int]event.Position, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -135,8 +135,9 @@ type Log struct {
 	looked  time.Time        // when they were asked for
 	watched map[int]*watched // partitions that are waited for
 	pollers map[int32]*poller
-	mine    map[int]bool  // the partitions that the group gave to this process; nil: it is in no group now
-	moved   chan struct{} // closed when mine changes
+	mine    map[int]bool      // the partitions that the group gave to this process; nil: it is in no group now
+	read    map[int]time.Time // when partitions were read that are not in mine
+	moved   chan struct{}     // closed when mine changes
 }
 
 // Open connects to the brokers and looks the topic up.

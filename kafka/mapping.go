@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/kafka/layout"
 	"github.com/fairlead-dev/fairlead/tenancy"
 )
@@ -105,21 +107,8 @@ func (m *Mapping) outline(r *kgo.Record) (e event.Event) {
 func (m *Mapping) outlined(e *event.Event, r *kgo.Record, k *known, w *whose, in *interned) {
 	var key string
 	e.ID, key, e.Metadata = m.texts(r, k, in)
-	e.Tenant, e.Class = w.tenant, w.class
-	if m.KeySeparator != "" && w.sure {
-		// With a header or without, a key has one stream.
-		if tenant, rest, ok := strings.Cut(key, m.KeySeparator); ok && (e.Tenant == "" || e.Tenant == tenant) {
-			e.Tenant, key = tenant, rest
-		}
-	}
-	if m.Layout != nil {
-		if tenant, rest, err := m.Layout.Resolve(r.Topic, key); err == nil {
-			e.Tenant, key = tenant, rest
-		}
-	}
-	if e.Tenant == "" && w.whole {
-		e.Tenant = m.Tenant
-	}
+	e.Class = w.class
+	e.Tenant, key = m.tenant(r.Topic, key, w)
 	switch {
 	case len(r.Key) == 0 || key == "":
 		e.Stream = r.Topic + "/" + strconv.Itoa(int(r.Partition))
@@ -142,6 +131,44 @@ func (m *Mapping) outlined(e *event.Event, r *kgo.Record, k *known, w *whose, in
 	default:
 		e.Type = r.Topic
 	}
+}
+
+// tenant returns whose a record is by its headers, its topic and its key, and what of the
+// key names the stream.
+func (m *Mapping) tenant(topic, key string, w *whose) (tenant, stream string) {
+	tenant = w.tenant
+	if m.KeySeparator != "" && w.sure {
+		// With a header or without, a key has one stream.
+		if first, rest, ok := strings.Cut(key, m.KeySeparator); ok && (tenant == "" || tenant == first) {
+			tenant, key = first, rest
+		}
+	}
+	if m.Layout != nil {
+		if of, rest, err := m.Layout.Resolve(topic, key); err == nil {
+			tenant, key = of, rest
+		}
+	}
+	if tenant == "" && w.whole {
+		tenant = m.Tenant
+	}
+	return tenant, key
+}
+
+// foreign reports whether a filter by tenants leaves a record out, without making an
+// event of it: the lane of a tenant passes over all others'. False where only its value
+// can tell whose it is.
+func (m *Mapping) foreign(f *eventlog.Filter, r *kgo.Record, in *interned) bool {
+	for i := range r.Headers {
+		if r.Headers[i].Key == "content-type" && bytes.HasPrefix(r.Headers[i].Value, []byte("application/cloudevents")) {
+			return false
+		}
+	}
+	w, key := m.names().read(r, in), ""
+	if m.KeySeparator != "" || m.Layout != nil {
+		key = string(r.Key)
+	}
+	tenant, _ := m.tenant(r.Topic, key, &w)
+	return f.Tenants != nil && !slices.Contains(f.Tenants, tenant) || slices.Contains(f.Exclude, tenant)
 }
 
 // laidOut returns an error for a record that belongs to nobody in the layout, or whose

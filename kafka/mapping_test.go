@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/tenancy"
 )
 
@@ -101,6 +103,20 @@ func TestMapping(t *testing.T) {
 			if e.Tenant != tt.want.Tenant || e.Stream != tt.want.Stream || e.Type != tt.want.Type || e.ID != tt.want.ID || !e.OccurredAt.Equal(tt.want.OccurredAt) {
 				t.Errorf("got  %q %q %q %q %v\nwant %q %q %q %q %v", e.Tenant, e.Stream, e.Type, e.ID, e.OccurredAt,
 					tt.want.Tenant, tt.want.Stream, tt.want.Type, tt.want.ID, tt.want.OccurredAt)
+			}
+			// Whose it is can be told without making an event of it.
+			in := interns.Get().(*interned)
+			defer interns.Put(in)
+			structured := slices.ContainsFunc(tt.headers, func(h kgo.RecordHeader) bool { return h.Key == "content-type" })
+			for _, f := range []eventlog.Filter{{Tenants: []string{"x", e.Tenant}}, {Exclude: []string{"x"}}, {Tenants: []string{e.Tenant}, Exclude: []string{"x"}}} {
+				if tt.mapping.foreign(&f, r, in) {
+					t.Errorf("a record of %q is foreign to %+v", e.Tenant, f)
+				}
+			}
+			for _, f := range []eventlog.Filter{{Tenants: []string{"x"}}, {Tenants: []string{}}, {Exclude: []string{"x", e.Tenant}}} {
+				if !structured && !tt.mapping.foreign(&f, r, in) {
+					t.Errorf("a record of %q is not foreign to %+v", e.Tenant, f)
+				}
 			}
 			if string(e.Data) != tt.data {
 				t.Errorf("data %q, want %q", e.Data, tt.data)

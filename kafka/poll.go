@@ -38,12 +38,12 @@ type poller struct {
 
 // Wait implements [eventlog.Log]. All that wait for partitions of one broker
 // share one request. A partition that a group has given to another process is only
-// looked at now and then.
+// looked at now and then, unless it is read here all the same.
 func (l *Log) Wait(ctx context.Context, partition int, after event.Position) error {
 	l.mu.Lock()
-	mine, moved := l.mine, l.moved
+	other, moved := l.mine != nil && !l.mine[partition] && !l.isRead(partition), l.moved
 	l.mu.Unlock()
-	if mine != nil && !mine[partition] {
+	if other {
 		return wait(ctx, moved, lookAgain)
 	}
 	head, err := l.Head(ctx, partition)
@@ -85,6 +85,30 @@ func (l *Log) Wait(ctx context.Context, partition int, after event.Position) err
 		return l.ctx.Err()
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// isRead reports whether a partition was read not long ago: a lane of it is worked here,
+// whoever has it by the group. The caller holds mu.
+func (l *Log) isRead(partition int) bool {
+	at, ok := l.read[partition]
+	return ok && time.Since(at) < lookAgain
+}
+
+// noteRead notes that a partition is read, where it is another process's by the group.
+func (l *Log) noteRead(partition int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mine == nil || l.mine[partition] {
+		return
+	}
+	was := l.isRead(partition)
+	if l.read == nil {
+		l.read = map[int]time.Time{}
+	}
+	if l.read[partition] = time.Now(); !was { // who looks now and then is to wait from now on
+		close(l.moved)
+		l.moved = make(chan struct{})
 	}
 }
 

@@ -63,6 +63,7 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 		}
 		return p, nil
 	}
+	l.noteRead(req.Partition)
 	if req.MaxEvents <= 0 {
 		req.MaxEvents = 1000
 	}
@@ -98,6 +99,7 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 		p.Next = max(req.After, req.Until)
 	}
 	size, all := 0, req.Filter.All()
+	byTenant := l.decode == nil && (req.Filter.Tenants != nil || req.Filter.Exclude != nil)
 	p.Events = make([]event.Event, 0, min(len(c.records), req.MaxEvents))
 	removed := l.removed(c.partition)
 	in := interns.Get().(*interned)
@@ -114,7 +116,7 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 			break
 		}
 		taken, fault := l.route(c, i)
-		if !taken {
+		if !taken || byTenant && l.fallback.foreign(&req.Filter, r, in) {
 			continue
 		}
 		n := len(p.Events)

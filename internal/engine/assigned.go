@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -17,6 +18,16 @@ import (
 // up believes that it still has its partitions, but it takes nothing back.
 const takeWithin = 30 * time.Second
 
+// A partition that goes to another process is nobody's for as long as the log's
+// sharing takes to tell that one: with Kafka's groups until its next heartbeat, some
+// seconds. Its lanes go on here meanwhile, and are given to the process that says that
+// it has the partition now.
+const (
+	keptFor    = takeWithin                   // that they go on, if none does
+	keptAtEnd  = 7 * time.Second              // the same, when this process ends: longer than a heartbeat of Kafka's groups
+	givenAfter = handOverAtMost + time.Second // that a lane is waited for which its owner is about to give; then it is taken
+)
+
 // assigned is what an [eventlog.Assigner] gave to this process. It is guarded by
 // the engine's lock. Nil: the log shares out nothing, or this process belongs to a
 // pool, whose tenants' lanes are leased like those on other logs.
@@ -24,7 +35,14 @@ type assigned struct {
 	single   bool // the log has one partition: all lanes read it, whatever shares of it they work
 	parts    map[int]assignment
 	took     map[store.LaneID]time.Time // lanes that were acquired: when their partition had been given
-	released []chan struct{}            // closed when no lane of another partition is worked any more
+	released []released                 // what [worker.Own] has returned
+}
+
+// A released is closed when no lane of another partition is worked any more, but for
+// those that are kept until somebody wants them, and the others know that.
+type released struct {
+	c    chan struct{}
+	told bool
 }
 
 // An assignment is when a partition was given to this process, and until when it may
@@ -86,10 +104,10 @@ func (a *assigned) lends(v *view, vs versions, p *store.Processor, l *store.Lane
 		return ""
 	}
 	holder := v.holders()[a.of(l.LaneID)]
+	told := v.told()
 	suits := func(n memberNotes) bool {
 		return slices.Contains(n.Processors, p.Name) && vs.suits(p, l, n.Versions[p.Name])
 	}
-	told := v.told()
 	if holder == "" || suits(told[holder]) {
 		return ""
 	}
@@ -104,6 +122,24 @@ func (a *assigned) lends(v *view, vs versions, p *store.Processor, l *store.Lane
 		return ""
 	}
 	return heirs[a.of(l.LaneID)%len(heirs)]
+}
+
+// next returns which other member is to have a lane that is not member id's any more:
+// its heir, or who has its partition; "": nobody says so yet.
+func (a *assigned) next(v *view, l *store.Lane, heir, id string) string {
+	if heir == "" {
+		heir = v.holders()[a.of(l.LaneID)]
+	}
+	if heir == id || v.told()[heir].Leaving {
+		return ""
+	}
+	return heir
+}
+
+// gives reports whether the owner of a lane knows that the partition is another's by
+// now: then it gives the lane to whoever says that it is its own.
+func (a *assigned) gives(v *view, l *store.Lane, owner string) bool {
+	return !slices.Contains(v.told()[owner].Partitions, a.of(l.LaneID))
 }
 
 // holders returns who has a partition by the log's own sharing, as the members say;
@@ -135,9 +171,12 @@ func (a *assigned) works(id store.LaneID, heir, self string) bool {
 // takeGiven adds to d what is to be done about a lane that nobody works here and
 // that the log's own sharing decides about. Owner is the live one; "": none. Heir is
 // who works it instead of the member that has its partition.
-func (d *decision) takeGiven(l *store.Lane, a *assigned, owner, heir, self string, now time.Time) {
+func (d *decision) takeGiven(v *view, l *store.Lane, a *assigned, owner, heir string, me *self, now time.Time) {
+	self := me.id
 	works := a.works(l.LaneID, heir, self)
 	switch {
+	case works && owner == self && l.Epoch > me.worked[l.LaneID]: // it was acquired for this process, and handed over
+		d.take = append(d.take, *l)
 	case !works && owner == self:
 		d.back = append(d.back, *l)
 	case works && (owner == "" || owner == self):
@@ -148,6 +187,9 @@ func (d *decision) takeGiven(l *store.Lane, a *assigned, owner, heir, self strin
 			}
 			d.lent[l.LaneID] = true
 		}
+	case works && heir == "" && a.takes(l.LaneID, now) && a.gives(v, l, owner) && now.Before(a.parts[a.of(l.LaneID)].at.Add(givenAfter)):
+		d.other, d.moving = append(d.other, l.LaneID), true
+		d.again(a.parts[a.of(l.LaneID)].at.Add(givenAfter))
 	case works && heir == "" && a.takes(l.LaneID, now):
 		d.start = append(d.start, l.LaneID)
 		if d.force == nil {
@@ -191,9 +233,15 @@ func (e *Engine) follow(ctx context.Context, a eventlog.Assigner) {
 // A worker is the engine as an [eventlog.Assigner] sees it.
 type worker struct{ e *Engine }
 
-// Own implements [eventlog.Worker]. Lanes of partitions that went are ended at
-// once, not with the next look at the rows: the others of the group wait for it.
-func (w worker) Own(partitions []int) <-chan struct{} {
+// Own implements [eventlog.Worker]. Lanes of partitions that went are kept until
+// another process says that it has them. Where there is none, or it is not said, they
+// are ended at once, not with the next look at the rows: the log waits for it.
+func (w worker) Own(partitions []int) <-chan struct{} { return w.own(partitions, false) }
+
+// Quit implements [eventlog.Worker].
+func (w worker) Quit() <-chan struct{} { return w.own(nil, true) }
+
+func (w worker) own(partitions []int, quit bool) <-chan struct{} {
 	e := w.e
 	done := make(chan struct{})
 	now := time.Now()
@@ -214,6 +262,29 @@ func (w worker) Own(partitions []int) <-chan struct{} {
 	}
 	a.parts = parts
 	maps.DeleteFunc(a.took, func(id store.LaneID, _ time.Time) bool { return !a.has(id) })
+	keep := e.others && !quit
+	for _, p := range e.procs {
+		for id, o := range p.lanes {
+			if a.has(id) {
+				o.kept = time.Time{}
+			} else if o.kept.IsZero() && keep {
+				o.kept = now.Add(keptFor)
+			}
+		}
+	}
+	if !keep {
+		e.dropKept(now)
+	}
+	e.endStrays(now)
+	a.released = append(a.released, released{c: done, told: !keep})
+	e.checkReleased()
+	e.news() // the others are to know who has which partition
+	e.wake()
+	return done
+}
+
+// endStrays ends what is worked here and must not be. The caller has the lock.
+func (e *Engine) endStrays(now time.Time) {
 	for o := range e.strays() {
 		if o.leaving.IsZero() {
 			if o.leaving, o.to = now, ""; !o.runner.retire() {
@@ -221,11 +292,56 @@ func (w worker) Own(partitions []int) <-chan struct{} {
 			}
 		}
 	}
-	a.released = append(a.released, done)
-	e.checkReleased()
-	e.news() // the others are to know who has which partition
-	e.wake()
-	return done
+}
+
+// dropKept makes strays of the lanes that are kept for others. The caller has the lock.
+func (e *Engine) dropKept(now time.Time) {
+	for _, p := range e.procs {
+		for _, o := range p.lanes {
+			if !o.kept.IsZero() {
+				o.kept = now
+			}
+		}
+	}
+}
+
+// giveKept gives the lanes of this process, which is to end and has left the log's
+// sharing, to those that get its partitions, as soon as they say so; for a while, then
+// they end. Where it ends because the store is a newer program's by now, it keeps none.
+func (e *Engine) giveKept(ended, work context.Context, logParts int) {
+	atMost := keptAtEnd
+	if errors.Is(context.Cause(ended), store.ErrNewerSchema) {
+		atMost = 0
+	}
+	ctx, cancel := context.WithTimeout(work, atMost)
+	defer cancel()
+	e.mu.Lock()
+	e.leaving = true
+	var lanes []<-chan struct{}
+	for _, p := range e.procs {
+		for _, o := range p.lanes {
+			lanes = append(lanes, o.ended)
+		}
+	}
+	e.mu.Unlock()
+	if len(lanes) == 0 {
+		return
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { e.supervise(ctx, work, logParts) })
+	e.news()
+	for _, c := range lanes {
+		select {
+		case <-c:
+		case <-ctx.Done():
+		}
+	}
+	cancel()
+	select {
+	case <-worker{e}.Quit():
+	case <-time.After(handOverAtMost):
+	}
 }
 
 // unanswered is [assigned.unanswered] of what was asked at a time.
@@ -237,12 +353,14 @@ func (e *Engine) unanswered(asked time.Time) {
 
 // strays are the lanes that are worked here although their partition is not this
 // process's, and was not when they were begun: unless it has none any more, then all
-// are. The caller has the lock.
+// are. Those that are kept for another process are none, until they are about to end.
+// The caller has the lock.
 func (e *Engine) strays() func(yield func(*owned) bool) {
+	now := time.Now()
 	return func(yield func(*owned) bool) {
 		for _, a := range e.procs {
 			for id, o := range a.lanes {
-				if !e.assigned.has(id) && (!o.lent || len(e.assigned.parts) == 0) && !yield(o) {
+				if !e.assigned.has(id) && !now.Before(o.kept) && (!o.lent || len(e.assigned.parts) == 0) && !yield(o) {
 					return
 				}
 			}
@@ -258,10 +376,37 @@ func (e *Engine) checkReleased() {
 	for range e.strays() {
 		return
 	}
-	for _, c := range e.assigned.released {
-		close(c)
+	e.assigned.released = slices.DeleteFunc(e.assigned.released, func(r released) bool {
+		if r.told {
+			close(r.c)
+		}
+		return r.told
+	})
+}
+
+// untold returns what waits until the others know what this process has.
+func (e *Engine) untold() []released {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.assigned == nil {
+		return nil
 	}
-	e.assigned.released = nil
+	return slices.Clone(e.assigned.released)
+}
+
+// toldAll notes that they know, where these had waited before they were told.
+func (e *Engine) toldAll(waited []released) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.assigned == nil {
+		return
+	}
+	for i, r := range e.assigned.released {
+		if slices.ContainsFunc(waited, func(x released) bool { return x.c == r.c }) {
+			e.assigned.released[i].told = true
+		}
+	}
+	e.checkReleased()
 }
 
 // Checkpoints implements [eventlog.Worker], from the rows: they are what is

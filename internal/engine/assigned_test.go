@@ -119,6 +119,8 @@ func TestLanesFollowTheLogsAssignment(t *testing.T) {
 		}
 		<-r.logs[a].give(0)
 		r.logs[b].give(1, 3)
+		settle("[0:a 1:b 2:a 3:b]") // of the second one nobody says that it has it
+		time.Sleep(keptFor)
 		settle("[0:a 1:b 2:- 3:b]")
 		for _, l := range r.lanes("p") {
 			if l.Partition == 0 && l.Epoch != epochs[0] {

@@ -39,6 +39,7 @@ type heldLane struct {
 	since   time.Time // when it was acquired
 	leaving time.Time // since when it is being given to another process; zero: it is not
 	to      string    // which one; "": whoever wants it
+	kept    time.Time // until when it is worked although its partition is not this member's, if nobody says that it is its own; zero: it is
 }
 
 // A decision is what a member is to do now.
@@ -53,7 +54,9 @@ type decision struct {
 	late  []store.LaneID        // of those that are to end: end the contexts of their handlers
 	held  []store.Lane          // the rows of the lanes that it works
 	other []store.LaneID        // another member works them
-	costs map[string]int64
+	// moving means that the log's own sharing has given to this member what another is about to give.
+	moving bool
+	costs  map[string]int64
 
 	// unowned are the lanes of its processors that should be worked and that
 	// nobody has, with the reason if it is that nobody may.
@@ -136,8 +139,14 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 					d.late = append(d.late, l.LaneID)
 				}
 			case me.shared(pool) != nil:
-				if !me.assigned.works(l.LaneID, me.assigned.lends(v, vs, rows[l.Processor], l), me.id) {
-					d.leave = append(d.leave, handOver{l.LaneID, ""})
+				heir := me.assigned.lends(v, vs, rows[l.Processor], l)
+				to := me.assigned.next(v, l, heir, me.id)
+				switch {
+				case me.assigned.works(l.LaneID, heir, me.id):
+				case to == "" && now.Before(o.kept): // it is nobody's yet
+					d.again(o.kept)
+				default:
+					d.leave = append(d.leave, handOver{l.LaneID, to})
 					d.again(now.Add(handOverAtMost))
 				}
 			case mine && (!placed || target == me.id || !calm):
@@ -182,7 +191,7 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			}
 			continue
 		case me.shared(pool) != nil:
-			d.takeGiven(l, me.assigned, owner, me.assigned.lends(v, vs, rows[l.Processor], l), me.id, now)
+			d.takeGiven(v, l, me.assigned, owner, me.assigned.lends(v, vs, rows[l.Processor], l), me, now)
 			continue
 		case owner == me.id && mine: // it was handed over to this process
 			switch {
@@ -228,6 +237,7 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 		}
 	}
 	f.unserved, f.targets = unserved, targeted
+	f.moving = f.moving || d.moving
 	return d
 }
 

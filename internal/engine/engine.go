@@ -62,6 +62,7 @@ type Engine struct {
 	worked   map[store.LaneID]int64     // the last epoch under which a lane was worked here
 	running  bool
 	leaving  bool                    // Run is about to end
+	others   bool                    // there are processes that may have the log partitions of this one
 	stop     context.CancelCauseFunc // has Run end
 	assigned *assigned               // by the log's own sharing; nil: there is none
 	wg       sync.WaitGroup          // the lanes' goroutines
@@ -330,6 +331,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		// left. Handlers that take longer are cut short, as those of a lane that moves.
 		select {
 		case <-left:
+			e.giveKept(ctx, work, logParts)
 		case <-time.After(handOverAtMost):
 		}
 	} else {
@@ -374,7 +376,11 @@ func (e *Engine) heartbeats(ctx context.Context) {
 			joined = time.Now()
 			beat = func(ctx context.Context) error { return lane.Join(ctx, e.store, e.member(), e.cfg.Lease) }
 		}
-		if err := beat(ctx); err != nil && ctx.Err() == nil {
+		waited := e.untold()
+		err := beat(ctx)
+		if err == nil {
+			e.toldAll(waited)
+		} else if ctx.Err() == nil {
 			e.logger.Error("heartbeat failed: another process may take over", "error", err)
 			e.outdated(err)
 		}

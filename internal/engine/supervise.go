@@ -106,9 +106,17 @@ func (e *Engine) assign(ctx, work context.Context, v view, logParts int, f *flee
 	now := time.Now()
 	e.mu.Lock()
 	e.forgetWorked(&v)
+	e.others = slices.ContainsFunc(v.staying(), func(m store.Member) bool { return m.ID != e.id && v.told()[m.ID].Pool == "" })
+	if e.leaving && e.assigned != nil && !e.others { // all end: nobody will want what is kept
+		e.dropKept(now)
+		e.endStrays(now)
+	}
 	d := f.decide(&v, now, e.self())
 	share := e.apply(&d, &v, now)
 	for _, l := range d.take {
+		if e.assigned != nil && e.assigned.has(l.LaneID) {
+			e.assigned.took[l.LaneID] = e.assigned.parts[e.assigned.of(l.LaneID)].at
+		}
 		e.work(work, e.procs[l.Processor], l, v.first(&l), logParts, share, d.costs[l.String()])
 	}
 	if len(d.take) > 0 && len(d.costs) > 0 {
