@@ -82,14 +82,14 @@ func (tx *storeTx) DeleteProcessor(name string) error {
 	return err
 }
 
-const laneColumns = "processor, number, partition, tenant, epoch, position, done, exclusions, revision, state, reason, pinned, owner, applied_at, modulus, wanted, stop_at"
+const laneColumns = "processor, number, partition, tenant, epoch, position, done, exclusions, revision, state, reason, pinned, owner, applied_at, modulus, wanted, stop_at, home"
 
 func scanLane(row pgx.CollectableRow) (l store.Lane, err error) {
 	var exclusions []byte
 	var applied, updated *time.Time
 	err = row.Scan(&l.Processor, &l.Number, &l.Partition, &l.Tenant, &l.Epoch, (*int64)(&l.Position), &l.Done, &exclusions, &l.Revision,
 		(*string)(&l.State), &l.Reason, &l.Pinned, &l.Owner, &applied,
-		&l.Of, &l.Want, (*int64)(&l.Until), &updated)
+		&l.Of, &l.Want, (*int64)(&l.Until), &l.Home, &updated)
 	if err == nil && exclusions != nil {
 		err = json.Unmarshal(exclusions, &l.Exclusions)
 	}
@@ -106,7 +106,7 @@ func laneArgs(l *store.Lane) []any {
 	return []any{
 		l.Processor, l.Number, l.Partition, l.Tenant, l.Epoch, int64(l.Position), l.Done, exclusions, l.Revision,
 		string(l.State), readable(l.Reason), l.Pinned, l.Owner, timeOrNil(l.AppliedAt),
-		l.Of, l.Want, int64(l.Until),
+		l.Of, l.Want, int64(l.Until), l.Home,
 	}
 }
 
@@ -117,11 +117,11 @@ func readable(s string) string {
 }
 
 const (
-	insertLane = `INSERT INTO {schema}.lanes (` + laneColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`
+	insertLane = `INSERT INTO {schema}.lanes (` + laneColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`
 	putLane    = insertLane + ` ON CONFLICT (processor, number, partition, tenant) DO UPDATE
-		SET (epoch, position, done, exclusions, revision, state, reason, pinned, owner, applied_at, modulus, wanted, stop_at) =
+		SET (epoch, position, done, exclusions, revision, state, reason, pinned, owner, applied_at, modulus, wanted, stop_at, home) =
 		    (excluded.epoch, excluded.position, excluded.done, excluded.exclusions, excluded.revision, excluded.state, excluded.reason,
-		     excluded.pinned, excluded.owner, excluded.applied_at, excluded.modulus, excluded.wanted, excluded.stop_at)`
+		     excluded.pinned, excluded.owner, excluded.applied_at, excluded.modulus, excluded.wanted, excluded.stop_at, excluded.home)`
 	thisLane = " WHERE processor = $1 AND number = $2 AND partition = $3 AND tenant = $4"
 )
 

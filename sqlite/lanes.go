@@ -130,7 +130,7 @@ func (tx *storeTx) DeleteProcessor(name string) error {
 	return err
 }
 
-const laneColumns = `lane_no, processor, number, partition, tenant, epoch, position, done, revision, state, reason, pinned, owner, applied_at, updated_at, modulus, wanted, stop_at`
+const laneColumns = `lane_no, processor, number, partition, tenant, epoch, position, done, revision, state, reason, pinned, owner, applied_at, updated_at, modulus, wanted, stop_at, home`
 
 const whichLane = "processor = ? AND number = ? AND partition = ? AND tenant = ?"
 
@@ -142,7 +142,7 @@ func scanLane(s *zs.Stmt) (no int64, l store.Lane, err error) {
 		},
 		Epoch: s.ColumnInt64(5), Position: event.Position(s.ColumnInt64(6)), Done: columnBytes(s, 7), Revision: s.ColumnInt64(8),
 		State: store.State(s.ColumnText(9)), Reason: s.ColumnText(10), Pinned: s.ColumnBool(11), Owner: s.ColumnText(12),
-		Of: s.ColumnInt(15), Want: s.ColumnInt(16), Until: event.Position(s.ColumnInt64(17)),
+		Of: s.ColumnInt(15), Want: s.ColumnInt(16), Until: event.Position(s.ColumnInt64(17)), Home: s.ColumnText(18),
 	}
 	if l.AppliedAt, err = columnTime(s, 13); err == nil {
 		l.UpdatedAt, err = columnTime(s, 14)
@@ -207,10 +207,10 @@ func (tx *storeTx) PutLane(l store.Lane) error {
 	}
 	_, err = tx.exec(`UPDATE fairlead_lanes
 		SET epoch = ?, position = ?, done = ?, revision = ?, state = ?, reason = ?, pinned = ?, owner = ?, applied_at = ?,
-		    modulus = ?, wanted = ?, stop_at = ?
+		    modulus = ?, wanted = ?, stop_at = ?, home = ?
 		WHERE lane_no = ?`,
 		l.Epoch, int64(l.Position), l.Done, l.Revision, string(l.State), l.Reason, l.Pinned, l.Owner, l.AppliedAt,
-		l.Of, l.Want, int64(l.Until), no)
+		l.Of, l.Want, int64(l.Until), l.Home, no)
 	if err != nil {
 		return err
 	}
@@ -248,9 +248,9 @@ func (w *writer) putExclusions(lane int64, exclusions map[string]event.Position)
 
 // insertLane adds a lane that must not be there.
 func (w *writer) insertLane(l *store.Lane) error {
-	err := w.exec("INSERT INTO fairlead_lanes("+laneColumns+") VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?)",
+	err := w.exec("INSERT INTO fairlead_lanes("+laneColumns+") VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?)",
 		l.Processor, l.Number, l.Partition, l.Tenant, l.Epoch, int64(l.Position), l.Done, l.Revision, string(l.State), l.Reason,
-		l.Pinned, l.Owner, l.AppliedAt, l.Of, l.Want, int64(l.Until))
+		l.Pinned, l.Owner, l.AppliedAt, l.Of, l.Want, int64(l.Until), l.Home)
 	if err != nil {
 		return err
 	}

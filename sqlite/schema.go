@@ -31,6 +31,7 @@ var migrations = []migration{
 	{"builds of processors", "ALTER TABLE fairlead_processors ADD COLUMN builds TEXT NOT NULL DEFAULT ''"}, // JSON
 	{"partitions of lanes", schemaPartitions},
 	{"traffic classes", schemaClasses},
+	{"homes of lanes", "ALTER TABLE fairlead_lanes ADD COLUMN home TEXT NOT NULL DEFAULT ''"},
 }
 
 // schemaV1 notes:

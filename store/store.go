@@ -190,6 +190,9 @@ type Lane struct {
 	Reason string // why it is not running, for people
 	Pinned bool   // a tenant lane that only an operator merges
 	Owner  string // the member that holds the lease; "" where none does
+	// Home is the name of the member that the lane belongs to: while that one is away,
+	// to be restarted, another is its Owner. "": nobody in particular.
+	Home string
 
 	// AppliedAt is when the log recorded the last event that was applied.
 	AppliedAt time.Time

@@ -142,21 +142,23 @@ func TestHandOver(t *testing.T) {
 	}
 	quiet()
 	moves := read(began)
-	distribution, often := map[int]int{}, 0
-	counts := turnover.Counts(moves)
-	for lane, n := range counts {
-		distribution[n]++
-		if n > 2 {
-			often++
-			f.note("lane %s was moved %d times", lane, n)
+	// A lane moves away from its home when that is restarted, and back, whatever lanes
+	// seem to cost on a busy machine. Only a process that did not come to run for as long
+	// as its lease loses lanes besides: then nobody has moved them.
+	lost := map[string]bool{}
+	for _, m := range moves {
+		if !m.Handed && !m.Given {
+			lost[m.Lane] = true
 		}
 	}
-	// Twice is the aim, and what all are moved on a machine at rest (docs/benchmarks.md).
-	// On one that is busy with other things lanes seem to cost more than they do, and not
-	// all the same, while processes come and go: some are placed on a third one, others
-	// come back at once. So what holds anywhere is that lanes do not wander.
-	if limit := 3 * len(counts); len(moves) > limit {
-		t.Errorf("rolling restart: %d moves of %d lanes, want %d at most (%d were moved more than twice)", len(moves), len(counts), limit, often)
+	if len(lost) > 0 {
+		f.note("the leases of %d lanes ended meanwhile", len(lost))
+	}
+	distribution := map[int]int{}
+	for lane, n := range turnover.Counts(moves) {
+		if distribution[n]++; n > 2 && !lost[lane] {
+			t.Errorf("rolling restart: lane %s was moved %d times, want twice at most", lane, n)
+		}
 	}
 	planned := func(what string, moves []turnover.Move) {
 		t.Helper()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/internal/lane"
 	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -40,6 +41,7 @@ type heldLane struct {
 	leaving time.Time // since when it is being given to another process; zero: it is not
 	to      string    // which one; "": whoever wants it
 	kept    time.Time // until when it is worked although its partition is not this member's, if nobody says that it is its own; zero: it is
+	home    string    // see [lane.Given]
 }
 
 // A decision is what a member is to do now.
@@ -67,8 +69,9 @@ type decision struct {
 
 // A handOver is a lane that is to go to another member, or ("") to whoever takes it.
 type handOver struct {
-	id store.LaneID
-	to string
+	id   store.LaneID
+	to   string
+	home string // see [lane.Given]
 }
 
 func (d *decision) again(at time.Time) {
@@ -91,6 +94,7 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			owners[l.LaneID] = l.Owner
 		}
 	}
+	f.meet(v, now)
 	from := f.see(v.staying(), now, me.calm)
 	calm := !now.Before(from) && alive[me.id] || mutant.Is(mutant.MovesAnyTime)
 	if len(v.members) > 1 && !calm && alive[me.id] { // else: when it is alive again, which is a change
@@ -99,6 +103,7 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 	f.moving = false
 	var targets map[store.LaneID]string
 	targets, d.costs = place(v)
+	names := namesOf(v.staying())
 	d.unowned = map[store.LaneID]error{}
 	unserved, targeted := map[store.LaneID]time.Time{}, map[store.LaneID]wantedBy{}
 	vs, leaving := v.versions(me.pool), me.leaving
@@ -146,20 +151,24 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 				case to == "" && now.Before(o.kept): // it is nobody's yet
 					d.again(o.kept)
 				default:
-					d.leave = append(d.leave, handOver{l.LaneID, to})
+					d.leave = append(d.leave, handOver{id: l.LaneID, to: to})
 					d.again(now.Add(handOverAtMost))
 				}
 			case mine && (!placed || target == me.id || !calm):
 			case mine && now.Sub(o.since) < me.calm && !mutant.Is(mutant.MovesAnyTime):
 				d.again(o.since.Add(me.calm))
-			case mine && now.Sub(wanted.since) < f.lasting(wanted.since, me) && !mutant.Is(mutant.MovesAnyTime):
-				d.again(wanted.since.Add(f.lasting(wanted.since, me)))
+			case mine && now.Before(f.settled(wanted, l, names, o.since, me)) && !mutant.Is(mutant.MovesAnyTime):
+				d.again(f.settled(wanted, l, names, o.since, me))
 			case !mine && untouched(rows[l.Processor], l) && now.Sub(o.since) < stopOver:
 				d.again(o.since.Add(stopOver))
 			case leaving < handOverAtOnce: // the others, as soon as these have gone
 				// A lane that is not its own to work goes at once, also in
 				// unstable times, and to nobody if nobody of its pool lives.
-				d.leave = append(d.leave, handOver{l.LaneID, target})
+				h := handOver{l.LaneID, target, lane.NoHome}
+				if names[target] == l.Home {
+					h.home = l.Home
+				}
+				d.leave = append(d.leave, h)
 				leaving++
 				d.again(now.Add(handOverAtMost))
 			}

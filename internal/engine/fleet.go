@@ -21,6 +21,7 @@ const (
 	leaveAtLeast   = 4                      // lanes that it gives away at a time, however few the others are
 	gatherFor      = time.Millisecond       // that a lane which has ended waits for others, to be given up with them
 	acquireAtOnce  = 64                     // lanes acquired in one transaction
+	awayAtMost     = 10 * time.Minute       // that a member is away and still the same when it comes back
 	costWindow     = 30 * time.Second
 	placeSteady    = costWindow / 2 // that a lane must have had another place, because of what lanes cost, before it is moved there
 )
@@ -106,6 +107,8 @@ func (o *owned) cost(now time.Time) float64 {
 // supervisor's alone.
 type fleet struct {
 	ids      []string                   // alive, as they were seen last
+	met      map[string]meeting         // by name; see settled
+	changed  time.Time                  // since when they are these
 	calm     time.Time                  // when that will have been so for long enough
 	unserved map[store.LaneID]time.Time // since when a lane has had no owner
 	targets  map[store.LaneID]wantedBy  // of the lanes that this process works
@@ -117,6 +120,10 @@ type wantedBy struct {
 	to    string
 	since time.Time
 }
+
+// A meeting is when a member of a name was first seen, and when last. One that is
+// away for longer than awayAtMost is a new one when it comes.
+type meeting struct{ first, last time.Time }
 
 // see notes who is alive. It returns when that will have been so for long enough:
 // only then are lanes moved that have an owner. While members come and go, only
@@ -135,21 +142,79 @@ func (f *fleet) see(members []store.Member, now time.Time, calm time.Duration) (
 				wait = 2 * calm
 			}
 		}
-		f.ids, f.calm = ids, now.Add(wait)
+		f.ids, f.changed, f.calm = ids, now, now.Add(wait)
 	}
 	return f.calm
 }
 
-// lasting returns for how long a lane must have had another place before it is moved
-// there, since when it has. While members come and go that is no longer than these
-// must be the same. Later it is what lanes cost, which is an average over costWindow:
-// while load begins or ends, what is told of lanes that cost the same differs by half,
-// and each move has the events read again that its owner had before it.
-func (f *fleet) lasting(since time.Time, me *self) time.Duration {
-	if since.Before(f.calm) {
-		return me.calm
+// meet notes who is there, and who is away and has lanes that belong to it: this one
+// may itself have come while that one was away.
+func (f *fleet) meet(v *view, now time.Time) {
+	met := map[string]meeting{}
+	for name, m := range f.met {
+		if now.Sub(m.last) < awayAtMost {
+			met[name] = m
+		}
 	}
-	return max(me.calm, me.steady)
+	see := func(name string) {
+		m, known := met[name]
+		if !known {
+			m.first = now
+		}
+		met[name] = meeting{m.first, now}
+	}
+	for _, name := range namesOf(v.members) {
+		see(name)
+	}
+	for _, name := range namesOf(v.staying()) {
+		see(name)
+	}
+	for i := range v.lanes {
+		if h := v.lanes[i].Home; h != "" {
+			see(h)
+		}
+	}
+	f.met = met
+}
+
+// settled returns from when on a lane may be moved to its other place, if that is so
+// until then. To the member that it belongs to, or that came after this one had the
+// lane, it need not have been so for longer than members must be the same: except that
+// a lane which has just come home stays, because who has come may have been away, too.
+// Otherwise it is what lanes cost, which is an average over costWindow: while load
+// begins or ends, or members come and go, what is told of lanes that cost the same
+// differs by half, and each move has the events read again that its owner had before
+// it. So a rolling restart, in which the members are the same in the end, moves a lane
+// away from its home and back, whatever lanes seem to cost meanwhile.
+// Had is since when this member has it.
+func (f *fleet) settled(w wantedBy, l *store.Lane, names map[string]string, had time.Time, me *self) time.Time {
+	name := names[w.to]
+	came := w.since.Before(f.calm) && had.Before(f.met[name].first) && (l.Home != names[me.id] || w.since.Sub(had) > me.steady)
+	if came || name == l.Home {
+		return w.since.Add(me.calm)
+	}
+	since := w.since
+	if f.changed.After(since) {
+		since = f.changed
+	}
+	return since.Add(max(me.calm, me.steady))
+}
+
+// namesOf returns the names, by id, from which the members' places are derived, and
+// by which lanes belong to them. It is one that lasts over a restart, where no other
+// member has the same.
+func namesOf(members []store.Member) map[string]string {
+	names, many := make(map[string]string, len(members)), map[string]int{}
+	for i := range members {
+		many[members[i].Host]++
+	}
+	for i := range members {
+		m := &members[i]
+		if names[m.ID] = m.Host; m.Host == "" || many[m.Host] > 1 {
+			names[m.ID] = m.ID
+		}
+	}
+	return names
 }
 
 // told returns what the live members have told of themselves, by id.
@@ -188,14 +253,16 @@ func (v *view) staying() []store.Member {
 // place says who is to work which lane, of all that can be worked: the same in
 // every process that sees the same rows. It also returns what lanes cost. Each
 // pool's lanes are shared out among its members, those of the tenants in no pool
-// and the base lanes among the others.
+// and the base lanes among the others. A lane that belongs to one of them, and is with
+// another only because that one was away, has its place there.
 func place(v *view) (targets map[store.LaneID]string, costs map[string]int64) {
 	rows := map[string]*store.Processor{}
 	for i := range v.procs {
 		rows[v.procs[i].Name] = &v.procs[i]
 	}
 	told, costs, targets := v.told(), map[string]int64{}, map[store.LaneID]string{}
-	members, named := map[string][]*store.Member{}, map[string]int{}
+	members, staying := map[string][]*store.Member{}, v.staying()
+	names := namesOf(staying)
 	for i := range v.members {
 		m := &v.members[i]
 		n := told[m.ID]
@@ -209,7 +276,6 @@ func place(v *view) (targets map[store.LaneID]string, costs map[string]int64) {
 			n.Pool = ""
 		}
 		members[n.Pool] = append(members[n.Pool], m)
-		named[m.Host]++
 	}
 	lanes := map[string][]*store.Lane{}
 	for i := range v.lanes {
@@ -219,14 +285,14 @@ func place(v *view) (targets map[store.LaneID]string, costs map[string]int64) {
 		}
 	}
 	for pool, ms := range members {
-		placeAmong(ms, lanes[pool], rows, v.versions(pool), told, named, costs, targets)
+		placeAmong(ms, lanes[pool], rows, v.versions(pool), told, names, costs, targets)
 	}
 	return targets, costs
 }
 
 // placeAmong adds to targets who of the members is to work which of the lanes.
 func placeAmong(ms []*store.Member, lanes []*store.Lane, rows map[string]*store.Processor, vs versions, told map[string]memberNotes,
-	named map[string]int, costs map[string]int64, targets map[store.LaneID]string,
+	names map[string]string, costs map[string]int64, targets map[store.LaneID]string,
 ) {
 	items := make([]assign.Item, len(lanes))
 	for i, l := range lanes {
@@ -236,10 +302,7 @@ func placeAmong(ms []*store.Member, lanes []*store.Lane, rows map[string]*store.
 	members := make([]assign.Member, len(ms))
 	for i, m := range ms {
 		n := told[m.ID]
-		members[i].Name = m.Host
-		if m.Host == "" || named[m.Host] > 1 {
-			members[i].Name = m.ID
-		}
+		members[i].Name = names[m.ID]
 		members[i].Takes = func(i int) bool {
 			l, p := lanes[i], lanes[i].Processor
 			return slices.Contains(n.Processors, p) && (!slices.Contains(n.Refuses, items[i].Key) || mutant.Is(mutant.RefusesIgnored)) &&
@@ -247,8 +310,14 @@ func placeAmong(ms []*store.Member, lanes []*store.Lane, rows map[string]*store.
 		}
 	}
 	for i, m := range assign.Targets(members, items) {
+		l := lanes[i]
+		for k := range members {
+			if l.Home == members[k].Name && l.Owner != ms[k].ID && members[k].Takes(i) {
+				m = k
+			}
+		}
 		if m != assign.None {
-			targets[lanes[i].LaneID] = ms[m].ID
+			targets[l.LaneID] = ms[m].ID
 		}
 	}
 }

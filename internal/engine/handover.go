@@ -45,6 +45,7 @@ func (e *Engine) handAll(ctx context.Context, v view) {
 	ctx, cancel := context.WithTimeout(ctx, leaveAtMost)
 	defer cancel()
 	heirs := v.heirs(e.id)
+	homes := v.homes(e.id, heirs)
 	e.mu.Lock()
 	var all []store.LaneID
 	for _, a := range e.procs {
@@ -55,7 +56,7 @@ func (e *Engine) handAll(ctx context.Context, v view) {
 	groups := handOverOrder(all, heirs, func(p string) bool { return e.procs[p].p.React != nil })
 	e.mu.Unlock()
 	for _, ids := range groups {
-		for _, ended := range e.endLanes(ids, heirs) {
+		for _, ended := range e.endLanes(ids, heirs, homes) {
 			select {
 			case <-ended:
 			case <-ctx.Done():
@@ -66,7 +67,7 @@ func (e *Engine) handAll(ctx context.Context, v view) {
 }
 
 // endLanes ends lanes of this process for their heirs.
-func (e *Engine) endLanes(ids []store.LaneID, heirs map[store.LaneID]string) (ended []<-chan struct{}) {
+func (e *Engine) endLanes(ids []store.LaneID, heirs, homes map[store.LaneID]string) (ended []<-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, id := range ids {
@@ -78,7 +79,7 @@ func (e *Engine) endLanes(ids []store.LaneID, heirs map[store.LaneID]string) (en
 		if o.leaving.IsZero() {
 			o.leaving = time.Now()
 		}
-		o.to = heirs[id]
+		o.to, o.home = heirs[id], homes[id]
 		o.cancel()
 		ended = append(ended, o.ended)
 	}

@@ -16,10 +16,9 @@ import (
 // or end.
 
 // heirs says who is to have the lanes of member id, which is leaving. A lane that is
-// with it only because another one was away goes home: to where it is placed with all
-// the members there were. The rest is placed as if the member was gone already. So in
-// a rolling restart a lane moves away from its home once, and back. Lanes that nobody
-// takes are not in it.
+// with it only because another one was away goes home, if that one is back; one that
+// is placed on another one anyway goes there. The rest is placed as if the member was
+// gone already. Lanes that nobody takes are not in it.
 func (v *view) heirs(id string) map[store.LaneID]string {
 	told := maps.Clone(v.told())
 	here := told[id]
@@ -37,6 +36,31 @@ func (v *view) heirs(id string) map[store.LaneID]string {
 		}
 	}
 	return heirs
+}
+
+// homes says where the lanes of member id, which is leaving, are at home from then on:
+// where they were, if they go there, and otherwise with it. So in a rolling restart a
+// lane moves away from its home once, when that is restarted, and then back: as that
+// one is there when the next is told to leave, whoever has the lane gives it to it.
+// What lanes cost does not matter for that (see [fleet.settled]).
+func (v *view) homes(id string, heirs map[store.LaneID]string) map[store.LaneID]string {
+	names, homes := namesOf(v.staying()), map[store.LaneID]string{}
+	name := id
+	for i := range v.members {
+		if m := &v.members[i]; m.ID == id && m.Host != "" {
+			name = m.Host
+		}
+	}
+	for i := range v.lanes {
+		l := &v.lanes[i]
+		if l.Owner != id {
+			continue
+		}
+		if homes[l.LaneID] = name; l.Home != "" && l.Home == names[heirs[l.LaneID]] {
+			homes[l.LaneID] = l.Home
+		}
+	}
+	return homes
 }
 
 // handOverOrder puts the lanes that a leaving process works into the groups in which

@@ -125,11 +125,11 @@ func (m *simMember) now() time.Time { return time.Now().Add(m.shift) }
 func (m *simMember) start() {
 	m.h = m.f.host(0)
 	m.h.id = fmt.Sprintf("%s.%d", m.name, m.f.n)
-	m.h.handTo = func(id store.LaneID) string {
+	m.h.handTo = func(id store.LaneID) (to, home string) {
 		if x := m.lanes[id]; x != nil {
-			return x.to
+			return x.to, x.home
 		}
-		return ""
+		return "", ""
 	}
 	m.fl, m.w, m.todo, m.busy, m.ending, m.told, m.frozen = fleet{}, newWatch(), nil, false, false, false, time.Time{}
 	m.lanes, m.failed, m.procs = map[store.LaneID]*simHeld{}, map[store.LaneID]time.Time{}, map[string]*procSelf{}
@@ -290,14 +290,16 @@ func (m *simMember) decide(ctx context.Context) error {
 	}
 	for _, o := range d.leave {
 		x := m.lanes[o.id]
-		x.leaving, x.to = now, o.to
+		x.leaving, x.to, x.home = now, o.to, o.home
 		if x.stream != nil {
 			x.stream.r.retire()
 		}
 		if m.f.bug == handsOverBusy {
 			x.over = true
 			m.todo = append(m.todo, func() {
-				m.call(func() error { return lane.HandOver(ctx, h.st, h.id, lane.Given{ID: o.id, Epoch: x.epoch, To: o.to}) })
+				m.call(func() error {
+					return lane.HandOver(ctx, h.st, h.id, lane.Given{ID: o.id, Epoch: x.epoch, To: o.to, Home: o.home})
+				})
 			})
 		}
 	}
@@ -423,7 +425,7 @@ func (m *simMember) end(id store.LaneID, x *simHeld, failed error) {
 	}
 	h.lanes = slices.DeleteFunc(h.lanes, func(y *simLane) bool { return y == x.batch })
 	m.f.logf("%s ends %v for %q: %v", h.id, id, x.to, failed)
-	err := lane.HandOver(ctx, h.st, h.id, lane.Given{ID: id, Epoch: x.epoch, To: x.to})
+	err := lane.HandOver(ctx, h.st, h.id, lane.Given{ID: id, Epoch: x.epoch, To: x.to, Home: x.home})
 	if m.h != h {
 		return
 	}
@@ -462,6 +464,7 @@ func (m *simMember) leave() {
 				return err
 			}
 			heirs := v.heirs(h.id)
+			homes := v.homes(h.id, heirs)
 			m.f.inherit(m, &v, heirs)
 			groups := handOverOrder(slices.SortedFunc(maps.Keys(m.lanes), compareLanes), heirs, func(p string) bool { return m.f.reactors[p] != nil })
 			n := 0 // groups that are to go, of which the last is going
@@ -474,7 +477,7 @@ func (m *simMember) leave() {
 					m.stop("") // what came meanwhile
 					return false
 				}
-				m.handOver(groups[n], heirs)
+				m.handOver(groups[n], heirs, homes)
 				n++
 				return true
 			}
@@ -484,13 +487,13 @@ func (m *simMember) leave() {
 }
 
 // handOver is Engine.endLanes.
-func (m *simMember) handOver(ids []store.LaneID, heirs map[store.LaneID]string) {
+func (m *simMember) handOver(ids []store.LaneID, heirs, homes map[store.LaneID]string) {
 	for _, id := range ids {
 		x := m.lanes[id]
 		if x == nil {
 			continue
 		}
-		if x.to = heirs[id]; x.leaving.IsZero() {
+		if x.to, x.home = heirs[id], homes[id]; x.leaving.IsZero() {
 			x.leaving = m.now()
 		}
 		if x.stream != nil {
@@ -505,7 +508,7 @@ func (m *simMember) stop(name string) {
 		if name != "" && id.Processor != name {
 			continue
 		}
-		if x.to = ""; x.leaving.IsZero() {
+		if x.to, x.home = "", ""; x.leaving.IsZero() {
 			x.leaving = m.now()
 		}
 		if x.stream != nil {

@@ -150,11 +150,11 @@ func (x *simStream) end() {
 	case !r.lost:
 		h.s.reactors[r.id.Processor].checkStop(x)
 	}
-	to := ""
+	to, home := "", ""
 	if h.handTo != nil {
-		to = h.handTo(r.id)
+		to, home = h.handTo(r.id)
 	}
-	_ = lane.HandOver(context.Background(), h.st, h.id, lane.Given{ID: r.id, Epoch: x.epoch, To: to})
+	_ = lane.HandOver(context.Background(), h.st, h.id, lane.Given{ID: r.id, Epoch: x.epoch, To: to, Home: home})
 }
 
 // begin takes an event that the pool gives to a worker: its handler is in

@@ -94,7 +94,7 @@ type simHost struct {
 	acquiring bool
 	recuts    map[store.LaneID]*attempt
 	turns     int
-	handTo    func(store.LaneID) string // to which member an ended lane goes; nil: to nobody
+	handTo    func(store.LaneID) (to, home string) // to which member an ended lane goes; nil: to nobody
 }
 
 var (

@@ -175,7 +175,7 @@ func (e *Engine) apply(d *decision, v *view, now time.Time) (share int) {
 	}
 	for _, h := range d.leave {
 		o := e.procs[h.id.Processor].lanes[h.id]
-		if o.leaving, o.to = now, h.to; !o.runner.retire() {
+		if o.leaving, o.to, o.home = now, h.to, h.home; !o.runner.retire() {
 			o.cancel()
 		}
 	}
@@ -333,9 +333,9 @@ func (e *Engine) work(ctx context.Context, a *active, row store.Lane, first *lan
 		case errors.Is(err, errLaneGone), errors.Is(err, errMerged):
 		default:
 			e.mu.Lock()
-			to := o.to
+			given := lane.Given{ID: id, Epoch: row.Epoch, To: o.to, Home: o.home}
 			e.mu.Unlock()
-			if rerr := e.given.give(context.WithoutCancel(ctx), e, lane.Given{ID: id, Epoch: row.Epoch, To: to}); rerr != nil {
+			if rerr := e.given.give(context.WithoutCancel(ctx), e, given); rerr != nil {
 				e.logger.Warn("lane was not released; its lease ends by itself", "lane", id.String(), "error", rerr)
 			}
 		}

@@ -3,6 +3,7 @@ package lane
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/store"
@@ -13,7 +14,12 @@ type Given struct {
 	ID    store.LaneID
 	Epoch int64  // under which the owner has it
 	To    string // the member that is to work it; "": whoever takes it
+	Home  string // its home from now on; "": as it was; [NoHome]: none
 }
+
+// NoHome is the home of a lane that belongs to no member in particular. It is no name
+// that a member can have.
+const NoHome = "\x00"
 
 // Release gives up a lane, if owner still has it under that epoch.
 func Release(ctx context.Context, s store.Store, id store.LaneID, owner string, epoch int64) error {
@@ -48,6 +54,9 @@ func HandOver(ctx context.Context, s store.Store, owner string, given ...Given) 
 			}
 			if l.Owner != "" && !mutant.Is(mutant.EpochHanded) {
 				l.Epoch++
+			}
+			if g.Home != "" {
+				l.Home = strings.TrimPrefix(g.Home, NoHome)
 			}
 			if err := tx.PutLane(l); err != nil {
 				return err

@@ -208,9 +208,13 @@ func TakeAll(ctx context.Context, s store.Store, ids []store.LaneID, owner strin
 	var got []store.Lane
 	err := s.Update(ctx, func(tx store.Tx) error {
 		got = got[:0]
-		alive, err := Alive(tx)
+		members, err := tx.Members()
 		if err != nil {
 			return err
+		}
+		alive, hosts := living(tx, members), map[string]string{}
+		for _, m := range members {
+			hosts[m.ID] = m.Host
 		}
 		ps, err := tx.Processors()
 		if err != nil {
@@ -228,6 +232,9 @@ func TakeAll(ctx context.Context, s store.Store, ids []store.LaneID, owner strin
 			case err == nil && l.Owner != "" && l.Owner != owner && alive[l.Owner] && !take(id) && !mutant.Is(mutant.LeaseIgnored):
 				err = fmt.Errorf("lane %v: %w: %s", id, ErrOwned, l.Owner)
 			case err == nil:
+				if l.Home == "" && l.Owner != owner {
+					l.Home = hosts[l.Owner] // who has died may come back
+				}
 				l.Owner, l.Epoch = owner, l.Epoch+1
 				if mutant.Is(mutant.EpochKept) {
 					l.Epoch--
@@ -255,13 +262,17 @@ func Alive(tx store.Tx) (map[string]bool, error) {
 	if err != nil {
 		return nil, err
 	}
+	return living(tx, members), nil
+}
+
+func living(tx store.Tx, members []store.Member) map[string]bool {
 	now, alive := tx.Now(), map[string]bool{}
 	for _, m := range members {
 		if m.Until.After(now) {
 			alive[m.ID] = true
 		}
 	}
-	return alive, nil
+	return alive
 }
 
 // setState changes a lane's state under a new revision, so that what its owner

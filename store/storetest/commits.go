@@ -259,7 +259,7 @@ func testDetach(t *fixture) {
 			id.Tenant = tenant
 			lanes = append(lanes, store.Lane{
 				LaneID: id, Epoch: int64(i), Position: 17, Done: []byte{9, 0}, State: store.Paused, Reason: "slow", Pinned: true, Owner: "me", AppliedAt: moment(5),
-				Of: 4 + i, Want: 2, Until: 21,
+				Of: 4 + i, Want: 2, Until: 21, Home: "h",
 			})
 			want.Exclusions[tenant] = event.Unbounded
 		}

@@ -104,7 +104,7 @@ func testLaneRoundTrip(t *fixture) {
 		{"whole", store.Lane{
 			LaneID: id("whole"), Epoch: 1 << 61, Position: event.Unbounded - 1, Done: []byte{0, 1, 0xff, '\''}, Exclusions: exclusions, Revision: 1 << 60,
 			State: store.Paused, Reason: "O'Neil said \"stop\"; --", Pinned: true, Owner: "host-1/🛒", AppliedAt: moment(3),
-			Of: 1 << 30, Want: 1 << 29, Until: event.Unbounded - 2,
+			Of: 1 << 30, Want: 1 << 29, Until: event.Unbounded - 2, Home: "h1 \"🛒",
 		}},
 		{"empty, not nil", store.Lane{LaneID: id("empty"), State: store.Held, Done: []byte{}, Exclusions: map[string]event.Position{}}},
 		{"unbounded", store.Lane{LaneID: id("unbounded"), State: store.Running, Position: event.Unbounded}},
