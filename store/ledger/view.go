@@ -21,12 +21,14 @@ type View struct {
 
 	mu    sync.Mutex
 	hosts map[string]*hostView
+	begun uint64 // readings of the ledger
 }
 
 // A hostView are the registrations of a host, with how far each log partition was seen
 // to reach before they were read: up to there they say all.
 type hostView struct {
 	all  []Sandbox
+	read uint64 // the reading that they are from
 	seen map[int]event.Position
 }
 
@@ -42,7 +44,7 @@ func NewView(l Ledger, log, service string) *View {
 // while a registration is under way.
 func (v *View) Registrations(ctx context.Context, partition int, last map[string]event.Position, seen event.Position) (map[string][]Sandbox, error) {
 	for first := true; ; first = false {
-		found, ask := v.known(partition, last)
+		found, ask, reading := v.known(partition, last)
 		if len(ask) == 0 {
 			return found, nil
 		}
@@ -53,7 +55,7 @@ func (v *View) Registrations(ctx context.Context, partition int, last map[string
 		if err != nil {
 			return nil, err
 		}
-		v.took(partition, ask, all, seen)
+		v.took(partition, ask, reading, all, seen)
 		for i := range all {
 			if span := all[i].Partitions[partition]; span.Pending && all[i].Open && all[i].Expired { // it died as it registered
 				if _, err := v.l.End(ctx, all[i].ID, Expired); err != nil {
@@ -64,8 +66,9 @@ func (v *View) Registrations(ctx context.Context, partition int, last map[string
 	}
 }
 
-// known returns what the view has, and the hosts of whose events it cannot tell yet.
-func (v *View) known(partition int, last map[string]event.Position) (found map[string][]Sandbox, ask []string) {
+// known returns what the view has, and the hosts of whose events it cannot tell yet,
+// with the number of the reading that is to tell.
+func (v *View) known(partition int, last map[string]event.Position) (found map[string][]Sandbox, ask []string, reading uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	found = make(map[string][]Sandbox, len(last))
@@ -76,10 +79,13 @@ func (v *View) known(partition int, last map[string]event.Position) (found map[s
 			found[host] = h.all
 		}
 	}
-	return found, ask
+	v.begun++
+	return found, ask, v.begun
 }
 
-func (v *View) took(partition int, asked []string, all []Sandbox, seen event.Position) {
+// took keeps what was read. A reading that began later than this one says what this one
+// says and more, for all that was seen before either: then only seen is new.
+func (v *View) took(partition int, asked []string, reading uint64, all []Sandbox, seen event.Position) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if len(v.hosts)+len(asked) > hostsAtMost { // only what comes is needed, or it is asked for again
@@ -91,12 +97,13 @@ func (v *View) took(partition int, asked []string, all []Sandbox, seen event.Pos
 			h = &hostView{seen: map[int]event.Position{}}
 			v.hosts[host] = h
 		}
-		h.all = nil
-		// What was read is as new as it can be, for every partition that was seen before.
+		if h.read < reading {
+			h.all, h.read = nil, reading
+		}
 		h.seen[partition] = max(h.seen[partition], seen)
 	}
 	for i := range all {
-		if h := v.hosts[all[i].Host]; h != nil {
+		if h := v.hosts[all[i].Host]; h != nil && h.read == reading {
 			h.all = append(h.all, all[i])
 		}
 	}
