@@ -2,14 +2,17 @@ package ledger
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/fairlead-dev/fairlead/event"
 )
 
 const (
 	hostsAtMost   = 100_000               // that are remembered, more than a page has: labels are data of strangers
+	bytesAtMost   = 16 << 20              // of their labels
 	settledBefore = 50 * time.Millisecond // a registration under way is looked at again
 )
 
@@ -21,6 +24,7 @@ type View struct {
 
 	mu    sync.Mutex
 	hosts map[string]*hostView
+	bytes int    // of their labels
 	begun uint64 // readings of the ledger
 }
 
@@ -73,6 +77,9 @@ func (v *View) known(partition int, last map[string]event.Position) (found map[s
 	defer v.mu.Unlock()
 	found = make(map[string][]Sandbox, len(last))
 	for host, p := range last {
+		if !nameable(host) {
+			continue // nobody is registered under it: there is nothing to ask
+		}
 		if h := v.hosts[host]; h == nil || p > h.seen[partition] || Decide(h.all, partition, p) == Unsettled {
 			ask = append(ask, host)
 		} else {
@@ -88,14 +95,16 @@ func (v *View) known(partition int, last map[string]event.Position) (found map[s
 func (v *View) took(partition int, asked []string, reading uint64, all []Sandbox, seen event.Position) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if len(v.hosts)+len(asked) > hostsAtMost { // only what comes is needed, or it is asked for again
+	if len(v.hosts)+len(asked) > hostsAtMost || v.bytes > bytesAtMost { // only what comes is needed, or it is asked for again
 		clear(v.hosts)
+		v.bytes = 0
 	}
 	for _, host := range asked {
 		h := v.hosts[host]
 		if h == nil {
 			h = &hostView{seen: map[int]event.Position{}}
 			v.hosts[host] = h
+			v.bytes += len(host)
 		}
 		if h.read < reading {
 			h.all, h.read = nil, reading
@@ -107,6 +116,13 @@ func (v *View) took(partition int, asked []string, reading uint64, all []Sandbox
 			h.all = append(h.all, all[i])
 		}
 	}
+}
+
+// nameable reports whether a sandbox may have a label: a database may be unable to keep
+// others, or even to be asked for them, and what an event is routed to is the data of a
+// stranger.
+func nameable(host string) bool {
+	return host != "" && utf8.ValidString(host) && !strings.ContainsRune(host, 0)
 }
 
 // pause waits; false if ctx ended first.

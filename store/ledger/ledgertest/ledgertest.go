@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ func Run(t *testing.T, open Open) {
 	for name, test := range map[string]func(*fixture){
 		"Register": testRegister, "Partitions": testPartitions, "RegisterAtOnce": testAtOnce, "ClosedRefusesCommits": testClosed,
 		"CloseBesideCommits": testBeside, "Lease": testLease, "Left": testLeft, "LanesOfTheLiveBuild": testLanes, "DroppedStore": testDropped, "Routes": testRoutes,
+		"HostileHosts": testHostileHosts, "ReplacedStore": testReplaced,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -349,5 +351,58 @@ func testRoutes(f *fixture) {
 		if there, err := f.l.DeleteRoute(f.ctx, "x"); there != want || err != nil {
 			f.Errorf("delete: %v, %v, want %v", there, err, want)
 		}
+	}
+}
+
+// What an event is routed to is data of strangers: no label stops the reading of others.
+func testHostileHosts(f *fixture) {
+	v := ledger.NewView(f.l, "log", "svc")
+	a := f.register("a", f.store(f.T, "one"), time.Hour)
+	_, err := f.l.Reserve(f.ctx, a.ID, 0)
+	f.must(err)
+	_, err = f.l.Begin(f.ctx, a.ID, 0, 1)
+	f.must(err)
+	last := map[string]event.Position{"a": 2, "": 2}
+	for _, host := range []string{"a\x00", "\xff\xfe", "a' OR ''='", `a"]`, "ü\n", strings.Repeat("x", 4096), "\u2028", "NULL", "{a,b}"} {
+		last[host] = 2
+		if _, err := ledger.Join(f.ctx, f.l, "log", "svc", host, f.store(f.T, "hostile"), 0, 0, nil); err == nil {
+			f.Errorf("%.20q: joined with no lease", host)
+		}
+	}
+	found, err := v.Registrations(f.ctx, 0, last, 2)
+	f.must(err)
+	for host := range last {
+		if got, want := ledger.Decide(found[host], 0, 2), host == "a"; (got == ledger.Sandboxes) != want {
+			f.Errorf("an event for %.20q: %v", host, got)
+		}
+	}
+	for _, host := range []string{"", "a\x00", "\xff"} {
+		if _, err := ledger.Join(f.ctx, f.l, "log", "svc", host, f.store(f.T, "hostile"), time.Hour, 0, nil); err == nil {
+			f.Errorf("joined as %q", host)
+		}
+	}
+}
+
+// A store that was deleted and made anew is another store, which has done nothing of
+// what the one before had: it can be registered.
+func testReplaced(f *fixture) {
+	s := f.store(f.T, "one")
+	f.setup(s)
+	a := f.register("a", s, time.Hour)
+	f.must(commit(f.ctx, s, 0, 7))
+	f.drop(f.T, "one")
+	s = f.store(f.T, "one")
+	f.setup(s)
+	b := f.register("a", s, time.Hour)
+	f.must(commit(f.ctx, s, 0, 3))
+	f.end(b.ID, ledger.Always, true)
+	for _, id := range []int64{a.ID, b.ID} {
+		lanes, err := f.l.Lanes(f.ctx, id)
+		if err != nil || len(lanes) > 1 || len(lanes) == 1 && lanes[0].Position != 3 {
+			f.Errorf("lanes %+v, %v: the store that had done 7 events is gone", lanes, err)
+		}
+	}
+	if err := commit(f.ctx, s, 3, 4); !errors.Is(err, ledger.ErrClosed) {
+		f.Errorf("a commit of a closed sandbox: %v", err)
 	}
 }
