@@ -243,6 +243,9 @@ func (l *Ledger) Begin(ctx context.Context, id int64, partition int, from event.
 // Renew implements [ledger.Ledger].
 func (l *Ledger) Renew(ctx context.Context, id int64, lease time.Duration) error {
 	row, err := l.row(ctx, id)
+	if errors.Is(err, store.ErrNotFound) { // forgotten
+		return ledger.ErrClosed
+	}
 	if err != nil {
 		return err
 	}
@@ -283,6 +286,8 @@ func (l *Ledger) row(ctx context.Context, id int64) (row sandboxRow, err error) 
 func (l *Ledger) End(ctx context.Context, id int64, when ledger.When) (closed bool, err error) {
 	row, err := l.row(ctx, id)
 	switch {
+	case errors.Is(err, store.ErrNotFound): // forgotten
+		return true, nil
 	case err != nil:
 		return false, err
 	case !row.Open:
@@ -365,6 +370,9 @@ func (l *Ledger) say(ctx context.Context, id int64, lanes string) error {
 // Lanes implements [ledger.Ledger].
 func (l *Ledger) Lanes(ctx context.Context, id int64) (out []store.Lane, err error) {
 	row, err := l.row(ctx, id)
+	if errors.Is(err, store.ErrNotFound) { // forgotten
+		return nil, nil
+	}
 	if err != nil || !row.Open {
 		return row.Lanes, err
 	}
@@ -380,6 +388,18 @@ func (l *Ledger) Lanes(ctx context.Context, id int64) (out []store.Lane, err err
 		return err
 	})
 	return out, err
+}
+
+// Forget implements [ledger.Ledger]. The newest registration stays, for else its id
+// would be the next one's too, and whoever has it could close that.
+func (l *Ledger) Forget(ctx context.Context, id int64) error {
+	return l.db.write(ctx, "forget a sandbox", func(w *writer) error {
+		err := w.exec("DELETE FROM fairlead_sandboxes WHERE id = ? AND closed IS NOT NULL AND id < (SELECT max(id) FROM fairlead_sandboxes)", id)
+		if err != nil || w.Changes() == 0 {
+			return err
+		}
+		return w.exec("DELETE FROM fairlead_spans WHERE sandbox = ?", id)
+	})
 }
 
 // inStore runs f in a write transaction on a sandbox's file, which it neither makes nor

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +33,7 @@ type View struct {
 // to reach before they were read: up to there they say all.
 type hostView struct {
 	all  []Sandbox
+	was  []Sandbox
 	read uint64 // the reading that they are from
 	seen map[int]event.Position
 }
@@ -107,13 +109,26 @@ func (v *View) took(partition int, asked []string, reading uint64, all []Sandbox
 			v.bytes += len(host)
 		}
 		if h.read < reading {
-			h.all, h.read = nil, reading
+			h.read, h.was, h.all = reading, h.all, nil
 		}
 		h.seen[partition] = max(h.seen[partition], seen)
 	}
 	for i := range all {
 		if h := v.hosts[all[i].Host]; h != nil && h.read == reading {
 			h.all = append(h.all, all[i])
+		}
+	}
+	// The ledger may have forgotten what it had of a host. Who has kept letters of its
+	// events goes on to: were one processed at once, it could overtake a letter of its key.
+	for _, host := range asked {
+		if h := v.hosts[host]; h.read == reading {
+			if len(h.all) == 0 {
+				h.all = slices.Clone(h.was)
+				for i := range h.all {
+					h.all[i].Open = false // or it would not have been forgotten
+				}
+			}
+			h.was = nil
 		}
 	}
 }

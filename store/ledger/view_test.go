@@ -85,3 +85,31 @@ func TestViewAsksForWhatItDoesNotKnow(t *testing.T) {
 		}
 	}
 }
+
+// Who has kept letters of a host's events goes on to when the ledger has forgotten the
+// host: were the next event processed at once, it could overtake one of them.
+func TestForgottenHostKeepsItsTurn(t *testing.T) {
+	l := &slowLedger{rows: []ledger.Sandbox{
+		{ID: 1, Host: "a", Generation: 1, Partitions: map[int]ledger.Span{0: {From: 5}}},
+		{ID: 2, Host: "b", Open: true, Generation: 1, Partitions: map[int]ledger.Span{0: {From: 5}, 1: {Pending: true}}}, // it dies as it registers
+	}}
+	old, fresh := ledger.NewView(l, "log", "svc"), ledger.NewView(l, "log", "svc")
+	for i, want := range []ledger.Owner{ledger.Sandboxes, ledger.Sandboxes, ledger.Sandboxes} {
+		p := event.Position(6 + i)
+		for _, host := range []string{"a", "b"} {
+			found, err := old.Registrations(t.Context(), 0, map[string]event.Position{host: p}, p)
+			if got := ledger.Decide(found[host], 0, p); got != want || err != nil {
+				t.Errorf("reading %d, host %s: %v, %v", i, host, got, err)
+			}
+		}
+		l.rows = nil
+	}
+	found, err := old.Registrations(t.Context(), 1, map[string]event.Position{"b": 1}, 1)
+	if got := ledger.Decide(found["b"], 1, 1); got != ledger.Nobodys || err != nil {
+		t.Errorf("a partition that it never had: %v, %v", got, err)
+	}
+	found, err = fresh.Registrations(t.Context(), 0, map[string]event.Position{"a": 8}, 8)
+	if got := ledger.Decide(found["a"], 0, 8); got != ledger.Nobodys || err != nil {
+		t.Errorf("who has never heard of it: %v, %v", got, err)
+	}
+}

@@ -32,7 +32,7 @@ func Run(t *testing.T, open Open) {
 	for name, test := range map[string]func(*fixture){
 		"Register": testRegister, "Partitions": testPartitions, "RegisterAtOnce": testAtOnce, "ClosedRefusesCommits": testClosed,
 		"CloseBesideCommits": testBeside, "Lease": testLease, "Left": testLeft, "LanesOfTheLiveBuild": testLanes, "DroppedStore": testDropped, "Routes": testRoutes,
-		"HostileHosts": testHostileHosts, "ReplacedStore": testReplaced,
+		"HostileHosts": testHostileHosts, "ReplacedStore": testReplaced, "Forget": testForget,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -405,4 +405,48 @@ func testReplaced(f *fixture) {
 	if err := commit(f.ctx, s, 3, 4); !errors.Is(err, ledger.ErrClosed) {
 		f.Errorf("a commit of a closed sandbox: %v", err)
 	}
+}
+
+// A registration that was forgotten leaves nothing, and nothing that somebody still does
+// in its name reaches another one.
+func testForget(f *fixture) {
+	s := f.store(f.T, "one")
+	f.setup(s)
+	a := f.register("a", s, time.Hour)
+	_, err := f.l.Reserve(f.ctx, a.ID, 0)
+	f.must(err)
+	f.must(f.l.Forget(f.ctx, a.ID))
+	if len(f.all("a")) != 1 {
+		f.Error("an open registration was forgotten")
+	}
+	f.end(a.ID, ledger.Always, true)
+	b := f.register("b", f.store(f.T, "two"), time.Hour)
+	f.must(f.l.Forget(f.ctx, a.ID))
+	f.must(f.l.Forget(f.ctx, a.ID))
+	if all := f.all(); len(all) != 1 || all[0].ID != b.ID {
+		f.Errorf("registrations %+v", all)
+	}
+	f.end(a.ID, ledger.Left, true)
+	if err := f.l.Renew(f.ctx, a.ID, time.Hour); !errors.Is(err, ledger.ErrClosed) {
+		f.Errorf("renewed what was forgotten: %v", err)
+	}
+	if _, err := f.l.Reserve(f.ctx, a.ID, 0); !errors.Is(err, ledger.ErrClosed) {
+		f.Errorf("reserved what was forgotten: %v", err)
+	}
+	if _, err := f.l.Begin(f.ctx, a.ID, 0, 1); !errors.Is(err, ledger.ErrClosed) {
+		f.Errorf("began what was forgotten: %v", err)
+	}
+	if lanes, err := f.l.Lanes(f.ctx, a.ID); len(lanes) != 0 || err != nil {
+		f.Errorf("lanes of what was forgotten: %+v, %v", lanes, err)
+	}
+	if err := commit(f.ctx, s, 0, 1); !errors.Is(err, ledger.ErrClosed) {
+		f.Errorf("a commit of a sandbox that was forgotten: %v", err)
+	}
+	f.end(b.ID, ledger.Always, true)
+	f.must(f.l.Forget(f.ctx, b.ID))
+	c := f.register("a", s, time.Hour)
+	if len(c.Partitions) != 0 || c.ID == a.ID || c.ID == b.ID || !c.Open {
+		f.Errorf("registered anew as %+v, after %d and %d", c, a.ID, b.ID)
+	}
+	f.must(commit(f.ctx, s, 0, 1))
 }
