@@ -23,6 +23,7 @@ const takeWithin = 30 * time.Second
 type assigned struct {
 	single   bool // the log has one partition: all lanes read it, whatever shares of it they work
 	parts    map[int]assignment
+	standing map[int]bool               // of parts: those that every process has, because no record comes any more
 	took     map[store.LaneID]time.Time // lanes that were acquired: when their partition had been given
 	released []chan struct{}            // closed when no lane of another partition is worked any more
 }
@@ -80,7 +81,8 @@ func (me *self) shared(pool string) *assigned {
 // that one does. It does not where it has not the processor, or another version of
 // its code than the lane is for, and another member has. The log's sharing knows
 // nothing of versions, and any member can read any partition: so while a program is
-// being replaced, lanes of both versions are worked.
+// being replaced, lanes of both versions are worked. Of a partition that every member
+// has, it is one of them.
 func (a *assigned) lends(v *view, vs versions, p *store.Processor, l *store.Lane) string {
 	if a == nil || l.Tenant != "" && v.poolOf(l) != "" {
 		return ""
@@ -90,7 +92,7 @@ func (a *assigned) lends(v *view, vs versions, p *store.Processor, l *store.Lane
 		return slices.Contains(n.Processors, p.Name) && vs.suits(p, l, n.Versions[p.Name])
 	}
 	told := v.told()
-	if holder == "" || suits(told[holder]) {
+	if !a.standing[a.of(l.LaneID)] && (holder == "" || suits(told[holder])) {
 		return ""
 	}
 	var heirs []string
@@ -197,6 +199,12 @@ func (w worker) Own(partitions []int) <-chan struct{} {
 	e := w.e
 	done := make(chan struct{})
 	now := time.Now()
+	standing := map[int]bool{}
+	if s, ok := e.log.(interface{ Standing() []int }); ok {
+		for _, p := range s.Standing() {
+			standing[p] = true
+		}
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	a := e.assigned
@@ -212,7 +220,7 @@ func (w worker) Own(partitions []int) <-chan struct{} {
 			parts[p] = assignment{now, now.Add(takeWithin)}
 		}
 	}
-	a.parts = parts
+	a.parts, a.standing = parts, standing
 	maps.DeleteFunc(a.took, func(id store.LaneID, _ time.Time) bool { return !a.has(id) })
 	for o := range e.strays() {
 		if o.leaving.IsZero() {
