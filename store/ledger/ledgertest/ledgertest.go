@@ -32,7 +32,7 @@ func Run(t *testing.T, open Open) {
 	for name, test := range map[string]func(*fixture){
 		"Register": testRegister, "Partitions": testPartitions, "RegisterAtOnce": testAtOnce, "ClosedRefusesCommits": testClosed,
 		"CloseBesideCommits": testBeside, "Lease": testLease, "Left": testLeft, "LanesOfTheLiveBuild": testLanes, "DroppedStore": testDropped, "Routes": testRoutes,
-		"HostileHosts": testHostileHosts, "ReplacedStore": testReplaced, "Forget": testForget,
+		"HostileHosts": testHostileHosts, "ReplacedStore": testReplaced, "Forget": testForget, "CloseABusySandbox": testBusy,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -449,4 +449,54 @@ func testForget(f *fixture) {
 		f.Errorf("registered anew as %+v, after %d and %d", c, a.ID, b.ID)
 	}
 	f.must(commit(f.ctx, s, 0, 1))
+}
+
+// A sandbox that commits in many lanes without a pause can be closed all the same.
+func testBusy(f *fixture) {
+	const lanes = 8
+	s := f.store(f.T, "one")
+	id := func(i int) store.LaneID { return store.LaneID{Build: lane0.Build, Partition: i} }
+	f.must(s.Update(f.ctx, func(tx store.Tx) error {
+		if err := tx.PutProcessor(store.Processor{Name: "p", Kind: "batch", Partitions: lanes, Live: 1, LastBuild: 1}); err != nil {
+			return err
+		}
+		for i := range lanes {
+			if err := tx.PutLane(store.Lane{LaneID: id(i), Epoch: 1, State: store.Running}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	a := f.register("a", s, time.Minute)
+	var wg sync.WaitGroup
+	last := make([]event.Position, lanes)
+	for i := range lanes {
+		wg.Go(func() {
+			for f.ctx.Err() == nil {
+				err := s.Commit(f.ctx, &store.Commit{Lane: id(i), Fence: store.Fence{Epoch: 1, Position: last[i]}, Position: last[i] + 1})
+				if errors.Is(err, ledger.ErrClosed) {
+					return
+				}
+				if err != nil {
+					f.Error(err)
+					return
+				}
+				last[i]++
+			}
+		})
+	}
+	began := time.Now()
+	for range 20 { // while all of them commit
+		_, err := f.l.Lanes(f.ctx, a.ID)
+		f.must(err)
+	}
+	middle := time.Now()
+	f.end(a.ID, ledger.Always, true)
+	f.Logf("20 looks took %v, the close %v, beside %d commits", middle.Sub(began), time.Since(middle), last)
+	wg.Wait()
+	for _, l := range f.all("a")[0].Lanes {
+		if l.Position != last[l.Partition] {
+			f.Errorf("closed with %+v, and the last commit that was answered was %v", l, last[l.Partition])
+		}
+	}
 }
