@@ -3,10 +3,12 @@ package fairlead
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/lane"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/fairlead-dev/fairlead/store/ledger"
@@ -21,8 +23,14 @@ type RouteKeeper struct {
 	Log     string // the log's name in the ledger
 	Service string
 	Policy  ledger.Policy // for events that their sandbox has not processed; default [ledger.TakeOver]
-	Every   time.Duration // default 1 s
+	Every   time.Duration // default 1 s; less often where it takes long
 	Logger  *slog.Logger  // default: says nothing
+
+	// Start returns where a log partition begins: nothing up to there can be read any
+	// more. With it the keeper has the ledger forget sandboxes that are closed, when no
+	// event that they have processed is in the log, and Store is past them. Store must
+	// then be the service's only baseline. Nil: the ledger keeps them for ever.
+	Start func(ctx context.Context, partition int) (event.Position, error)
 }
 
 // Settled is what became of letters of routed events.
@@ -31,10 +39,14 @@ type Settled = lane.Settled
 // Run settles until ctx ends, and returns ctx's error.
 func (k RouteKeeper) Run(ctx context.Context) error {
 	logger := cmp.Or(k.Logger, slog.New(slog.DiscardHandler))
-	tick := time.NewTicker(cmp.Or(k.Every, time.Second))
-	defer tick.Stop()
+	forgot := time.Time{}
 	for {
-		n, err := k.Settle(ctx)
+		began := time.Now()
+		forget := began.Sub(forgot) >= forgetEvery
+		n, err := k.settle(ctx, forget)
+		if forget {
+			forgot = began
+		}
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -43,34 +55,59 @@ func (k RouteKeeper) Run(ctx context.Context) error {
 		case n.Released > 0:
 			logger.Info("events of sandboxes that are gone", "released", n.Released, "policy", string(cmp.Or(k.Policy, ledger.TakeOver)))
 		}
+		// Letters that stay are looked at each time: however many there are, that takes a
+		// tenth of the time at most.
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-tick.C:
+		case <-time.After(max(cmp.Or(k.Every, time.Second), 9*time.Since(began))):
 		}
 	}
 }
 
-// Settle does it once.
-func (k RouteKeeper) Settle(ctx context.Context) (n Settled, err error) {
-	all, err := k.Ledger.Sandboxes(ctx, k.Log, k.Service, nil)
-	if err != nil || len(all) == 0 {
+// forgetEvery is how often a keeper looks for what the ledger can forget.
+const forgetEvery = time.Minute
+
+// Settle does it once. A sandbox that cannot be closed or read keeps its letters, and
+// those of the others are settled; its error is returned.
+func (k RouteKeeper) Settle(ctx context.Context) (n Settled, err error) { return k.settle(ctx, true) }
+
+func (k RouteKeeper) settle(ctx context.Context, forget bool) (n Settled, err error) {
+	read := func(ctx context.Context, hosts []string) ([]ledger.Sandbox, error) {
+		return k.Ledger.Sandboxes(ctx, k.Log, k.Service, hosts)
+	}
+	all, err := read(ctx, nil)
+	if err != nil {
 		return n, err
 	}
 	closed := false
+	var errs []error
 	for i := range all {
 		if s := &all[i]; s.Open && s.Expired {
 			ended, err := k.Ledger.End(ctx, s.ID, ledger.Expired)
 			if err != nil {
-				return n, fmt.Errorf("close sandbox %q: %w", s.Host, err)
+				errs = append(errs, fmt.Errorf("close sandbox %q: %w", s.Host, err))
 			}
 			closed = closed || ended
 		}
 	}
 	if closed {
-		if all, err = k.Ledger.Sandboxes(ctx, k.Log, k.Service, nil); err != nil {
+		if all, err = read(ctx, nil); err != nil {
 			return n, err
 		}
 	}
-	return lane.SettleRouted(ctx, k.Store, all, cmp.Or(k.Policy, ledger.TakeOver), k.Ledger.Lanes)
+	known := lane.Registrations{All: all, Lanes: k.Ledger.Lanes, Newest: read, Start: k.Start}
+	if n, err = lane.SettleRouted(ctx, k.Store, cmp.Or(k.Policy, ledger.TakeOver), known); err != nil {
+		return n, errors.Join(append(errs, err)...)
+	}
+	if forget && k.Start != nil {
+		ids, err := lane.Forgettable(ctx, k.Store, known)
+		for i := 0; err == nil && i < len(ids); i++ {
+			err = k.Ledger.Forget(ctx, ids[i])
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("forget sandboxes that are gone: %w", err))
+		}
+	}
+	return n, errors.Join(errs...)
 }

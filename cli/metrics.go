@@ -41,7 +41,7 @@ func (p *program) serveMetrics(ctx context.Context, addr string, db Database, co
 			return out, err
 		}
 	}
-	s := &http.Server{Handler: m.Handler(), ReadHeaderTimeout: 10 * time.Second}
+	s := &http.Server{Handler: m.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

@@ -15,7 +15,11 @@ import (
 // routes are those of the file's ledger.
 func (p *program) routes(db Database) *ops.Routes {
 	r := p.topic.id.Router
-	return &ops.Routes{Ledger: p.topic.ledger, Log: p.topic.LedgerLog(), Service: r.Service(), Names: r.Names(), Class: r.TestClass(), Store: db}
+	token := ""
+	if c := p.file.Consumer; c != nil {
+		token = c.RoutesToken
+	}
+	return &ops.Routes{Token: token, Ledger: p.topic.ledger, Log: p.topic.LedgerLog(), Service: r.Service(), Names: r.Names(), Class: r.TestClass(), Store: db}
 }
 
 // onRoutes is onDatabase for a command that needs a ledger.

@@ -51,6 +51,10 @@ type Consumer struct {
 	// have, or has not processed as it went: takeover processes it, park keeps it among the
 	// dead letters, drop counts it; default takeover. It needs a ledger.
 	Unowned string `yaml:"unowned"`
+	// RoutesToken is what requests that change routes over HTTP, beside the metrics, must
+	// have as bearer token: at least 16 bytes. Without it only those to a loopback address
+	// may. It needs a ledger.
+	RoutesToken string `yaml:"routesToken"`
 
 	// ProductionClass is the class of production; default prod.
 	ProductionClass string `yaml:"productionClass"`
@@ -134,6 +138,13 @@ func (c *Consumer) check() (errs []keyError) {
 		fail("unowned", "%q: takeover, park or drop", c.Unowned)
 	case c.Ledger == "":
 		fail("unowned", "without a ledger nobody knows which sandboxes there are: set ledger, or leave this out")
+	}
+	switch {
+	case c.RoutesToken == "":
+	case c.Ledger == "":
+		fail("routesToken", "without a ledger there are no routes to change: set ledger, or leave this out")
+	case len(c.RoutesToken) < 16:
+		fail("routesToken", "%d bytes can be guessed: take at least 16, for example of openssl rand -hex 16", len(c.RoutesToken))
 	}
 	if c.Ledger != "" && (c.EnableTenantRouting != nil && !*c.EnableTenantRouting || c.EnableTenantRouting == nil && c.AllowedConsumerTenancies != nil) {
 		fail("ledger", "it says who has what is routed, and nothing is: set enableTenantRouting to true, or leave the ledger out")

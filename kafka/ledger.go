@@ -41,6 +41,15 @@ func (l *Log) Register(ctx context.Context, s store.Store, lease time.Duration) 
 	return reg, nil
 }
 
+// Start returns where a log partition begins: what is up to there is read by nobody any
+// more. It is what a [fairlead.RouteKeeper] forgets sandboxes by.
+//
+// [fairlead.RouteKeeper]: https://pkg.go.dev/github.com/fairlead-dev/fairlead#RouteKeeper
+func (l *Log) Start(ctx context.Context, partition int) (event.Position, error) {
+	at, err := l.offset(ctx, partition, earliest)
+	return event.Position(at), err
+}
+
 // owners asks the ledger for what it has to say of the records of a chunk, once. It is
 // called when they have been read.
 func (l *Log) owners(ctx context.Context, c *chunk) error {

@@ -77,7 +77,7 @@ func startRouting(t testing.TB, database, topic, host string, policy ledger.Poli
 	var wg sync.WaitGroup
 	if host == "" {
 		wg.Go(func() {
-			k := fairlead.RouteKeeper{Store: m.db, Ledger: m.l, Log: m.log.LedgerLog(), Service: "notes", Policy: policy, Every: 100 * time.Millisecond, Logger: logger}
+			k := fairlead.RouteKeeper{Store: m.db, Ledger: m.l, Log: m.log.LedgerLog(), Service: "notes", Policy: policy, Every: 100 * time.Millisecond, Logger: logger, Start: m.log.Start}
 			if err := k.Run(run); !errors.Is(err, context.Canceled) {
 				t.Errorf("the keeper's Run = %v", err)
 			}
@@ -147,7 +147,7 @@ func workRouted(ctx context.Context, cfg workerConfig) error {
 	}
 	ended := make(chan error, 2)
 	if cfg.Host == "" {
-		k := fairlead.RouteKeeper{Store: db, Ledger: l, Log: log.LedgerLog(), Service: cfg.Service, Every: 100 * time.Millisecond}
+		k := fairlead.RouteKeeper{Store: db, Ledger: l, Log: log.LedgerLog(), Service: cfg.Service, Every: 100 * time.Millisecond, Start: log.Start}
 		go func() { ended <- k.Run(ctx) }()
 	} else {
 		reg, err := log.Register(ctx, db, routingLease)

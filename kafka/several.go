@@ -388,8 +388,8 @@ func (g *group) follow(ctx context.Context, client *kgo.Client) {
 	if len(past) > 0 {
 		client.PurgeTopicsFromConsuming(past...)
 	}
-	// What stands still is everybody's: lanes of it end by themselves, and whoever is second
-	// to work one is refused.
+	// What stands still is everybody's: lanes of it end by themselves, and the engine says
+	// whose they are meanwhile (Standing).
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	standing := l.standing()

@@ -2,13 +2,17 @@ package ops
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -29,6 +33,11 @@ type Routes struct {
 	Names   *tenancy.Names // of the headers to send
 	Class   string         // of tests, which are what is routed
 	Store   store.Store    // whose dead letters wait for sandboxes: the baseline's; nil: it is not told
+
+	// Token is what requests over HTTP that change something must have, as
+	// "Authorization: Bearer TOKEN". "": those that come to a loopback address may do so
+	// without, and no others.
+	Token string
 }
 
 // A RouteError is what is wrong with a request: the client's fault.
@@ -272,18 +281,52 @@ func (r *Routes) Close(ctx context.Context, host string) error {
 	return nil
 }
 
+// may returns why a request that changes something is refused.
+func (r *Routes) may(req *http.Request) error {
+	if r.Token != "" {
+		scheme, given, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+		want, got := sha256.Sum256([]byte(r.Token)), sha256.Sum256([]byte(strings.TrimSpace(given)))
+		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(want[:], got[:]) != 1 {
+			return routeError(http.StatusUnauthorized, "to change routes send the header Authorization: Bearer, with the token of consumer.routesToken")
+		}
+		return nil
+	}
+	// A page that a browser on this machine shows may have a name that leads here.
+	host := req.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	named := net.ParseIP(strings.Trim(host, "[]"))
+	addr, _ := req.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsLoopback() || !strings.EqualFold(host, "localhost") && !named.IsLoopback() {
+		return routeError(http.StatusForbidden, "without consumer.routesToken routes are changed by the command routes, or from the machine itself on a loopback address: set a token, or serve on 127.0.0.1")
+	}
+	return nil
+}
+
 // register adds the paths of r.
 func (r *Routes) register(mux *http.ServeMux) {
 	handle := func(pattern string, f func(req *http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, req *http.Request) {
 			ctx, cancel := context.WithTimeout(req.Context(), askAtMost)
 			defer cancel()
-			v, err := f(req.WithContext(ctx))
+			var v any
+			var err error
+			if req.Method != http.MethodGet && req.Method != http.MethodHead {
+				err = r.may(req)
+			}
+			if err == nil {
+				v, err = f(req.WithContext(ctx))
+			}
 			status := http.StatusOK
 			if err != nil {
 				status = http.StatusServiceUnavailable
 				if e, ok := errors.AsType[*RouteError](err); ok {
 					status = e.Status
+				}
+				if status == http.StatusUnauthorized {
+					w.Header().Set("WWW-Authenticate", "Bearer")
 				}
 				v = map[string]string{"error": err.Error()}
 			}

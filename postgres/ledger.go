@@ -339,7 +339,11 @@ func (l *Ledger) Lanes(ctx context.Context, id int64) (out []store.Lane, err err
 		var schema string
 		var then *string
 		// The lock keeps it open until its lanes are read, if it is.
-		if err := tx.QueryRow(ctx, l.db.q("SELECT store, lanes FROM {schema}.sandboxes WHERE id = $1 FOR SHARE"), id).Scan(&schema, &then); err != nil {
+		err := tx.QueryRow(ctx, l.db.q("SELECT store, lanes FROM {schema}.sandboxes WHERE id = $1 FOR SHARE"), id).Scan(&schema, &then)
+		if errors.Is(err, pgx.ErrNoRows) { // forgotten
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 		if then != nil {
@@ -352,6 +356,14 @@ func (l *Ledger) Lanes(ctx context.Context, id int64) (out []store.Lane, err err
 		return err
 	})
 	return out, err
+}
+
+// Forget implements [ledger.Ledger].
+func (l *Ledger) Forget(ctx context.Context, id int64) error {
+	ctx, cancel := l.db.limit(ctx)
+	defer cancel()
+	_, err := l.db.pool.Exec(ctx, l.db.q("DELETE FROM {schema}.sandboxes WHERE id = $1 AND closed IS NOT NULL"), id)
+	return l.db.fault(ctx, "forget a sandbox", err)
 }
 
 // hasStore reports whether a schema has a store: somebody may have dropped it.

@@ -137,19 +137,19 @@ func (l *Ledger) Register(ctx context.Context, log, service, host string, s stor
 	if !ok {
 		return ledger.Sandbox{}, fmt.Errorf("sqlite: register sandbox %q: its store is a %T: with a ledger in a file it must be in a file too", host, s)
 	}
-	token := rand.Text()
-	err := db.write(ctx, "register sandbox", func(w *writer) error {
-		if err := w.exec(makeRegistrations); err != nil {
-			return err
-		}
-		return w.exec("INSERT INTO fairlead_registrations(token) VALUES(?)", token)
-	})
-	if err != nil {
-		return ledger.Sandbox{}, err
-	}
 	for {
+		token := rand.Text()
+		err := db.write(ctx, "register sandbox", func(w *writer) error {
+			if err := w.exec(makeRegistrations); err != nil {
+				return err
+			}
+			return w.exec("INSERT INTO fairlead_registrations(token) VALUES(?)", token)
+		})
+		if err != nil {
+			return ledger.Sandbox{}, err
+		}
 		var row sandboxRow
-		err := l.db.write(ctx, "register sandbox", func(w *writer) error {
+		err = l.db.write(ctx, "register sandbox", func(w *writer) error {
 			const own = "log = ? AND service = ? AND host = ? AND closed IS NULL"
 			found, err := w.sandboxes(own, log, service, host)
 			if err == nil && len(found) == 0 {
@@ -168,6 +168,13 @@ func (l *Ledger) Register(ctx context.Context, log, service, host string, s stor
 		if err != nil {
 			return ledger.Sandbox{}, err
 		}
+		if row.token != token { // there is one, and this one is not needed
+			if err := db.write(ctx, "register sandbox", func(w *writer) error {
+				return w.exec("DELETE FROM fairlead_registrations WHERE token = ?", token)
+			}); err != nil {
+				return ledger.Sandbox{}, err
+			}
+		}
 		if row.Store != db.path {
 			return ledger.Sandbox{}, &ledger.HostError{Sandbox: row.Sandbox, Store: db.path}
 		}
@@ -175,7 +182,7 @@ func (l *Ledger) Register(ctx context.Context, log, service, host string, s stor
 		if err != nil {
 			return ledger.Sandbox{}, err
 		}
-		if closed { // it was closed in the store, and whoever did that did not come to say so here
+		if closed { // it was closed in the store, and whoever did that did not come to say so here; or that store was deleted
 			continue
 		}
 		db.guard.Store(&row.token)
@@ -236,6 +243,9 @@ func (l *Ledger) Begin(ctx context.Context, id int64, partition int, from event.
 // Renew implements [ledger.Ledger].
 func (l *Ledger) Renew(ctx context.Context, id int64, lease time.Duration) error {
 	row, err := l.row(ctx, id)
+	if errors.Is(err, store.ErrNotFound) { // forgotten
+		return ledger.ErrClosed
+	}
 	if err != nil {
 		return err
 	}
@@ -276,6 +286,8 @@ func (l *Ledger) row(ctx context.Context, id int64) (row sandboxRow, err error) 
 func (l *Ledger) End(ctx context.Context, id int64, when ledger.When) (closed bool, err error) {
 	row, err := l.row(ctx, id)
 	switch {
+	case errors.Is(err, store.ErrNotFound): // forgotten
+		return true, nil
 	case err != nil:
 		return false, err
 	case !row.Open:
@@ -284,6 +296,9 @@ func (l *Ledger) End(ctx context.Context, id int64, when ledger.When) (closed bo
 		return l.finish(ctx, &row)
 	}
 	there, err := l.inStore(ctx, &row, func(c *conn) error {
+		if then, err := c.closedWith(row.token); then != "" || err != nil {
+			return err
+		}
 		if when == ledger.Left {
 			_, alive, err := c.int64("SELECT 1 FROM fairlead_members WHERE until > ? LIMIT 1", time.Now().UnixNano())
 			if alive || err != nil {
@@ -304,7 +319,7 @@ func (l *Ledger) End(ctx context.Context, id int64, when ledger.When) (closed bo
 		return false, err
 	}
 	if !there { // its file is gone, and its read models with it
-		return true, l.say(ctx, id, "[]")
+		return true, l.say(ctx, id, noLanes)
 	}
 	return l.finish(ctx, &row)
 }
@@ -315,16 +330,34 @@ func (l *Ledger) finish(ctx context.Context, row *sandboxRow) (closed bool, err 
 		return true, nil
 	}
 	text := ""
-	there, err := l.inStore(ctx, row, func(c *conn) error {
-		return c.rows("SELECT lanes FROM fairlead_registrations WHERE token = ? AND closed = 1", func(s *zs.Stmt) error {
-			text = s.ColumnText(0)
-			return nil
-		}, row.token)
+	there, err := l.inStore(ctx, row, func(c *conn) (err error) {
+		text, err = c.closedWith(row.token)
+		return err
 	})
 	if err != nil || !there || text == "" {
 		return false, err
 	}
 	return true, l.say(ctx, row.ID, text)
+}
+
+const noLanes = "[]"
+
+// closedWith returns the lanes that a registration was closed with, "" where it is open.
+// A store that does not have it at all was made in the place of the one that had: this
+// one is gone, with its read models, and nothing commits under the registration any more.
+func (c *conn) closedWith(token string) (lanes string, err error) {
+	_, made, err := c.int64("SELECT 1 FROM sqlite_schema WHERE name = 'fairlead_registrations'")
+	if err != nil || !made {
+		return noLanes, err
+	}
+	lanes = noLanes
+	err = c.rows("SELECT closed, lanes FROM fairlead_registrations WHERE token = ?", func(s *zs.Stmt) error {
+		if lanes = ""; s.ColumnInt(0) != 0 {
+			lanes = s.ColumnText(1)
+		}
+		return nil
+	}, token)
+	return lanes, err
 }
 
 // say writes into the ledger that a registration is closed.
@@ -337,15 +370,14 @@ func (l *Ledger) say(ctx context.Context, id int64, lanes string) error {
 // Lanes implements [ledger.Ledger].
 func (l *Ledger) Lanes(ctx context.Context, id int64) (out []store.Lane, err error) {
 	row, err := l.row(ctx, id)
+	if errors.Is(err, store.ErrNotFound) { // forgotten
+		return nil, nil
+	}
 	if err != nil || !row.Open {
 		return row.Lanes, err
 	}
 	_, err = l.inStore(ctx, &row, func(c *conn) error {
-		then := ""
-		err := c.rows("SELECT lanes FROM fairlead_registrations WHERE token = ? AND closed = 1", func(s *zs.Stmt) error {
-			then = s.ColumnText(0)
-			return nil
-		}, row.token)
+		then, err := c.closedWith(row.token)
 		switch {
 		case err != nil:
 		case then != "":
@@ -356,6 +388,18 @@ func (l *Ledger) Lanes(ctx context.Context, id int64) (out []store.Lane, err err
 		return err
 	})
 	return out, err
+}
+
+// Forget implements [ledger.Ledger]. The newest registration stays, for else its id
+// would be the next one's too, and whoever has it could close that.
+func (l *Ledger) Forget(ctx context.Context, id int64) error {
+	return l.db.write(ctx, "forget a sandbox", func(w *writer) error {
+		err := w.exec("DELETE FROM fairlead_sandboxes WHERE id = ? AND closed IS NOT NULL AND id < (SELECT max(id) FROM fairlead_sandboxes)", id)
+		if err != nil || w.Changes() == 0 {
+			return err
+		}
+		return w.exec("DELETE FROM fairlead_spans WHERE sandbox = ?", id)
+	})
 }
 
 // inStore runs f in a write transaction on a sandbox's file, which it neither makes nor

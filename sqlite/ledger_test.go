@@ -4,10 +4,13 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/sqlite"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/fairlead-dev/fairlead/store/ledger/ledgertest"
+	zs "zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
 )
 
 func TestLedger(t *testing.T) {
@@ -48,5 +51,39 @@ func TestLedgerHasAFileOfItsOwn(t *testing.T) {
 	if l, err := sqlite.OpenLedger(path); err == nil {
 		_ = l.Close()
 		t.Error("a store was opened as a ledger")
+	}
+}
+
+// A sandbox that is started over and over, and joins what it has registered, leaves
+// nothing of that in its file.
+func TestRegisteringAgainLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	l, err := sqlite.OpenLedger(filepath.Join(dir, "ledger.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	path := filepath.Join(dir, "one")
+	db, err := sqlite.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	for range 5 {
+		if _, err := l.Register(t.Context(), "log", "svc", "a", db, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := l.Register(t.Context(), "log", "svc", "b", db, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	c, err := zs.OpenConn(path, zs.OpenReadOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	n, err := sqlitex.ResultInt64(c.Prep("SELECT count(*) FROM fairlead_registrations"))
+	if n != 2 || err != nil {
+		t.Errorf("%d rows of two registrations, %v", n, err)
 	}
 }

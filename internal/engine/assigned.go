@@ -34,6 +34,7 @@ const (
 type assigned struct {
 	single   bool // the log has one partition: all lanes read it, whatever shares of it they work
 	parts    map[int]assignment
+	standing map[int]bool               // of parts: those that every process has, because no record comes any more
 	took     map[store.LaneID]time.Time // lanes that were acquired: when their partition had been given
 	released []released                 // what [worker.Own] has returned
 }
@@ -98,7 +99,8 @@ func (me *self) shared(pool string) *assigned {
 // that one does. It does not where it has not the processor, or another version of
 // its code than the lane is for, and another member has. The log's sharing knows
 // nothing of versions, and any member can read any partition: so while a program is
-// being replaced, lanes of both versions are worked.
+// being replaced, lanes of both versions are worked. Of a partition that every member
+// has, it is one of them.
 func (a *assigned) lends(v *view, vs versions, p *store.Processor, l *store.Lane) string {
 	if a == nil || l.Tenant != "" && v.poolOf(l) != "" {
 		return ""
@@ -108,7 +110,7 @@ func (a *assigned) lends(v *view, vs versions, p *store.Processor, l *store.Lane
 	suits := func(n memberNotes) bool {
 		return slices.Contains(n.Processors, p.Name) && vs.suits(p, l, n.Versions[p.Name])
 	}
-	if holder == "" || suits(told[holder]) {
+	if !a.standing[a.of(l.LaneID)] && (holder == "" || suits(told[holder])) {
 		return ""
 	}
 	var heirs []string
@@ -245,6 +247,12 @@ func (w worker) own(partitions []int, quit bool) <-chan struct{} {
 	e := w.e
 	done := make(chan struct{})
 	now := time.Now()
+	standing := map[int]bool{}
+	if s, ok := e.log.(interface{ Standing() []int }); ok {
+		for _, p := range s.Standing() {
+			standing[p] = true
+		}
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	a := e.assigned
@@ -260,7 +268,7 @@ func (w worker) own(partitions []int, quit bool) <-chan struct{} {
 			parts[p] = assignment{now, now.Add(takeWithin)}
 		}
 	}
-	a.parts = parts
+	a.parts, a.standing = parts, standing
 	maps.DeleteFunc(a.took, func(id store.LaneID, _ time.Time) bool { return !a.has(id) })
 	keep := e.others && !quit
 	for _, p := range e.procs {

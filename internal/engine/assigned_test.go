@@ -24,10 +24,17 @@ type sharedLog struct {
 	mu     sync.Mutex
 	worker eventlog.Worker
 	mine   []int
+	stands []int
 	joined chan struct{}
 }
 
 func (l *sharedLog) Shares() bool { return true }
+
+func (l *sharedLog) Standing() []int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stands
+}
 
 func (l *sharedLog) Assigned() []int {
 	l.mu.Lock()

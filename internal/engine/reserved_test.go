@@ -110,7 +110,9 @@ func TestReservedEvents(t *testing.T) {
 					lanes := []store.Lane{{LaneID: store.LaneID{Build: store.Build{Processor: "p", Number: 1}}, Of: 1, Position: 10}}
 					settle := func(want lane.Settled) {
 						t.Helper()
-						got, err := lane.SettleRouted(t.Context(), r.st, []ledger.Sandbox{box}, policy, func(context.Context, int64) ([]store.Lane, error) { return lanes, nil })
+						got, err := lane.SettleRouted(t.Context(), r.st, policy, lane.Registrations{
+							All: []ledger.Sandbox{box}, Lanes: func(context.Context, int64) ([]store.Lane, error) { return lanes, nil },
+						})
 						if err != nil || got != want {
 							t.Errorf("settled %+v, %v, want %+v", got, err, want)
 						}

@@ -34,6 +34,9 @@ func RemoveTenant(ctx context.Context, s store.Store, processor, tenant string, 
 		}
 		own := map[store.LaneID]store.Lane{}
 		builds := map[int64]bool{p.Live: true}
+		if k := p.Builds.Kept.Number; k != 0 {
+			builds[k] = true // its lanes may be gone
+		}
 		for _, l := range lanes {
 			builds[l.Number] = true
 			if l.Tenant == tenant {
@@ -47,7 +50,11 @@ func RemoveTenant(ctx context.Context, s store.Store, processor, tenant string, 
 			if l.Tenant != "" {
 				continue
 			}
-			until, ok := upTo[l.Partition]
+			part := l.Partition
+			if p.Builds.LogPartitions <= 1 { // the lanes are shares of one log partition
+				part = 0
+			}
+			until, ok := upTo[part]
 			was, had := own[l.LaneID]
 			if !ok && !had {
 				continue

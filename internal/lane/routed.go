@@ -2,6 +2,7 @@ package lane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -21,22 +22,33 @@ type Settled struct {
 	Kept     int // it is not known yet
 }
 
+// Registrations are what is known of the registrations for a service on a log.
+type Registrations struct {
+	All []ledger.Sandbox // that the ledger had when it was read
+
+	// Lanes returns what the lanes of an open registration say.
+	Lanes func(ctx context.Context, id int64) ([]store.Lane, error)
+	// Newest reads those of some hosts again. Nil: what is unknown to All stays so.
+	Newest func(ctx context.Context, hosts []string) ([]ledger.Sandbox, error)
+	// Start returns where a log partition begins: nothing up to there can be read any
+	// more. Nil: that is not known, and nothing is forgotten.
+	Start func(ctx context.Context, partition int) (event.Position, error)
+}
+
 // SettleRouted settles the letters of a store's events that are routed to sandboxes.
 // It looks at all of them with one reading of the ledger, from the oldest on: so what
-// is released of an ordering key is released in its order. Lanes returns what the
-// lanes of an open registration say.
-func SettleRouted(ctx context.Context, s store.Store, all []ledger.Sandbox, policy ledger.Policy,
-	lanes func(ctx context.Context, id int64) ([]store.Lane, error),
-) (sum Settled, err error) {
+// is released of an ordering key is released in its order. A sandbox of which nothing
+// can be learnt keeps its letters, and no others wait for it; its error is returned.
+func SettleRouted(ctx context.Context, s store.Store, policy ledger.Policy, r Registrations) (sum Settled, err error) {
 	hosts := map[string][]ledger.Sandbox{}
-	for i := range all {
-		hosts[all[i].Host] = append(hosts[all[i].Host], all[i])
+	for i := range r.All {
+		hosts[r.All[i].Host] = append(hosts[r.All[i].Host], r.All[i])
 	}
 	var procs []store.Processor
 	if err := s.View(ctx, func(tx store.Tx) (err error) { procs, err = tx.Processors(); return err }); err != nil {
 		return sum, err
 	}
-	t := settler{ctx: ctx, s: s, hosts: hosts, policy: policy, lanes: lanes, known: map[int64][]store.Lane{}}
+	t := settler{Registrations: r, ctx: ctx, s: s, hosts: hosts, policy: policy, known: map[int64]saidLanes{}, newest: map[string][]ledger.Sandbox{}}
 	for _, p := range procs {
 		for _, number := range []int64{p.Live, p.Rebuild} {
 			if number == 0 {
@@ -50,18 +62,30 @@ func SettleRouted(ctx context.Context, s store.Store, all []ledger.Sandbox, poli
 			}
 		}
 	}
-	return t.sum, nil
+	return t.sum, errors.Join(t.errs...)
 }
 
 type settler struct {
+	Registrations
 	ctx    context.Context
 	s      store.Store
 	hosts  map[string][]ledger.Sandbox
 	policy ledger.Policy
-	lanes  func(ctx context.Context, id int64) ([]store.Lane, error)
-	known  map[int64][]store.Lane
+	known  map[int64]saidLanes
+	newest map[string][]ledger.Sandbox // of hosts for which the ledger was asked again
 	sum    Settled
+	errs   []error // of sandboxes of which nothing could be learnt
 }
+
+// saidLanes are what the lanes of an open registration said, or why they could not.
+type saidLanes struct {
+	lanes []store.Lane
+	err   error
+}
+
+// doubtful is the fate of a letter of which nobody can tell any more whether its
+// sandbox has the event: it is for people to say.
+const doubtful ledger.Fate = -1
 
 // page settles the next letters of a build, and reports whether there may be more.
 func (t *settler) page(p *store.Processor, f *store.LetterFilter) (more bool, err error) {
@@ -120,10 +144,14 @@ func (t *settler) settle(f *store.LetterFilter, fates map[int64]ledger.Fate) err
 			case fate == ledger.Release && t.policy == ledger.Drop:
 				sum.Released++
 				gone = append(gone, d.ID)
-			case fate == ledger.Release:
+			case fate == ledger.Release, fate == doubtful:
 				sum.Released++
-				d.Error = fmt.Sprintf("it was routed to the sandbox %s, which is gone and has not processed it", d.Error)
-				d.State, d.Reason, d.Retry = store.Poison, "unowned", t.policy != ledger.Park
+				text := "it was routed to the sandbox %s, which is gone and has not processed it"
+				if fate == doubtful {
+					text = "it was routed to the sandbox %s, of which the route ledger has nothing any more: whether that has processed it nobody knows. Retry it to process it here, or skip it"
+				}
+				d.Error = fmt.Sprintf(text, d.Error)
+				d.State, d.Reason, d.Retry = store.Poison, "unowned", t.policy != ledger.Park && fate != doubtful
 				if err := tx.PutLetter(d); err != nil {
 					return err
 				}
@@ -157,22 +185,58 @@ func (t *settler) fate(p *store.Processor, rows []store.Lane, d *store.DeadLette
 		}
 	}
 	var failed error
-	fate := ledger.Settle(t.hosts[d.Error], logPart, d.Event.Position, func(s *ledger.Sandbox) bool {
+	host, at := d.Error, d.Event.Position
+	fate := ledger.Settle(t.hosts[host], logPart, at, func(s *ledger.Sandbox) bool {
 		lanes := s.Lanes
 		if s.Open {
-			var ok bool
-			if lanes, ok = t.known[s.ID]; !ok {
-				if lanes, failed = t.lanes(t.ctx, s.ID); failed != nil {
-					return false
+			said, ok := t.known[s.ID]
+			if !ok {
+				if said.lanes, said.err = t.Lanes(t.ctx, s.ID); said.err != nil {
+					t.errs = append(t.errs, fmt.Errorf("sandbox %q: its letters wait: %w", host, said.err))
 				}
-				t.known[s.ID] = lanes
+				t.known[s.ID] = said
 			}
+			if said.err != nil {
+				return false
+			}
+			lanes = said.lanes
 		}
 		ok, err := Applied(ledger.LanesOf(lanes, p.Name), d, of)
 		failed = err
 		return ok
 	})
+	if fate == ledger.Keep && failed == nil && ledger.Decide(t.hosts[host], logPart, at) != ledger.Sandboxes {
+		return t.unknown(host, logPart, at)
+	}
 	return fate, failed
+}
+
+// unknown says what becomes of a letter that is of no registration. Either that began
+// after the ledger was read, or it was forgotten: then what it had done is in a part of
+// the log that cannot be read any more.
+func (t *settler) unknown(host string, partition int, p event.Position) (ledger.Fate, error) {
+	if t.Newest == nil || t.Start == nil { // whoever has it forgotten knows where the log begins
+		return ledger.Keep, nil
+	}
+	now, asked := t.newest[host]
+	if !asked {
+		var err error
+		if now, err = t.Newest(t.ctx, []string{host}); err != nil {
+			return ledger.Keep, err
+		}
+		t.newest[host] = now
+	}
+	if ledger.Decide(now, partition, p) != ledger.Nobodys {
+		return ledger.Keep, nil
+	}
+	start, err := t.Start(t.ctx, partition)
+	switch {
+	case err != nil:
+		return ledger.Keep, err
+	case p > start:
+		return ledger.Release, nil
+	}
+	return doubtful, nil
 }
 
 // Applied reports whether the event of a letter has taken effect in another store, of

@@ -65,6 +65,10 @@ type Ledger interface {
 	// past events that another registration does not own. Nil: there is no such store any
 	// more.
 	Lanes(ctx context.Context, id int64) ([]store.Lane, error)
+
+	// Forget removes a registration that is closed: for whoever reads the ledger from
+	// then on it has never been. One that is open stays, and so may the last one.
+	Forget(ctx context.Context, id int64) error
 }
 
 // When says when a registration may be closed.

@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -34,6 +35,12 @@ type Registration struct {
 func Join(ctx context.Context, l Ledger, log, service, host string, s store.Store, lease time.Duration, partitions int,
 	head func(ctx context.Context, partition int) (event.Position, error),
 ) (*Registration, error) {
+	switch {
+	case !nameable(host):
+		return nil, fmt.Errorf("ledger: the host label %q of service %q is not UTF-8, has a NUL in it, or is empty: give the sandbox another one", host, service)
+	case lease <= 0:
+		return nil, fmt.Errorf("ledger: sandbox %q of service %q: a lease of %v has ended before it begins: give it some seconds", host, service, lease)
+	}
 	sb, err := l.Register(ctx, log, service, host, s, lease)
 	if err != nil {
 		return nil, err
@@ -83,7 +90,7 @@ func (r *Registration) Partitions() []int {
 // the registration was closed: the process can do nothing more as that sandbox, and
 // should end. Of an error that may pass it tells failed, and goes on.
 func (r *Registration) Keep(ctx context.Context, failed func(error)) error {
-	tick := time.NewTicker(r.lease / 3)
+	tick := time.NewTicker(max(r.lease/3, time.Millisecond))
 	defer tick.Stop()
 	for {
 		select {

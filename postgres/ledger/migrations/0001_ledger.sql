@@ -1,6 +1,6 @@
 -- The route ledger: which sandboxes have registered, and from which positions of
 -- the log on they own what is routed to them. Rows stay when a sandbox has gone: they
--- say the same of its events for ever.
+-- say the same of its events, until nobody can read these any more.
 
 -- So that a store can tell that it is in the ledger's database.
 CREATE TABLE {schema}.identity (

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ func Run(t *testing.T, open Open) {
 	for name, test := range map[string]func(*fixture){
 		"Register": testRegister, "Partitions": testPartitions, "RegisterAtOnce": testAtOnce, "ClosedRefusesCommits": testClosed,
 		"CloseBesideCommits": testBeside, "Lease": testLease, "Left": testLeft, "LanesOfTheLiveBuild": testLanes, "DroppedStore": testDropped, "Routes": testRoutes,
+		"HostileHosts": testHostileHosts, "ReplacedStore": testReplaced, "Forget": testForget, "CloseABusySandbox": testBusy,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -348,6 +350,153 @@ func testRoutes(f *fixture) {
 	for _, want := range []bool{true, false} {
 		if there, err := f.l.DeleteRoute(f.ctx, "x"); there != want || err != nil {
 			f.Errorf("delete: %v, %v, want %v", there, err, want)
+		}
+	}
+}
+
+// What an event is routed to is data of strangers: no label stops the reading of others.
+func testHostileHosts(f *fixture) {
+	v := ledger.NewView(f.l, "log", "svc")
+	a := f.register("a", f.store(f.T, "one"), time.Hour)
+	_, err := f.l.Reserve(f.ctx, a.ID, 0)
+	f.must(err)
+	_, err = f.l.Begin(f.ctx, a.ID, 0, 1)
+	f.must(err)
+	last := map[string]event.Position{"a": 2, "": 2}
+	for _, host := range []string{"a\x00", "\xff\xfe", "a' OR ''='", `a"]`, "ü\n", strings.Repeat("x", 4096), "\u2028", "NULL", "{a,b}"} {
+		last[host] = 2
+		if _, err := ledger.Join(f.ctx, f.l, "log", "svc", host, f.store(f.T, "hostile"), 0, 0, nil); err == nil {
+			f.Errorf("%.20q: joined with no lease", host)
+		}
+	}
+	found, err := v.Registrations(f.ctx, 0, last, 2)
+	f.must(err)
+	for host := range last {
+		if got, want := ledger.Decide(found[host], 0, 2), host == "a"; (got == ledger.Sandboxes) != want {
+			f.Errorf("an event for %.20q: %v", host, got)
+		}
+	}
+	for _, host := range []string{"", "a\x00", "\xff"} {
+		if _, err := ledger.Join(f.ctx, f.l, "log", "svc", host, f.store(f.T, "hostile"), time.Hour, 0, nil); err == nil {
+			f.Errorf("joined as %q", host)
+		}
+	}
+}
+
+// A store that was deleted and made anew is another store, which has done nothing of
+// what the one before had: it can be registered.
+func testReplaced(f *fixture) {
+	s := f.store(f.T, "one")
+	f.setup(s)
+	a := f.register("a", s, time.Hour)
+	f.must(commit(f.ctx, s, 0, 7))
+	f.drop(f.T, "one")
+	s = f.store(f.T, "one")
+	f.setup(s)
+	b := f.register("a", s, time.Hour)
+	f.must(commit(f.ctx, s, 0, 3))
+	f.end(b.ID, ledger.Always, true)
+	for _, id := range []int64{a.ID, b.ID} {
+		lanes, err := f.l.Lanes(f.ctx, id)
+		if err != nil || len(lanes) > 1 || len(lanes) == 1 && lanes[0].Position != 3 {
+			f.Errorf("lanes %+v, %v: the store that had done 7 events is gone", lanes, err)
+		}
+	}
+	if err := commit(f.ctx, s, 3, 4); !errors.Is(err, ledger.ErrClosed) {
+		f.Errorf("a commit of a closed sandbox: %v", err)
+	}
+}
+
+// A registration that was forgotten leaves nothing, and nothing that somebody still does
+// in its name reaches another one.
+func testForget(f *fixture) {
+	s := f.store(f.T, "one")
+	f.setup(s)
+	a := f.register("a", s, time.Hour)
+	_, err := f.l.Reserve(f.ctx, a.ID, 0)
+	f.must(err)
+	f.must(f.l.Forget(f.ctx, a.ID))
+	if len(f.all("a")) != 1 {
+		f.Error("an open registration was forgotten")
+	}
+	f.end(a.ID, ledger.Always, true)
+	b := f.register("b", f.store(f.T, "two"), time.Hour)
+	f.must(f.l.Forget(f.ctx, a.ID))
+	f.must(f.l.Forget(f.ctx, a.ID))
+	if all := f.all(); len(all) != 1 || all[0].ID != b.ID {
+		f.Errorf("registrations %+v", all)
+	}
+	f.end(a.ID, ledger.Left, true)
+	if err := f.l.Renew(f.ctx, a.ID, time.Hour); !errors.Is(err, ledger.ErrClosed) {
+		f.Errorf("renewed what was forgotten: %v", err)
+	}
+	if _, err := f.l.Reserve(f.ctx, a.ID, 0); !errors.Is(err, ledger.ErrClosed) {
+		f.Errorf("reserved what was forgotten: %v", err)
+	}
+	if _, err := f.l.Begin(f.ctx, a.ID, 0, 1); !errors.Is(err, ledger.ErrClosed) {
+		f.Errorf("began what was forgotten: %v", err)
+	}
+	if lanes, err := f.l.Lanes(f.ctx, a.ID); len(lanes) != 0 || err != nil {
+		f.Errorf("lanes of what was forgotten: %+v, %v", lanes, err)
+	}
+	if err := commit(f.ctx, s, 0, 1); !errors.Is(err, ledger.ErrClosed) {
+		f.Errorf("a commit of a sandbox that was forgotten: %v", err)
+	}
+	f.end(b.ID, ledger.Always, true)
+	f.must(f.l.Forget(f.ctx, b.ID))
+	c := f.register("a", s, time.Hour)
+	if len(c.Partitions) != 0 || c.ID == a.ID || c.ID == b.ID || !c.Open {
+		f.Errorf("registered anew as %+v, after %d and %d", c, a.ID, b.ID)
+	}
+	f.must(commit(f.ctx, s, 0, 1))
+}
+
+// A sandbox that commits in many lanes without a pause can be closed all the same.
+func testBusy(f *fixture) {
+	const lanes = 8
+	s := f.store(f.T, "one")
+	id := func(i int) store.LaneID { return store.LaneID{Build: lane0.Build, Partition: i} }
+	f.must(s.Update(f.ctx, func(tx store.Tx) error {
+		if err := tx.PutProcessor(store.Processor{Name: "p", Kind: "batch", Partitions: lanes, Live: 1, LastBuild: 1}); err != nil {
+			return err
+		}
+		for i := range lanes {
+			if err := tx.PutLane(store.Lane{LaneID: id(i), Epoch: 1, State: store.Running}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	a := f.register("a", s, time.Minute)
+	var wg sync.WaitGroup
+	last := make([]event.Position, lanes)
+	for i := range lanes {
+		wg.Go(func() {
+			for f.ctx.Err() == nil {
+				err := s.Commit(f.ctx, &store.Commit{Lane: id(i), Fence: store.Fence{Epoch: 1, Position: last[i]}, Position: last[i] + 1})
+				if errors.Is(err, ledger.ErrClosed) {
+					return
+				}
+				if err != nil {
+					f.Error(err)
+					return
+				}
+				last[i]++
+			}
+		})
+	}
+	began := time.Now()
+	for range 20 { // while all of them commit
+		_, err := f.l.Lanes(f.ctx, a.ID)
+		f.must(err)
+	}
+	middle := time.Now()
+	f.end(a.ID, ledger.Always, true)
+	f.Logf("20 looks took %v, the close %v, beside %d commits", middle.Sub(began), time.Since(middle), last)
+	wg.Wait()
+	for _, l := range f.all("a")[0].Lanes {
+		if l.Position != last[l.Partition] {
+			f.Errorf("closed with %+v, and the last commit that was answered was %v", l, last[l.Partition])
 		}
 	}
 }
