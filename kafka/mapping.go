@@ -67,7 +67,7 @@ func (m *Mapping) decode(r *kgo.Record, in *interned) (event.Event, error) {
 	w := m.names().read(r, in)
 	e := m.outlined(r, &k, &w, id, meta, in)
 	if bytes.HasPrefix(k.contentType, []byte("application/cloudevents")) {
-		return m.structured(r, string(k.contentType), e)
+		return m.structured(r, string(k.contentType), e, &w)
 	}
 	if err := m.laidOut(r, e.Tenant, &w); err != nil {
 		return e, err
