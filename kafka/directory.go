@@ -96,6 +96,9 @@ type statement struct {
 
 // openDirectory opens a directory, and makes its topic where there is none.
 func openDirectory(ctx context.Context, cfg *Config, of string) (_ *directory, err error) {
+	if cfg.has(cfg.Directory) {
+		return nil, fmt.Errorf("kafka: the directory %q has the name of a topic that is read: name another one as Config.Directory", cfg.Directory)
+	}
 	d := &directory{topic: cfg.Directory}
 	opts := append([]kgo.Opt{
 		kgo.SeedBrokers(cfg.Brokers...), kgo.RetryTimeout(tryFor), kgo.RequiredAcks(kgo.AllISRAcks()),

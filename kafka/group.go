@@ -68,11 +68,13 @@ type group struct {
 	committed map[int]event.Position
 	leaving   bool
 	standing  []int // partitions that are everybody's
+
+	unnumbered map[place]bool // that the group gave, and whose numbers are not known yet
 }
 
 // Assign implements [eventlog.Assigner].
 func (l *Log) Assign(ctx context.Context, w eventlog.Worker) error {
-	g := &group{l: l, w: w, fatal: make(chan error, 1), mine: map[int]bool{}, committed: map[int]event.Position{}}
+	g := &group{l: l, w: w, fatal: make(chan error, 1), mine: map[int]bool{}, committed: map[int]event.Position{}, unnumbered: map[place]bool{}}
 	c := &l.cfg
 	topics := []string{c.Topic}
 	if l.several != nil {
@@ -172,7 +174,7 @@ func (g *group) assigned(_ context.Context, _ *kgo.Client, m map[string][]int32)
 	if g.leaving {
 		return
 	}
-	for _, p := range g.numbers(m) {
+	for _, p := range g.given(m) {
 		g.mine[p] = true
 	}
 	g.own()
@@ -182,8 +184,8 @@ func (g *group) assigned(_ context.Context, _ *kgo.Client, m map[string][]int32)
 // that a rebalance has. The lanes of all others go on. What does not end in time is
 // abandoned: its new owner raises the epoch, and what it still writes is refused.
 func (g *group) revoked(ctx context.Context, client *kgo.Client, m map[string][]int32) {
-	went := g.numbers(m)
 	g.mu.Lock()
+	went := g.went(m)
 	if g.leaving || len(went) == 0 {
 		g.mu.Unlock()
 		return
@@ -214,7 +216,7 @@ func (g *group) revoked(ctx context.Context, client *kgo.Client, m map[string][]
 func (g *group) lost(_ context.Context, _ *kgo.Client, m map[string][]int32) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	went := g.numbers(m)
+	went := g.went(m)
 	if g.leaving || len(went) == 0 {
 		return
 	}
@@ -295,7 +297,8 @@ func (g *group) noteCommitted(resp *kmsg.OffsetCommitResponse, at map[int]event.
 			if perr := kerr.ErrorForCode(p.ErrorCode); perr != nil {
 				err = perr
 			} else {
-				for _, n := range g.numbers(map[string][]int32{resp.Topics[i].Topic: {p.Partition}}) {
+				numbers, _ := g.numbers(map[string][]int32{resp.Topics[i].Topic: {p.Partition}})
+				for _, n := range numbers {
 					g.committed[n] = at[n]
 				}
 			}
