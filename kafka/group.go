@@ -34,16 +34,21 @@ func (l *Log) Shares() bool { return l.cfg.Group != "" }
 // deleted and made again has not, and the sandbox that reads it: what it passes over
 // is the baseline's to apply, so the two cannot have checkpoints in common.
 func (l *Log) Identity() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	id := fmt.Sprintf("kafka topic id %x", l.id)
-	if l.several != nil {
-		id = "kafka topics of the directory with " + strings.TrimPrefix(l.several.dir.log.Identity(), "kafka topic ")
-	}
+	id := l.what()
 	if r := l.cfg.Router; r != nil && r.Host() != "" {
 		id += ", read by the sandbox " + r.Host()
 	}
 	return id
+}
+
+// what names the log for who keeps positions in it: a topic's id is never another one's.
+func (l *Log) what() string {
+	if l.several != nil {
+		return "kafka topics of the directory with " + strings.TrimPrefix(l.several.dir.log.what(), "kafka topic ")
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return fmt.Sprintf("kafka topic id %x", l.id)
 }
 
 // Assigned implements [eventlog.Assigner].

@@ -14,6 +14,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -231,4 +232,43 @@ func TestDirectoryIsNoTopic(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
+}
+
+// A sandbox that registers begins at the head of a partition that others have numbered,
+// and may have read, since this process looked; of one that is gone it has nothing.
+func TestWhereASandboxBegins(t *testing.T) {
+	prefix, client := kafkatest.Name(t), kafkatest.Client(t)
+	ly, err := layout.New(layout.Config{Own: prefix + ".{tenant}"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{Brokers: kafkatest.Brokers(t), Layout: ly, Directory: prefix + "-directory"}
+	admin := kadm.NewClient(client)
+	t.Cleanup(func() { _, _ = admin.DeleteTopic(context.WithoutCancel(t.Context()), cfg.Directory) })
+	var logs [2]*Log
+	for i := range logs {
+		if logs[i], err = Open(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = logs[i].Close() })
+	}
+	kafkatest.Create(t, client, prefix+".acme", 1)
+	kafkatest.Produce(t, client, &kgo.Record{Topic: prefix + ".acme", Value: []byte("1")}, &kgo.Record{Topic: prefix + ".acme", Value: []byte("2")})
+	for until := time.Now().Add(20 * time.Second); len(numbering(logs[0])) == 0; pause(t.Context(), tryEvery) {
+		if _, err := logs[0].refresh(t.Context()); err != nil || time.Now().After(until) {
+			t.Fatalf("the topic is not numbered: %v", err)
+		}
+	}
+	begins := func(partition int, want event.Position) {
+		t.Helper()
+		if p, err := logs[1].begins(t.Context(), partition); err != nil || p != want {
+			t.Errorf("partition %d begins at %v, %v, want %v", partition, p, err, want)
+		}
+	}
+	begins(0, 2)
+	begins(1, 0) // which nobody has numbered
+	logs[1].mu.Lock()
+	logs[1].several.states[0] = gone
+	logs[1].mu.Unlock()
+	begins(0, closedAt)
 }
