@@ -261,7 +261,7 @@ func (l *Log) outside(ctx context.Context, partition int, from int64) (c *chunk,
 	case err != nil:
 		return nil, false, err
 	case from < first:
-		return nil, false, &eventlog.TruncatedError{Partition: partition, After: event.Position(from), First: event.Position(first + 1)}
+		return nil, false, l.wrap(partition, "retention has passed the checkpoint", &eventlog.TruncatedError{Partition: partition, After: event.Position(from), First: event.Position(first + 1)})
 	case from <= head:
 		return nil, true, nil
 	}
