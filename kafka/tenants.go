@@ -149,13 +149,17 @@ func (t *Tenants) led(ctx context.Context, topic string) error {
 	}
 }
 
-// find returns what a broker knows of a topic; nil: nothing.
 func (t *Tenants) find(ctx context.Context, topic string) (*kmsg.MetadataResponseTopic, error) {
+	return findTopic(ctx, t.client, topic)
+}
+
+// findTopic returns what a broker knows of a topic; nil: nothing.
+func findTopic(ctx context.Context, client *kgo.Client, topic string) (*kmsg.MetadataResponseTopic, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	r := kmsg.NewMetadataRequestTopic()
 	r.Topic = &topic
 	req.Topics = append(req.Topics, r)
-	resp, err := req.RequestWith(ctx, t.client)
+	resp, err := req.RequestWith(ctx, client)
 	if err != nil {
 		return nil, fmt.Errorf("kafka: topic %q: %w", topic, ended(ctx, err))
 	}

@@ -272,3 +272,29 @@ func TestWhereASandboxBegins(t *testing.T) {
 	logs[1].mu.Unlock()
 	begins(0, closedAt)
 }
+
+// A directory that was made by hand, or by a broker's defaults, and would lose its
+// records is refused before anything is numbered in it.
+func TestDirectoryKeepsItsRecords(t *testing.T) {
+	ly, err := layout.New(layout.Config{Own: kafkatest.Name(t) + ".{tenant}"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		configs []string
+		want    string
+	}{
+		{nil, "retention.ms="},
+		{[]string{"retention.ms=-1", "retention.bytes=1000000"}, "retention.bytes=1000000"},
+		{[]string{"retention.ms=-1", "cleanup.policy=compact"}, "cleanup.policy=compact"},
+		{[]string{"retention.ms=-1"}, ""},
+	} {
+		l, err := Open(t.Context(), Config{Brokers: kafkatest.Brokers(t), Layout: ly, Directory: kafkatest.Topic(t, 1, tt.configs...)})
+		if l != nil {
+			_ = l.Close()
+		}
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "retention.ms=-1")) {
+			t.Errorf("%q: %v, want an error with %q", tt.configs, err, tt.want)
+		}
+	}
+}
