@@ -320,13 +320,16 @@ func (d *directory) apply(data []byte) error {
 		for i := range d.parts {
 			p := &d.parts[i]
 			if p.id == s.ID && !p.closed {
-				p.closed = true
+				p.closed, p.end = true, closedAt // of one that whoever closed it did not know yet
 				if int(p.number) < len(s.Ends) {
 					p.end = s.Ends[p.number]
 				}
 			}
 		}
 	case "tenant":
+		if _, ok := d.tenants[s.Tenant]; ok {
+			break // of two that add it at once, to different places, the first one counts
+		}
 		if d.tenants == nil {
 			d.tenants = map[string]tenantState{}
 		}

@@ -104,11 +104,19 @@ func (t *Tenants) Add(ctx context.Context, tenant string, o AddTenant) error {
 	if shared == "" {
 		o.Own = true
 	}
-	switch {
-	case o.Own && own == "":
-		return fmt.Errorf("kafka: tenant %q: the layout has no topics of tenants' own", tenant)
-	case known && has.own != o.Own:
+	elsewhere := func(has tenantState) error {
+		if has.own == o.Own {
+			return nil
+		}
 		return fmt.Errorf("kafka: tenant %q is in %s already, and tenants cannot be moved yet", tenant, map[bool]string{true: own, false: shared}[has.own])
+	}
+	if o.Own && own == "" {
+		return fmt.Errorf("kafka: tenant %q: the layout has no topics of tenants' own", tenant)
+	}
+	if known {
+		if err := elsewhere(has); err != nil {
+			return err
+		}
 	}
 	topic := shared
 	if o.Own {
@@ -127,7 +135,11 @@ func (t *Tenants) Add(ctx context.Context, tenant string, o AddTenant) error {
 	if o.Own {
 		s.Topic = own
 	}
-	return t.dir.append(ctx, s)
+	if err := t.dir.append(ctx, s); err != nil {
+		return err
+	}
+	has, _ = t.dir.tenant(tenant)
+	return elsewhere(has) // somebody else may have added it meanwhile
 }
 
 // led waits until a topic that was just made can be written to.
@@ -232,6 +244,12 @@ func (t *Tenants) removeOwn(ctx context.Context, topic string, r *RemovedTenant)
 		ends := slices.Repeat([]event.Position{closedAt}, n)
 		if err := t.dir.append(ctx, statement{Kind: "closed", Topic: topic, ID: id, Ends: ends}); err != nil {
 			return err
+		}
+	}
+	// With partitions that it has got meanwhile, and somebody has numbered.
+	for n, p := range t.dir.numbered() {
+		if p.topic == topic {
+			r.UpTo[n] = closedAt
 		}
 	}
 	found, err := t.find(ctx, topic)

@@ -298,3 +298,86 @@ func TestDirectoryKeepsItsRecords(t *testing.T) {
 		}
 	}
 }
+
+// Two processes add a tenant at once, one with a topic of its own and one without: one
+// of them is told that it is elsewhere, and all agree where.
+func TestTenantAddedTwice(t *testing.T) {
+	prefix := kafkatest.Name(t)
+	ly, err := layout.New(layout.Config{Own: prefix + "-{tenant}.jobs", Shared: prefix + "-all", Dedicated: func(string) bool { return false }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{Brokers: kafkatest.Brokers(t), Layout: ly, Directory: prefix + "-directory"}
+	admin := kadm.NewClient(kafkatest.Client(t))
+	t.Cleanup(func() {
+		_, _ = admin.DeleteTopics(context.WithoutCancel(t.Context()), cfg.Directory, prefix+"-all", prefix+"-acme.jobs")
+	})
+	var all [2]*Tenants
+	for i := range all {
+		if all[i], err = OpenTenants(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = all[i].Close() })
+	}
+	for round := range 5 {
+		var errs [2]error
+		var wg sync.WaitGroup
+		for i := range all {
+			wg.Go(func() { errs[i] = all[i].Add(t.Context(), "acme", AddTenant{Own: i == 0}) })
+		}
+		wg.Wait()
+		for i := range all {
+			if err := all[i].dir.sync(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		own := all[0].Own("acme")
+		if all[1].Own("acme") != own {
+			t.Fatal("they do not agree where it is")
+		}
+		lost := map[bool]int{true: 1, false: 0}[own]
+		if errs[1-lost] != nil || errs[lost] == nil || !strings.Contains(errs[lost].Error(), "already") {
+			t.Errorf("round %d: it has its own topic: %v; who wanted that was told %v, who wanted the other %v", round, own, errs[0], errs[1])
+		}
+		if err := all[0].dir.append(t.Context(), statement{Kind: "removed", Tenant: "acme"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := all[1].dir.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What is in flight fails when its producer is closed, also what is sent in a batch of
+// its own, while no broker answers.
+func TestClosedProducerWaitsForNobody(t *testing.T) {
+	p, err := newProducer(kgo.SeedBrokers("127.0.0.1:1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent, closed := make(chan error, 2), make(chan struct{})
+	for range 2 {
+		go func() {
+			sent <- p.produceAlone(context.WithoutCancel(t.Context()), &kgo.Record{Topic: "t", Value: []byte("x")})
+		}()
+	}
+	for len(p.alone) > 0 { // one has begun
+		pause(t.Context(), time.Millisecond)
+	}
+	go func() { p.close(); close(closed) }()
+	for range 3 {
+		select {
+		case err := <-sent:
+			if !errors.Is(err, kgo.ErrClientClosed) {
+				t.Errorf("what was in flight: %v", err)
+			}
+		case <-closed:
+			closed = nil
+		case <-time.After(20 * time.Second):
+			t.Fatal("it waits for brokers that are not there")
+		}
+	}
+	if err := p.produceAlone(t.Context(), &kgo.Record{Topic: "t"}); !errors.Is(err, kgo.ErrClientClosed) {
+		t.Errorf("after it was closed: %v", err)
+	}
+}
