@@ -401,12 +401,17 @@ func TestOddAnswers(t *testing.T) {
 	ended := make(chan struct{})
 	defer close(ended)
 	var answer atomic.Pointer[func(http.ResponseWriter)]
-	fake.Intercept(func(w http.ResponseWriter, _ *http.Request) bool {
+	fake.Intercept(func(w http.ResponseWriter, asked *http.Request) bool {
 		do := answer.Load()
-		if do != nil {
+		switch {
+		case do != nil:
 			(*do)(w)
+		case strings.Contains(asked.URL.Path, "/subjects/gone/"):
+			w.WriteHeader(http.StatusNotFound)
+		default:
+			return false
 		}
-		return do != nil
+		return true
 	})
 	says := func(status int, text string) func(http.ResponseWriter) {
 		return func(w http.ResponseWriter) { w.WriteHeader(status); _, _ = w.Write([]byte(text)) }
@@ -437,6 +442,7 @@ func TestOddAnswers(t *testing.T) {
 		}
 	}
 	answer.Store(nil)
+	fake.SeedSchema("gone", 1, 94, sr.Schema{Schema: `{}`, Type: sr.TypeJSON})
 	fake.SeedSchema("refers", 1, 95, sr.Schema{Schema: `{}`, Type: sr.TypeJSON, References: []sr.SchemaReference{{Name: "n", Subject: "gone", Version: 1}}})
 	if _, err := r.Decoder(kafka.Mapping{})(record([]byte{0, 0, 0, 0, 95, '{', '}'})); !errors.Is(err, kafka.ErrUnavailable) || !strings.Contains(err.Error(), `"gone"`) {
 		t.Errorf("a reference that it has not: %v", err)
