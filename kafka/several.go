@@ -210,7 +210,7 @@ func (l *Log) tell(parts []part, states []partState) {
 		case is == there:
 			l.logger.Info("topic is read", "topic", p.topic, "partition", i)
 		case is == gone, is == remade:
-			l.logger.Error("topic is another one or gone: its lanes end", "topic", p.topic, "error", goneError(p, is))
+			l.logger.Error("topic is another one or gone: its lanes end", "topic", p.topic, "error", l.goneError(p, is))
 		case is == finished:
 			l.logger.Info("topic was closed: its lanes are at their end", "topic", p.topic)
 		case is == unlisted:
@@ -321,7 +321,7 @@ func (l *Log) stands(partition int) *still {
 	case finished:
 		return &still{end: p.end}
 	case gone, remade:
-		return &still{err: goneError(p, is)}
+		return &still{err: l.goneError(p, is)}
 	case unlisted:
 		return &still{}
 	}
@@ -359,13 +359,22 @@ func (l *Log) topics() (now, past []string) {
 	return now, past
 }
 
-func goneError(p *part, is partState) error {
+// goneError says what became of a topic, and what there is to do. One of a list has no
+// tenant with whom it could be removed.
+func (l *Log) goneError(p *part, is partState) error {
+	listed := l.cfg.Layout == nil
 	if is == remade {
-		return fmt.Errorf("kafka: topic %q has another id than %x: %w; %w: what was not read of the old one is lost; "+
-			"remove its tenant with all that was made of it (fairlead tenants remove), then the new one is read from its beginning", p.topic, p.id, ErrRecreated, eventlog.ErrGone)
+		next := "remove its tenant with all that was made of it (fairlead tenants remove), then the new one is read from its beginning"
+		if listed {
+			next = "take it off the topics that are read, or read them by another directory into another store"
+		}
+		return fmt.Errorf("kafka: topic %q has another id than %x: %w; %w: what was not read of the old one is lost; %s", p.topic, p.id, ErrRecreated, eventlog.ErrGone, next)
 	}
-	return fmt.Errorf("kafka: topic %q, id %x, was deleted: %w: what was not read of it is lost; "+
-		"remove its tenant with all that was made of it (fairlead tenants remove), or drop the processor", p.topic, p.id, eventlog.ErrGone)
+	next := "remove its tenant with all that was made of it (fairlead tenants remove), or drop the processor"
+	if listed {
+		next = "take it off the topics that are read, and resume its lanes"
+	}
+	return fmt.Errorf("kafka: topic %q, id %x, was deleted: %w: what was not read of it is lost; %s", p.topic, p.id, eventlog.ErrGone, next)
 }
 
 // topicsEvery is how often the group's member looks whether there are other topics.

@@ -79,6 +79,9 @@ func TestWhenATopicIsGone(t *testing.T) {
 	is("away again", missing, unknown)
 	now = now.Add(goneAfter + 1)
 	is("for long", gone, unknown)
+	if _, err := l.Read(t.Context(), eventlog.ReadRequest{}); !errors.Is(err, eventlog.ErrGone) || !strings.Contains(err.Error(), "take it off") {
+		t.Errorf("%v, want what to do with a topic of a list", err)
+	}
 	is("and there after all", there, said("a", a, 1, 0))
 	for range 3 {
 		now = now.Add(time.Hour)
@@ -132,7 +135,7 @@ func TestInternalTopicIsNobodys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	offsets := said("__consumer_offsets", topicID{1}, 50, 0)
+	offsets := said("internal_offsets", topicID{1}, 50, 0)
 	offsets.IsInternal = true
 	found, _ := (&Config{Layout: ly}).found([]kmsg.MetadataResponseTopic{offsets, said("acme_offsets", topicID{2}, 1, 0)})
 	if len(found) != 1 || found["acme_offsets"] == nil {
