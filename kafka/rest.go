@@ -62,6 +62,9 @@ func (r *rest) put(c *chunk, i int, from int64) {
 	kept := *c
 	kept.whole, kept.kept = c.whole && i == 0, time.Now()
 	kept.from, kept.records = from, c.records[i:]
+	if len(kept.records) < len(c.records)/2 {
+		kept.records = compacted(kept.records)
+	}
 	kept.verdicts, kept.hosts = nil, nil // the ledger is asked again: the rest may be kept for long
 	kept.bytes = c.bytes / len(c.records) * len(kept.records)
 	r.mu.Lock()
