@@ -2,8 +2,9 @@ package kafka
 
 import "github.com/twmb/franz-go/pkg/kgo"
 
-// compacted copies records that are the smaller part of what they came with: each of
-// them keeps all of its batch in memory, and a rest may be kept for long.
+// compacted copies records that are a part of what they came with: each of them holds
+// all of its batch in memory, which does not count. It is for those that are kept for
+// long: a rest that is taken at once would be copied for nothing.
 func compacted(records []*kgo.Record) []*kgo.Record {
 	size, headers := 0, 0
 	for _, r := range records {

@@ -38,6 +38,10 @@ func TestRestHoldsNoBatch(t *testing.T) {
 	for i := range times {
 		c := batch(int64(i*records), records, size)
 		r.put(c, records-10, c.from+records-10)
+		r.chunks[i].kept = time.Now().Add(-staleFor)
+	}
+	if r.chunks[times-2].holds || !r.chunks[times-1].holds {
+		t.Error("a rest is to be copied when another one is kept after it, and not before")
 	}
 	if took := int64(heap()) - int64(before); took > times*records*size/10 || took > 3*restBytes {
 		t.Errorf("the rests, of %d bytes as they count, take %d", r.bytes, took)

@@ -36,6 +36,7 @@ type chunk struct {
 	waits     error     // a page ended before a record that cannot be decoded yet
 	whole     bool      // nothing of it was handed out yet
 	kept      time.Time // since when it is kept for a later page
+	holds     bool      // its records hold batches in memory of which they are a part only
 
 	// With a ledger, once it was asked:
 	verdicts []tenancy.Verdict           // of the records

@@ -36,7 +36,7 @@ type flight struct {
 
 const (
 	mostEnds = 128             // places that are remembered
-	staleFor = 5 * time.Second // a kept chunk is dropped after, where there is want of room
+	staleFor = 5 * time.Second // a kept chunk is dropped after, where there is want of room, and takes no more than its own
 )
 
 // sizes are averages of a partition, in bytes of a record.
@@ -62,9 +62,7 @@ func (r *rest) put(c *chunk, i int, from int64) {
 	kept := *c
 	kept.whole, kept.kept = c.whole && i == 0, time.Now()
 	kept.from, kept.records = from, c.records[i:]
-	if len(kept.records) < len(c.records)/2 {
-		kept.records = compacted(kept.records)
-	}
+	kept.holds = c.holds || i > 0
 	kept.verdicts, kept.hosts = nil, nil // the ledger is asked again: the rest may be kept for long
 	kept.bytes = c.bytes / len(c.records) * len(kept.records)
 	r.mu.Lock()
@@ -74,6 +72,14 @@ func (r *rest) put(c *chunk, i int, from int64) {
 
 // keep keeps a chunk, and drops the oldest for it. The caller holds mu.
 func (r *rest) keep(c *chunk) {
+	for _, old := range r.chunks {
+		if time.Since(old.kept) < staleFor {
+			break
+		}
+		if old.holds { // nobody is about to take it
+			old.records, old.holds = compacted(old.records), false
+		}
+	}
 	r.chunks = append(r.chunks, c)
 	for r.bytes += c.bytes; r.bytes > r.limit; r.chunks = r.chunks[1:] {
 		r.bytes -= r.chunks[0].bytes
