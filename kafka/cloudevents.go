@@ -11,15 +11,24 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/tenancy"
 )
 
 // structured takes an event apart that is in the structured mode of CloudEvents
 // 1.0 (its JSON format and Kafka binding): attributes and data in one value. The
 // attribute "tenant" names the tenant where the record does not, and its other
-// attributes come as metadata, as ce_NAME, like those of the binary mode.
-func (m *Mapping) structured(r *kgo.Record, kind string, e event.Event) (event.Event, error) {
+// attributes come as metadata, as ce_NAME, like those of the binary mode. What its
+// headers and its place say counts as for any record: nothing in the value can give it
+// to another tenant than the layout does.
+func (m *Mapping) structured(r *kgo.Record, kind string, e event.Event, w *whose) (event.Event, error) {
 	meta := e.Metadata
 	e.Type = "" // until it is known
+	if err := m.laidOut(r, e.Tenant, w); err != nil {
+		return e, err
+	}
+	if w.fault != tenancy.NoFault {
+		return e, fmt.Errorf("its headers cannot be relied on: %v", w.fault)
+	}
 	if !strings.HasPrefix(kind, "application/cloudevents+json") {
 		return e, fmt.Errorf("content-type %q: of CloudEvents in structured mode only application/cloudevents+json is read", kind)
 	}
@@ -49,8 +58,12 @@ func (m *Mapping) structured(r *kgo.Record, kind string, e event.Event) (event.E
 		return e, fmt.Errorf("a CloudEvent without id, source or type")
 	}
 	e.ID, e.Type = cloudID(text["source"], text["id"]), text["type"]
-	if e.Tenant == "" || e.Tenant == m.Tenant && text["tenant"] != "" {
-		e.Tenant = text["tenant"]
+	switch said := text["tenant"]; {
+	case m.Layout != nil && said != "" && said != e.Tenant:
+		return e, fmt.Errorf("a CloudEvent: its attribute says that it is tenant %q's, and its place that it is %q's", said, e.Tenant)
+	case m.Layout != nil:
+	case e.Tenant == "" || e.Tenant == m.Tenant && said != "" && w.tenant == "":
+		e.Tenant = said
 	}
 	if len(r.Key) == 0 && text["partitionkey"] != "" {
 		e.Stream = text["partitionkey"]

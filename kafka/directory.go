@@ -96,6 +96,9 @@ type statement struct {
 
 // openDirectory opens a directory, and makes its topic where there is none.
 func openDirectory(ctx context.Context, cfg *Config, of string) (_ *directory, err error) {
+	if cfg.has(cfg.Directory) {
+		return nil, fmt.Errorf("kafka: the directory %q has the name of a topic that is read: name another one as Config.Directory", cfg.Directory)
+	}
 	d := &directory{topic: cfg.Directory}
 	opts := append([]kgo.Opt{
 		kgo.SeedBrokers(cfg.Brokers...), kgo.RetryTimeout(tryFor), kgo.RequiredAcks(kgo.AllISRAcks()),
@@ -159,9 +162,58 @@ func (d *directory) what() string {
 	return d.of
 }
 
-// create makes the topic: its records stay.
+// keeps are the settings of a topic whose records stay.
+var keeps = map[string]string{"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+
+// create makes the topic where there is none, which takes the right to do so, and
+// returns an error if its records would not stay.
 func (d *directory) create(ctx context.Context) error {
-	return createTopic(ctx, d.client, d.topic, 1, -1, map[string]string{"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"})
+	found, err := findTopic(ctx, d.client, d.topic)
+	if err == nil && found == nil {
+		err = createTopic(ctx, d.client, d.topic, 1, -1, keeps)
+	}
+	for until := time.Now().Add(tryFor); err == nil; { // a topic that was just made is not known everywhere yet
+		err = d.checkKeeps(ctx)
+		if !errors.Is(err, kerr.UnknownTopicOrPartition) || time.Now().After(until) {
+			return err
+		}
+		if !pause(ctx, tryEvery) {
+			return ctx.Err()
+		}
+		err = nil
+	}
+	return err
+}
+
+// checkKeeps returns an error if the topic loses records in time: then nobody who comes
+// later could tell the numbers.
+func (d *directory) checkKeeps(ctx context.Context) error {
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	r := kmsg.NewDescribeConfigsRequestResource()
+	r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, d.topic
+	for name := range keeps {
+		r.ConfigNames = append(r.ConfigNames, name)
+	}
+	req.Resources = append(req.Resources, r)
+	resp, err := req.RequestWith(ctx, d.client)
+	if err != nil {
+		return fmt.Errorf("kafka: settings of the directory %q: %w", d.topic, ended(ctx, err))
+	}
+	for i := range resp.Resources {
+		switch err := kerr.ErrorForCode(resp.Resources[i].ErrorCode); {
+		case errors.Is(err, kerr.TopicAuthorizationFailed): // it is for those to see who may
+			continue
+		case err != nil:
+			return fmt.Errorf("kafka: settings of the directory %q: %w", d.topic, err)
+		}
+		for _, c := range resp.Resources[i].Configs {
+			if c.Value != nil && *c.Value != keeps[c.Name] {
+				return fmt.Errorf("kafka: the directory %q has %s=%s: it would lose records, and with them which partition has which number; "+
+					"set cleanup.policy=delete, retention.ms=-1 and retention.bytes=-1 (kafka-configs --alter)", d.topic, c.Name, *c.Value)
+			}
+		}
+	}
+	return nil
 }
 
 // createTopic makes a topic; it is no error if there is one. Replication -1 is the
@@ -220,7 +272,8 @@ func (d *directory) sync(ctx context.Context) error {
 	for d.at < head {
 		page, err := d.log.Read(ctx, eventlog.ReadRequest{After: d.at})
 		if err != nil {
-			return fmt.Errorf("kafka: the directory: its records must all be kept: %w", err)
+			return fmt.Errorf("kafka: the directory: its records must all be kept, for the numbers of partitions are in them; if some are lost, "+
+				"name another one as Config.Directory, and build the read models anew in another store: %w", err)
 		}
 		d.mu.Lock()
 		for i := range page.Events {
@@ -267,13 +320,16 @@ func (d *directory) apply(data []byte) error {
 		for i := range d.parts {
 			p := &d.parts[i]
 			if p.id == s.ID && !p.closed {
-				p.closed = true
+				p.closed, p.end = true, closedAt // of one that whoever closed it did not know yet
 				if int(p.number) < len(s.Ends) {
 					p.end = s.Ends[p.number]
 				}
 			}
 		}
 	case "tenant":
+		if _, ok := d.tenants[s.Tenant]; ok {
+			break // of two that add it at once, to different places, the first one counts
+		}
 		if d.tenants == nil {
 			d.tenants = map[string]tenantState{}
 		}

@@ -174,7 +174,7 @@ func TestDirectoryStatements(t *testing.T) {
 		`{"kind":"topic","topic":"a","id":"01000000000000000000000000000000","partitions":3}`, // it has grown
 		`{"kind":"topic","topic":"a","id":"01000000000000000000000000000000","partitions":1}`, // an old view
 		`{"kind":"topic","topic":"a","id":"03000000000000000000000000000000","partitions":1}`, // a is not closed
-		`{"kind":"closed","id":"01000000000000000000000000000000","ends":[5,6,7]}`,
+		`{"kind":"closed","id":"01000000000000000000000000000000","ends":[5,6]}`,              // by one that did not know the third
 		`{"kind":"closed","id":"01000000000000000000000000000000","ends":[9,9,9]}`,
 		`{"kind":"topic","topic":"a","id":"01000000000000000000000000000000","partitions":4}`, // it is closed
 		`{"kind":"topic","topic":"a","id":"03000000000000000000000000000000","partitions":1}`,
@@ -183,8 +183,26 @@ func TestDirectoryStatements(t *testing.T) {
 			t.Fatalf("%s: %v", s, err)
 		}
 	}
+	for _, s := range []string{ // said by two at once, and then the tenant is removed and comes back
+		`{"kind":"tenant","tenant":"t","topic":"t.jobs"}`, `{"kind":"tenant","tenant":"t"}`,
+	} {
+		if err := d.apply([]byte(s)); err != nil {
+			t.Fatalf("%s: %v", s, err)
+		}
+	}
+	if is, ok := d.tenant("t"); !ok || !is.own {
+		t.Errorf("tenant t is %+v, %v: the first one to add it put it into a topic of its own", is, ok)
+	}
+	for _, s := range []string{`{"kind":"removed","tenant":"t"}`, `{"kind":"tenant","tenant":"t"}`} {
+		if err := d.apply([]byte(s)); err != nil {
+			t.Fatalf("%s: %v", s, err)
+		}
+	}
+	if is, ok := d.tenant("t"); !ok || is.own {
+		t.Errorf("added again tenant t is %+v, %v", is, ok)
+	}
 	want := []part{
-		{"a", a, 0, true, 5}, {"a", a, 1, true, 6}, {"b", b, 0, false, 0}, {"a", a, 2, true, 7}, {"a", c, 0, false, 0},
+		{"a", a, 0, true, 5}, {"a", a, 1, true, 6}, {"b", b, 0, false, 0}, {"a", a, 2, true, closedAt}, {"a", c, 0, false, 0},
 	}
 	if !slices.Equal(d.parts, want) || d.of != "x" {
 		t.Errorf("of %q, parts %+v, want %+v", d.of, d.parts, want)

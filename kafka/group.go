@@ -34,16 +34,21 @@ func (l *Log) Shares() bool { return l.cfg.Group != "" }
 // deleted and made again has not, and the sandbox that reads it: what it passes over
 // is the baseline's to apply, so the two cannot have checkpoints in common.
 func (l *Log) Identity() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	id := fmt.Sprintf("kafka topic id %x", l.id)
-	if l.several != nil {
-		id = "kafka topics of the directory with " + strings.TrimPrefix(l.several.dir.log.Identity(), "kafka topic ")
-	}
+	id := l.what()
 	if r := l.cfg.Router; r != nil && r.Host() != "" {
 		id += ", read by the sandbox " + r.Host()
 	}
 	return id
+}
+
+// what names the log for who keeps positions in it: a topic's id is never another one's.
+func (l *Log) what() string {
+	if l.several != nil {
+		return "kafka topics of the directory with " + strings.TrimPrefix(l.several.dir.log.what(), "kafka topic ")
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return fmt.Sprintf("kafka topic id %x", l.id)
 }
 
 // Assigned implements [eventlog.Assigner].
@@ -68,11 +73,13 @@ type group struct {
 	committed map[int]event.Position
 	leaving   bool
 	standing  []int // partitions that are everybody's
+
+	unnumbered map[place]bool // that the group gave, and whose numbers are not known yet
 }
 
 // Assign implements [eventlog.Assigner].
 func (l *Log) Assign(ctx context.Context, w eventlog.Worker) error {
-	g := &group{l: l, w: w, fatal: make(chan error, 1), mine: map[int]bool{}, committed: map[int]event.Position{}}
+	g := &group{l: l, w: w, fatal: make(chan error, 1), mine: map[int]bool{}, committed: map[int]event.Position{}, unnumbered: map[place]bool{}}
 	c := &l.cfg
 	topics := []string{c.Topic}
 	if l.several != nil {
@@ -176,7 +183,7 @@ func (g *group) assigned(_ context.Context, _ *kgo.Client, m map[string][]int32)
 	if g.leaving {
 		return
 	}
-	for _, p := range g.numbers(m) {
+	for _, p := range g.given(m) {
 		g.mine[p] = true
 	}
 	g.own()
@@ -187,8 +194,8 @@ func (g *group) assigned(_ context.Context, _ *kgo.Client, m map[string][]int32)
 // others are not touched. What does not end in time is
 // abandoned: its new owner raises the epoch, and what it still writes is refused.
 func (g *group) revoked(ctx context.Context, client *kgo.Client, m map[string][]int32) {
-	went := g.numbers(m)
 	g.mu.Lock()
+	went := g.went(m)
 	if g.leaving || len(went) == 0 {
 		g.mu.Unlock()
 		return
@@ -219,7 +226,7 @@ func (g *group) revoked(ctx context.Context, client *kgo.Client, m map[string][]
 func (g *group) lost(_ context.Context, _ *kgo.Client, m map[string][]int32) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	went := g.numbers(m)
+	went := g.went(m)
 	if g.leaving || len(went) == 0 {
 		return
 	}
@@ -300,7 +307,8 @@ func (g *group) noteCommitted(resp *kmsg.OffsetCommitResponse, at map[int]event.
 			if perr := kerr.ErrorForCode(p.ErrorCode); perr != nil {
 				err = perr
 			} else {
-				for _, n := range g.numbers(map[string][]int32{resp.Topics[i].Topic: {p.Partition}}) {
+				numbers, _ := g.numbers(map[string][]int32{resp.Topics[i].Topic: {p.Partition}})
+				for _, n := range numbers {
 					g.committed[n] = at[n]
 				}
 			}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/fairlead-dev/fairlead/store/ledger"
 	"github.com/fairlead-dev/fairlead/tenancy"
@@ -16,9 +17,7 @@ import (
 // LedgerLog is the name that the log has in a route ledger: the same for the baseline
 // and all sandboxes.
 func (l *Log) LedgerLog() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return fmt.Sprintf("kafka topic id %x", l.id)
+	return l.what()
 }
 
 // Register registers this sandbox in the log's ledger. S is its store, which has all
@@ -33,9 +32,9 @@ func (l *Log) Register(ctx context.Context, s store.Store, lease time.Duration) 
 	if err != nil {
 		return nil, err
 	}
-	reg, err := ledger.Join(ctx, l.cfg.Ledger, l.LedgerLog(), r.Service(), r.Host(), s, lease, parts, l.Head)
+	reg, err := ledger.Join(ctx, l.cfg.Ledger, l.LedgerLog(), r.Service(), r.Host(), s, lease, parts, l.begins)
 	if err != nil {
-		return nil, fmt.Errorf("kafka: topic %q: %w", l.cfg.Topic, err)
+		return nil, fmt.Errorf("kafka: sandbox %q of %s: %w", r.Host(), l.LedgerLog(), err)
 	}
 	l.registration.Store(reg)
 	return reg, nil
@@ -48,6 +47,29 @@ func (l *Log) Register(ctx context.Context, s store.Store, lease time.Duration) 
 func (l *Log) Start(ctx context.Context, partition int) (event.Position, error) {
 	at, err := l.offset(ctx, partition, earliest)
 	return event.Position(at), err
+}
+
+// begins is where a sandbox begins that registers now: at the head. It is asked when
+// the ledger has noted that the registration is under way. A partition that has no
+// number even then is the sandbox's from its beginning; the baseline may have numbered
+// and read it before, so the directory is looked at again. Where the topic is gone the
+// sandbox has nothing: should it be there after all, what is in it was the baseline's.
+func (l *Log) begins(ctx context.Context, partition int) (event.Position, error) {
+	if s := l.several; s != nil {
+		l.mu.Lock()
+		numbered := partition < len(s.parts)
+		l.mu.Unlock()
+		if !numbered {
+			if _, err := l.refresh(ctx); err != nil {
+				return 0, err
+			}
+		}
+	}
+	p, err := l.Head(ctx, partition)
+	if s := l.stands(partition); err == nil && s != nil && errors.Is(s.err, eventlog.ErrGone) {
+		p = closedAt
+	}
+	return p, err
 }
 
 // owners asks the ledger for what it has to say of the records of a chunk, once. It is

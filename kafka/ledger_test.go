@@ -194,6 +194,15 @@ func TestKilledSandbox(t *testing.T) {
 			if !busy {
 				t.Fatal("the sandbox does nothing")
 			}
+			// It is busy before it has committed anything, and on a busy machine for long.
+			eventually(t, 30*time.Second, "the sandbox has something of its own", func() bool {
+				db, err := postgres.Open(t.Context(), database, postgres.Options{Schema: schemaOf("pr-1")})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = db.Close() }()
+				return len(applied(t, db)) > 0
+			})
 			for i := range 40 {
 				switch {
 				case i == 10 && name == "killed":

@@ -49,10 +49,12 @@ type Letters struct {
 // NewLetters returns a publisher of the dead letters of what was read from l, which
 // must stay open. Its producer is idempotent, and made with the options of l.
 func NewLetters(l *Log, topic string) (*Letters, error) {
-	switch topic {
-	case "":
+	switch {
+	case topic == "":
 		return nil, errors.New("kafka: a topic for dead letters is needed")
-	case l.cfg.Topic:
+	case topic == l.cfg.Directory:
+		return nil, fmt.Errorf("kafka: the topic %q is the directory, which takes nothing else", topic)
+	case topic == l.cfg.Topic, l.several != nil && l.cfg.has(topic):
 		return nil, fmt.Errorf("kafka: the topic %q cannot have its own dead letters: they would be read and parked again", topic)
 	}
 	out, err := newProducer(append([]kgo.Opt{kgo.SeedBrokers(l.cfg.Brokers...)}, l.cfg.Options...)...)
@@ -85,7 +87,8 @@ func (p *Letters) PublishLetter(ctx context.Context, d *store.DeadLetter) error 
 			r.Headers = append(r.Headers, kgo.RecordHeader{Key: k, Value: []byte(v)})
 		}
 		slices.SortFunc(r.Headers, func(a, b kgo.RecordHeader) int { return strings.Compare(a.Key, b.Key) })
-		was = &kgo.Record{Topic: p.log.cfg.Topic, Partition: int32(p.log.partitionOf(d)), Offset: int64(d.Event.Position) - 1}
+		at, _ := p.log.place(p.log.partitionOf(d))
+		was = &kgo.Record{Topic: at.topic, Partition: at.number, Offset: int64(d.Event.Position) - 1}
 		r.Headers = append(r.Headers, kgo.RecordHeader{Key: HeaderLetterRebuilt, Value: []byte("true")})
 	}
 	for _, h := range [...][2]string{
@@ -119,9 +122,12 @@ func (l *Log) partitionOf(d *store.DeadLetter) int {
 
 // again reads the record of a letter; nil: it is gone.
 func (l *Log) again(ctx context.Context, d *store.DeadLetter) (*kgo.Record, error) {
+	if s := l.stands(l.partitionOf(d)); s != nil && (s.err == nil || errors.Is(s.err, eventlog.ErrGone)) {
+		return nil, nil // with its topic
+	}
 	at := int64(d.Event.Position) - 1
 	c, err := l.fetch(ctx, l.partitionOf(d), at, 1, 1, nil)
-	if errors.Is(err, eventlog.ErrTruncated) {
+	if errors.Is(err, eventlog.ErrTruncated) || errors.Is(err, eventlog.ErrGone) {
 		return nil, nil
 	}
 	if err != nil {

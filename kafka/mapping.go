@@ -70,7 +70,7 @@ func (m *Mapping) decode(e *event.Event, r *kgo.Record, in *interned) (err error
 	w := m.names().read(r, in)
 	m.outlined(e, r, &k, &w, in)
 	if k.contentType != nil && bytes.HasPrefix(k.contentType, []byte("application/cloudevents")) {
-		*e, err = m.structured(r, string(k.contentType), *e)
+		*e, err = m.structured(r, string(k.contentType), *e, &w)
 		return err
 	}
 	if err := m.laidOut(r, e.Tenant, &w); err != nil {

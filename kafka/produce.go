@@ -20,6 +20,9 @@ type producer struct {
 	// alone sends batches of one record. It is made when it is first needed, and taken
 	// out of the channel by who uses it.
 	alone chan *kgo.Client
+
+	closing context.Context // ends with close, and what is sent alone with it
+	cancel  context.CancelFunc
 }
 
 func newProducer(opts ...kgo.Opt) (*producer, error) {
@@ -33,6 +36,7 @@ func newProducer(opts ...kgo.Opt) (*producer, error) {
 		kgo.AllowIdempotentProduceCancellation(),
 	}, opts...), alone: make(chan *kgo.Client, 1)}
 	p.alone <- nil
+	p.closing, p.cancel = context.WithCancel(context.Background())
 	var err error
 	if p.client, err = kgo.NewClient(p.opts...); err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
@@ -41,6 +45,7 @@ func newProducer(opts ...kgo.Opt) (*producer, error) {
 }
 
 func (p *producer) close() {
+	p.cancel()
 	p.client.Close()
 	if c := <-p.alone; c != nil {
 		c.Close()
@@ -77,13 +82,19 @@ func refused(err error) bool {
 
 // produceAlone sends a record in a batch of its own.
 func (p *producer) produceAlone(ctx context.Context, r *kgo.Record) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(p.closing, func() { cancel(kgo.ErrClientClosed) })()
 	var c *kgo.Client
 	select {
 	case c = <-p.alone:
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	defer func() { p.alone <- c }()
+	if p.closing.Err() != nil {
+		return kgo.ErrClientClosed
+	}
 	if c == nil {
 		made, err := kgo.NewClient(p.opts...)
 		if err != nil {
@@ -91,5 +102,9 @@ func (p *producer) produceAlone(ctx context.Context, r *kgo.Record) error {
 		}
 		c = made
 	}
-	return c.ProduceSync(ctx, r).FirstErr()
+	err := c.ProduceSync(ctx, r).FirstErr()
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }

@@ -40,6 +40,7 @@ type chunk struct {
 	waits     error     // a page ended before a record that cannot be decoded yet
 	whole     bool      // nothing of it was handed out yet
 	kept      time.Time // since when it is kept for a later page
+	holds     bool      // its records hold batches in memory of which they are a part only
 
 	// With a ledger, once it was asked:
 	verdicts []tenancy.Verdict           // of the records
@@ -303,7 +304,7 @@ func (l *Log) outside(ctx context.Context, partition int, from int64) (c *chunk,
 	case err != nil:
 		return nil, false, err
 	case from < first:
-		return nil, false, &eventlog.TruncatedError{Partition: partition, After: event.Position(from), First: event.Position(first + 1)}
+		return nil, false, l.wrap(partition, "retention has passed the checkpoint", &eventlog.TruncatedError{Partition: partition, After: event.Position(from), First: event.Position(first + 1)})
 	case from <= head:
 		return nil, true, nil
 	}

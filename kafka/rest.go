@@ -44,7 +44,7 @@ type flight struct {
 
 const (
 	mostEnds = 128             // places that are remembered
-	staleFor = 5 * time.Second // a kept chunk is dropped after, where there is want of room
+	staleFor = 5 * time.Second // a kept chunk is dropped after, where there is want of room, and takes no more than its own
 )
 
 // A raw is what a fetch brought beyond a chunk: batches as they came, since these take
@@ -53,6 +53,7 @@ type raw struct {
 	at   spot
 	part *kmsg.FetchResponseTopicPartition
 	kept time.Time
+	own  bool // its batches are a copy, not a part of what the broker has sent
 }
 
 // sizes are averages of a partition, in bytes of a record.
@@ -79,6 +80,7 @@ func (r *rest) put(c *chunk, i int, from int64) {
 	c.slabs = nil
 	kept.whole, kept.kept = c.whole && i == 0, time.Now()
 	kept.from, kept.records = from, c.records[i:]
+	kept.holds = c.holds || i > 0
 	kept.verdicts, kept.hosts = nil, nil // the ledger is asked again: the rest may be kept for long
 	kept.bytes = c.bytes / len(c.records) * len(kept.records)
 	r.mu.Lock()
@@ -88,6 +90,14 @@ func (r *rest) put(c *chunk, i int, from int64) {
 
 // keep keeps a chunk, and drops the oldest for it. The caller holds mu.
 func (r *rest) keep(c *chunk) {
+	for _, old := range r.chunks {
+		if time.Since(old.kept) < staleFor {
+			break
+		}
+		if old.holds { // nobody is about to take it
+			old.records, old.slabs, old.holds = compacted(old.records), nil, false
+		}
+	}
 	r.chunks = append(r.chunks, c)
 	for r.bytes += c.bytes; r.bytes > r.limit; r.chunks = r.chunks[1:] {
 		r.bytes -= r.chunks[0].bytes
@@ -112,7 +122,16 @@ func (r *rest) takeRaw(partition int, from int64) *kmsg.FetchResponseTopicPartit
 func (r *rest) putRaw(partition int, from int64, part *kmsg.FetchResponseTopicPartition) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.raws = append(r.raws, raw{spot{partition, from}, part, time.Now()})
+	for i := range r.raws {
+		old := &r.raws[i]
+		if time.Since(old.kept) < staleFor {
+			break
+		}
+		if !old.own { // nobody is about to take it: it holds no more than it counts
+			old.part.RecordBatches, old.own = slices.Clone(old.part.RecordBatches), true
+		}
+	}
+	r.raws = append(r.raws, raw{at: spot{partition, from}, part: part, kept: time.Now()})
 	r.raw += len(part.RecordBatches)
 }
 

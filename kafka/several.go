@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,8 +17,8 @@ import (
 	"github.com/fairlead-dev/fairlead/eventlog"
 )
 
-// goneAfter is for how long a topic must be unknown to the brokers before it counts as
-// deleted: one that has just started may not know of all.
+// goneAfter is for how long a topic must have been looked for and been unknown to the
+// brokers before it counts as deleted: one that has just started may not know of all.
 const goneAfter = 5 * time.Second
 
 // A several is what a Log of several topics has beside one of a single topic. All but
@@ -26,8 +27,13 @@ type several struct {
 	dir     *directory
 	parts   []part // by their numbers in the log
 	states  []partState
-	numbers map[place]int         // of those that are there
-	seen    map[topicID]time.Time // when the brokers knew of a topic last
+	numbers map[place]int         // of those that are there, or missing
+	absent  map[topicID]time.Time // since when the brokers know nothing of a topic
+
+	// looking has room for whoever asks for the topics: an answer that is older than
+	// another one must not count after it.
+	looking chan struct{}
+	untold  map[string]error // topics of which the brokers did not say whether they are there
 }
 
 type partState int8
@@ -38,6 +44,7 @@ const (
 	gone                      // its topic was deleted
 	remade                    // and there is another one of that name
 	finished                  // its topic was closed in the directory
+	unlisted                  // its topic is none of Config.Topics: others read it
 )
 
 // A place is a partition of a topic.
@@ -56,17 +63,12 @@ func (l *Log) openSeveral(ctx context.Context) error {
 	of := "a list of topics"
 	if c.Layout != nil {
 		of = c.Layout.String()
-		if _, ok := c.Layout.Has(c.Directory); ok {
-			return fmt.Errorf("kafka: the directory %q has the name of a topic of the layout: name another one as Config.Directory", c.Directory)
-		}
-	} else if slices.Contains(c.Topics, c.Directory) {
-		return fmt.Errorf("kafka: the directory %q is one of the topics", c.Directory)
 	}
 	dir, err := openDirectory(ctx, c, of)
 	if err != nil {
 		return err
 	}
-	l.several = &several{dir: dir, seen: map[topicID]time.Time{}}
+	l.several = &several{dir: dir, absent: map[topicID]time.Time{}, looking: make(chan struct{}, 1)}
 	return nil
 }
 
@@ -82,6 +84,12 @@ func (c *Config) has(topic string) bool {
 // refreshSeveral asks for all topics, has those numbered that are new, and returns how
 // many partitions the log has.
 func (l *Log) refreshSeveral(ctx context.Context) (int, error) {
+	select {
+	case l.several.looking <- struct{}{}:
+		defer func() { <-l.several.looking }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 	req := kmsg.NewPtrMetadataRequest() // of all topics
 	if l.cfg.Layout == nil {
 		for _, name := range l.cfg.Topics {
@@ -95,14 +103,7 @@ func (l *Log) refreshSeveral(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("kafka: topics: %w", ended(ctx, err))
 	}
 	now := time.Now()
-	found := map[string]*kmsg.MetadataResponseTopic{}
-	for i := range resp.Topics {
-		t := &resp.Topics[i]
-		if t.Topic == nil || !l.cfg.has(*t.Topic) || t.TopicID == [16]byte{} {
-			continue
-		}
-		found[*t.Topic] = t
-	}
+	found, untold := l.cfg.found(resp.Topics)
 	s := l.several
 	if err := s.dir.sync(ctx); err != nil {
 		return 0, err
@@ -112,7 +113,32 @@ func (l *Log) refreshSeveral(ctx context.Context) (int, error) {
 			return 0, err
 		}
 	}
-	parts := s.dir.numbered()
+	return l.note(s.dir.numbered(), found, untold, now)
+}
+
+// found are those topics of a response that are read, by name, and those of which the
+// brokers do not say whether they are there.
+func (c *Config) found(topics []kmsg.MetadataResponseTopic) (found map[string]*kmsg.MetadataResponseTopic, untold map[string]error) {
+	found, untold = map[string]*kmsg.MetadataResponseTopic{}, map[string]error{}
+	for i := range topics {
+		t := &topics[i]
+		if t.Topic == nil || !c.has(*t.Topic) || t.IsInternal {
+			continue
+		}
+		err := kerr.ErrorForCode(t.ErrorCode)
+		switch {
+		case t.TopicID != [16]byte{}:
+			found[*t.Topic] = t
+		case err != nil && !errors.Is(err, kerr.UnknownTopicOrPartition):
+			untold[*t.Topic] = err
+		}
+	}
+	return found, untold
+}
+
+// note takes into account what the brokers have answered.
+func (l *Log) note(parts []part, found map[string]*kmsg.MetadataResponseTopic, untold map[string]error, now time.Time) (int, error) {
+	s := l.several
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.looked = now
@@ -126,12 +152,23 @@ func (l *Log) refreshSeveral(ctx context.Context) (int, error) {
 	for i := range parts {
 		p := &parts[i]
 		t := found[p.topic]
-		if _, ok := s.seen[p.id]; !ok || t != nil && t.TopicID == p.id {
-			s.seen[p.id] = now
+		if t != nil || p.closed || untold[p.topic] != nil {
+			delete(s.absent, p.id)
+		} else if _, ok := s.absent[p.id]; !ok {
+			s.absent[p.id] = now
+		}
+		if untold[p.topic] != nil && !p.closed && i < len(s.states) { // nothing is known that was not known before
+			states[i] = s.states[i]
+			if states[i] <= there {
+				numbers[place{p.topic, p.number}] = i
+			}
+			continue
 		}
 		switch {
 		case p.closed:
 			states[i] = finished
+		case !l.cfg.has(p.topic):
+			states[i] = unlisted
 		case t != nil && t.TopicID == p.id:
 			states[i] = there
 			numbers[place{p.topic, p.number}] = i
@@ -143,15 +180,17 @@ func (l *Log) refreshSeveral(ctx context.Context) (int, error) {
 			}
 		case t != nil:
 			states[i] = remade
-		case now.Sub(s.seen[p.id]) > goneAfter:
+		case t == nil && untold[p.topic] == nil && now.Sub(s.absent[p.id]) > goneAfter:
 			states[i] = gone
+		default: // whose it is in the group does not change with that
+			numbers[place{p.topic, p.number}] = i
 		}
 	}
 	changed := !slices.Equal(states, s.states)
 	if changed {
 		l.tell(parts, states)
 	}
-	s.parts, s.states, s.numbers = parts, states, numbers
+	s.parts, s.states, s.numbers, s.untold = parts, states, numbers, untold
 	if changed {
 		close(l.moved)
 		l.moved = make(chan struct{})
@@ -171,9 +210,11 @@ func (l *Log) tell(parts []part, states []partState) {
 		case is == there:
 			l.logger.Info("topic is read", "topic", p.topic, "partition", i)
 		case is == gone, is == remade:
-			l.logger.Error("topic is another one or gone: its lanes end", "topic", p.topic, "error", goneError(p, is))
+			l.logger.Error("topic is another one or gone: its lanes end", "topic", p.topic, "error", l.goneError(p, is))
 		case is == finished:
 			l.logger.Info("topic was closed: its lanes are at their end", "topic", p.topic)
+		case is == unlisted:
+			l.logger.Info("topic of the directory is none of those that are read here", "topic", p.topic)
 		}
 	}
 }
@@ -214,7 +255,7 @@ func (l *Log) checkTopics() error {
 	var errs []error
 	for _, name := range l.cfg.Topics {
 		if !slices.ContainsFunc(l.several.parts, func(p part) bool { return p.topic == name }) {
-			errs = append(errs, fmt.Errorf("kafka: topic %q: %w", name, kerr.UnknownTopicOrPartition))
+			errs = append(errs, fmt.Errorf("kafka: topic %q: %w", name, cmp.Or(l.several.untold[name], error(kerr.UnknownTopicOrPartition))))
 		}
 	}
 	return errors.Join(errs...)
@@ -245,11 +286,11 @@ func (l *Log) numberOf(topic string, id topicID, number int32) (int, bool) {
 	}
 	if topic == "" {
 		for i := range s.parts {
-			if s.parts[i].id == id {
-				topic = s.parts[i].topic
-				break
+			if s.parts[i].id == id && s.parts[i].number == number {
+				return i, true
 			}
 		}
+		return 0, false
 	}
 	n, ok := s.numbers[place{topic, number}]
 	return n, ok
@@ -280,7 +321,9 @@ func (l *Log) stands(partition int) *still {
 	case finished:
 		return &still{end: p.end}
 	case gone, remade:
-		return &still{err: goneError(p, is)}
+		return &still{err: l.goneError(p, is)}
+	case unlisted:
+		return &still{}
 	}
 	return nil
 }
@@ -316,52 +359,92 @@ func (l *Log) topics() (now, past []string) {
 	return now, past
 }
 
-func goneError(p *part, is partState) error {
+// goneError says what became of a topic, and what there is to do. One of a list has no
+// tenant with whom it could be removed.
+func (l *Log) goneError(p *part, is partState) error {
+	listed := l.cfg.Layout == nil
 	if is == remade {
-		return fmt.Errorf("kafka: topic %q has another id than %x: %w; %w: what was not read of the old one is lost; "+
-			"remove its tenant with all that was made of it (fairlead tenants remove), then the new one is read from its beginning", p.topic, p.id, ErrRecreated, eventlog.ErrGone)
+		next := "remove its tenant with all that was made of it (fairlead tenants remove), then the new one is read from its beginning"
+		if listed {
+			next = "take it off the topics that are read, or read them by another directory into another store"
+		}
+		return fmt.Errorf("kafka: topic %q has another id than %x: %w; %w: what was not read of the old one is lost; %s", p.topic, p.id, ErrRecreated, eventlog.ErrGone, next)
 	}
-	return fmt.Errorf("kafka: topic %q, id %x, was deleted: %w: what was not read of it is lost; "+
-		"remove its tenant with all that was made of it (fairlead tenants remove), or drop the processor", p.topic, p.id, eventlog.ErrGone)
+	next := "remove its tenant with all that was made of it (fairlead tenants remove), or drop the processor"
+	if listed {
+		next = "take it off the topics that are read, and resume its lanes"
+	}
+	return fmt.Errorf("kafka: topic %q, id %x, was deleted: %w: what was not read of it is lost; %s", p.topic, p.id, eventlog.ErrGone, next)
 }
 
 // topicsEvery is how often the group's member looks whether there are other topics.
 const topicsEvery = 2 * time.Second
 
-// numbers returns the log partitions that a group speaks of. One that is not numbered
-// is a new partition that nobody has seen yet: then it is looked for.
-func (g *group) numbers(m map[string][]int32) (numbers []int) {
+// numbers returns the log partitions that a group speaks of, and what has no number:
+// a new partition that nobody has seen yet, or one of a topic that has gone.
+func (g *group) numbers(m map[string][]int32) (numbers []int, unknown []place) {
 	l := g.l
 	if l.several == nil {
 		for _, p := range m[l.cfg.Topic] {
 			numbers = append(numbers, int(p))
 		}
-		return numbers
+		return numbers, nil
 	}
-	for again := range 2 {
-		numbers = nil
-		unknown := 0
-		l.mu.Lock()
-		for topic, parts := range m {
-			for _, p := range parts {
-				if n, ok := l.several.numbers[place{topic, p}]; ok {
-					numbers = append(numbers, n)
-				} else {
-					unknown++
-				}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for topic, parts := range m {
+		for _, p := range parts {
+			at := place{topic, p}
+			if n, ok := l.several.numbers[at]; ok {
+				numbers = append(numbers, n)
+			} else {
+				unknown = append(unknown, at)
 			}
-		}
-		l.mu.Unlock()
-		if unknown == 0 || again == 1 {
-			break
-		}
-		if _, err := l.refresh(l.ctx); err != nil {
-			l.logger.Error("topics cannot be looked up", "error", err)
-			break
 		}
 	}
 	slices.Sort(numbers)
+	return numbers, unknown
+}
+
+// given returns the log partitions that the group gives, and looks for what has no
+// number. What has none even then is worked as soon as it has one: see numbered. The
+// caller holds mu.
+func (g *group) given(m map[string][]int32) []int {
+	numbers, unknown := g.numbers(m)
+	if len(unknown) > 0 {
+		if _, err := g.l.refresh(g.l.ctx); err != nil {
+			g.l.logger.Error("topics cannot be looked up", "group", g.l.cfg.Group, "error", err)
+		}
+		numbers, unknown = g.numbers(m)
+	}
+	for _, at := range unknown {
+		g.unnumbered[at] = true
+	}
 	return numbers
+}
+
+// went returns the log partitions that are another member's. The caller holds mu.
+func (g *group) went(m map[string][]int32) []int {
+	numbers, unknown := g.numbers(m)
+	for _, at := range unknown {
+		delete(g.unnumbered, at)
+	}
+	return numbers
+}
+
+// numbered has partitions worked that the group gave to this process before they had
+// numbers, and reports whether there were any. The caller holds mu.
+func (g *group) numbered() bool {
+	n := 0
+	for at := range g.unnumbered {
+		numbers, _ := g.numbers(map[string][]int32{at.topic: {at.number}})
+		for _, p := range numbers {
+			delete(g.unnumbered, at)
+			g.mine[p] = true
+			n++
+		}
+	}
+	return n > 0
 }
 
 // follow takes part in the sharing of topics that are new, and none of those that have
@@ -397,7 +480,7 @@ func (g *group) follow(ctx context.Context, client *kgo.Client) {
 		delete(g.mine, p)
 		delete(g.committed, p)
 	}
-	if !g.leaving && (len(now) > 0 || !slices.Equal(standing, g.standing)) {
+	if !g.leaving && (g.numbered() || len(now) > 0 || !slices.Equal(standing, g.standing)) {
 		g.standing = standing
 		g.own()
 	}

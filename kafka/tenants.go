@@ -104,11 +104,19 @@ func (t *Tenants) Add(ctx context.Context, tenant string, o AddTenant) error {
 	if shared == "" {
 		o.Own = true
 	}
-	switch {
-	case o.Own && own == "":
-		return fmt.Errorf("kafka: tenant %q: the layout has no topics of tenants' own", tenant)
-	case known && has.own != o.Own:
+	elsewhere := func(has tenantState) error {
+		if has.own == o.Own {
+			return nil
+		}
 		return fmt.Errorf("kafka: tenant %q is in %s already, and tenants cannot be moved yet", tenant, map[bool]string{true: own, false: shared}[has.own])
+	}
+	if o.Own && own == "" {
+		return fmt.Errorf("kafka: tenant %q: the layout has no topics of tenants' own", tenant)
+	}
+	if known {
+		if err := elsewhere(has); err != nil {
+			return err
+		}
 	}
 	topic := shared
 	if o.Own {
@@ -127,7 +135,11 @@ func (t *Tenants) Add(ctx context.Context, tenant string, o AddTenant) error {
 	if o.Own {
 		s.Topic = own
 	}
-	return t.dir.append(ctx, s)
+	if err := t.dir.append(ctx, s); err != nil {
+		return err
+	}
+	has, _ = t.dir.tenant(tenant)
+	return elsewhere(has) // somebody else may have added it meanwhile
 }
 
 // led waits until a topic that was just made can be written to.
@@ -149,13 +161,17 @@ func (t *Tenants) led(ctx context.Context, topic string) error {
 	}
 }
 
-// find returns what a broker knows of a topic; nil: nothing.
 func (t *Tenants) find(ctx context.Context, topic string) (*kmsg.MetadataResponseTopic, error) {
+	return findTopic(ctx, t.client, topic)
+}
+
+// findTopic returns what a broker knows of a topic; nil: nothing.
+func findTopic(ctx context.Context, client *kgo.Client, topic string) (*kmsg.MetadataResponseTopic, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	r := kmsg.NewMetadataRequestTopic()
 	r.Topic = &topic
 	req.Topics = append(req.Topics, r)
-	resp, err := req.RequestWith(ctx, t.client)
+	resp, err := req.RequestWith(ctx, client)
 	if err != nil {
 		return nil, fmt.Errorf("kafka: topic %q: %w", topic, ended(ctx, err))
 	}
@@ -228,6 +244,12 @@ func (t *Tenants) removeOwn(ctx context.Context, topic string, r *RemovedTenant)
 		ends := slices.Repeat([]event.Position{closedAt}, n)
 		if err := t.dir.append(ctx, statement{Kind: "closed", Topic: topic, ID: id, Ends: ends}); err != nil {
 			return err
+		}
+	}
+	// With partitions that it has got meanwhile, and somebody has numbered.
+	for n, p := range t.dir.numbered() {
+		if p.topic == topic {
+			r.UpTo[n] = closedAt
 		}
 	}
 	found, err := t.find(ctx, topic)

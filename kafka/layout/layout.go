@@ -65,7 +65,8 @@ var (
 
 const (
 	tenantMark = "{tenant}"
-	maxTopic   = 249 // bytes; Kafka's limit
+	maxTopic   = 249  // bytes; Kafka's limit
+	brokers    = "__" // that the names of the brokers' own topics begin with
 )
 
 var legal = regexp.MustCompile(`^[a-zA-Z0-9._-]+$`)
@@ -123,6 +124,9 @@ func (l *Layout) String() string {
 }
 
 func checkTopic(name string) error {
+	if strings.HasPrefix(name, brokers) {
+		return fmt.Errorf("layout: topic %+q: names that begin with %q are the brokers' own topics'", name, brokers)
+	}
 	if len(name) > maxTopic || name == "." || name == ".." || !legal.MatchString(name) {
 		return fmt.Errorf("layout: topic %+q: Kafka takes 1 to %d letters, digits, '.', '_' and '-', and neither one dot nor two", name, maxTopic)
 	}
@@ -193,7 +197,7 @@ func (l *Layout) Has(topic string) (tenant string, ok bool) {
 	if topic == l.c.Shared && topic != "" {
 		return "", true
 	}
-	if l.c.Own == "" || len(topic) <= len(l.prefix)+len(l.suffix) ||
+	if l.c.Own == "" || strings.HasPrefix(topic, brokers) || len(topic) <= len(l.prefix)+len(l.suffix) ||
 		!strings.HasPrefix(topic, l.prefix) || !strings.HasSuffix(topic, l.suffix) {
 		return "", false
 	}

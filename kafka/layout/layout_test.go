@@ -156,3 +156,27 @@ func FuzzRoundTrip(f *testing.F) {
 		}
 	})
 }
+
+// No tenant's name makes a topic of the brokers' own its own: it would be read as the
+// tenant's, and deleted with it.
+func TestTopicsOfTheBrokers(t *testing.T) {
+	l, err := layout.New(layout.Config{Own: "{tenant}_offsets"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.CheckTenant("__consumer"); !errors.Is(err, layout.ErrTenant) {
+		t.Errorf("CheckTenant = %v, want %v", err, layout.ErrTenant)
+	}
+	if _, err := l.Place("__consumer", "k"); !errors.Is(err, layout.ErrTenant) {
+		t.Errorf("Place = %v, want %v", err, layout.ErrTenant)
+	}
+	if tenant, ok := l.Has("__consumer_offsets"); ok {
+		t.Errorf("__consumer_offsets is %q's", tenant)
+	}
+	if _, _, err := l.Resolve("__consumer_offsets", "k"); !errors.Is(err, layout.ErrTopic) {
+		t.Errorf("Resolve = %v, want %v", err, layout.ErrTopic)
+	}
+	if _, err := layout.New(layout.Config{Shared: "__transaction_state"}); err == nil {
+		t.Error("the brokers' transactions are a shared topic")
+	}
+}

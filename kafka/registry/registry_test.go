@@ -386,6 +386,78 @@ func TestUnavailable(t *testing.T) {
 	fails(append([]byte{0, 0, 0, 0, 91}, unknown[5:]...), "schema 91")
 }
 
+// Whatever a registry answers instead of a schema, or does not answer, time may heal it:
+// no record becomes a dead letter for it, and nobody waits longer than the time-out.
+func TestOddAnswers(t *testing.T) {
+	f, fake, _ := faked(t)
+	a, err := avro.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := registry.New(registry.Config{URLs: []string{fake.URL()}, Formats: []registry.Format{a, protobuf.New()}, Timeout: 300 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	var answer atomic.Pointer[func(http.ResponseWriter)]
+	fake.Intercept(func(w http.ResponseWriter, asked *http.Request) bool {
+		do := answer.Load()
+		switch {
+		case do != nil:
+			(*do)(w)
+		case strings.Contains(asked.URL.Path, "/subjects/gone/"):
+			w.WriteHeader(http.StatusNotFound)
+		default:
+			return false
+		}
+		return true
+	})
+	says := func(status int, text string) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) { w.WriteHeader(status); _, _ = w.Write([]byte(text)) }
+	}
+	for i, c := range []struct {
+		name   string
+		answer func(http.ResponseWriter)
+		want   string
+	}{
+		{"an error of its own", says(http.StatusInternalServerError, `{"error_code":50001,"message":"Error in the backend data store"}`), "Error in the backend"},
+		{"no right", says(http.StatusUnauthorized, ``), "status 401"},
+		{"a proxy's page", says(http.StatusBadGateway, `<html>`), "status 502"},
+		{"a page in place of JSON", says(http.StatusOK, `<html>`), "registry at"},
+		{"nothing", says(http.StatusOK, ``), "registry at"},
+		{"a schema of no text", says(http.StatusOK, `{"schema":7}`), "registry at"},
+		{"a kind that nobody knows", says(http.StatusOK, `{"schema":"x","schemaType":"XML"}`), "registry at"},
+		{"no answer", func(http.ResponseWriter) { <-ended }, "deadline"},
+	} {
+		answer.Store(&c.answer)
+		value := append([]byte{0, 0, 0, 1, byte(i)}, f.value(t, "avro-v1")[5:]...)
+		began := time.Now()
+		_, err := r.Decoder(kafka.Mapping{})(record(value))
+		if !errors.Is(err, kafka.ErrUnavailable) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), fake.URL()) {
+			t.Errorf("%s: %v, want that it is not available, with %q", c.name, err, c.want)
+		}
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("%s: it took %v", c.name, took)
+		}
+	}
+	answer.Store(nil)
+	fake.SeedSchema("gone", 1, 94, sr.Schema{Schema: `{}`, Type: sr.TypeJSON})
+	fake.SeedSchema("refers", 1, 95, sr.Schema{Schema: `{}`, Type: sr.TypeJSON, References: []sr.SchemaReference{{Name: "n", Subject: "gone", Version: 1}}})
+	if _, err := r.Decoder(kafka.Mapping{})(record([]byte{0, 0, 0, 0, 95, '{', '}'})); !errors.Is(err, kafka.ErrUnavailable) || !strings.Contains(err.Error(), `"gone"`) {
+		t.Errorf("a reference that it has not: %v", err)
+	}
+	// And what it has given already needs no registry.
+	if _, err := r.Decoder(kafka.Mapping{})(record(f.value(t, "avro-v1"))); err != nil {
+		t.Fatal(err)
+	}
+	broken := says(http.StatusInternalServerError, "")
+	answer.Store(&broken)
+	if _, err := r.Decoder(kafka.Mapping{})(record(f.value(t, "avro-v1"))); err != nil {
+		t.Errorf("a schema that is known: %v", err)
+	}
+}
+
 // With GiveUp an id that nobody gave ends as a dead letter; a registry that is away
 // does not.
 func TestGiveUp(t *testing.T) {
