@@ -97,7 +97,8 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 	}
 	size := 0
 	p.Events = make([]event.Event, 0, min(len(c.records), req.MaxEvents))
-	removed := l.removed(c.partition)
+	removed, borders := l.removed(c.partition), l.bordersOf(c.partition)
+	p.Next = borders.cut(req.After, p.Next)
 	in := interns.Get().(*interned)
 	defer interns.Put(in)
 	for i, r := range c.records {
@@ -111,6 +112,15 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 			l.rest.put(c, i, int64(p.Next))
 			break
 		}
+		if borders != nil {
+			if m := markOf(r); m != nil && !borders.known(m) { // who has read on would not know whose what follows is
+				p.Next = at - 1
+				l.rest.put(c, i, int64(p.Next))
+				break
+			} else if m != nil {
+				continue
+			}
+		}
 		taken, fault := l.route(c, i)
 		if !taken {
 			continue
@@ -118,6 +128,12 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 		e := l.event(r, fault, in)
 		if removed != nil && removed(e.Tenant, at) {
 			continue
+		}
+		if borders.late(e.Tenant, at) {
+			if l.resent(r) {
+				continue
+			}
+			e = l.event(r, errLate, in)
 		}
 		if !selects(&req.Filter, &e) {
 			continue

@@ -310,11 +310,14 @@ func (l *batchLane) farBehind() bool { return l.pages.head(l.logPart)-l.at >= 2*
 func (l *batchLane) comparable(tenant string) bool { return l.moves == nil || !l.moves.Moved(tenant) }
 
 // tenantSpace returns the tenant of the documents made from e.
-func (l *batchLane) tenantSpace(e *event.Event) string {
+func (l *batchLane) tenantSpace(e *event.Event) string { return l.spaceOf(e.Tenant) }
+
+// spaceOf returns the tenant of the documents made from a tenant's events.
+func (l *batchLane) spaceOf(tenant string) string {
 	if l.p.crossTenant() {
 		return ""
 	}
-	return e.Tenant
+	return tenant
 }
 
 // A pace is a moving average of how long one of many things takes; 0 until it

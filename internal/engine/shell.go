@@ -192,6 +192,8 @@ func (r *batchRunner) behindBarrier(ctx context.Context, what gate, b *eventlog.
 		return errAgain // the row has another revision now
 	case passed:
 		r.passed = l.at
+		// Of an earlier stay of the tenant: since then other lanes have written them.
+		l.cache.dropTenant(l.spaceOf(b.Tenant))
 	}
 	return nil
 }
