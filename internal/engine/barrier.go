@@ -67,7 +67,7 @@ type barrierWait struct {
 
 // barrier carries out what a lane does at a barrier. It reports whether the lane may
 // hand out what is behind it; else it has waited for a moment.
-func (e *Engine) barrier(ctx context.Context, what gate, b *eventlog.Barrier, id store.LaneID, at event.Position, w *barrierWait) (bool, error) {
+func (e *Engine) barrier(ctx context.Context, what gate, b *eventlog.Barrier, id store.LaneID, at event.Position, w *barrierWait, status *laneStatus) (bool, error) {
 	if what == detach {
 		err := lane.DetachHere(ctx, e.store, id, b.Tenant)
 		e.wake()
@@ -75,6 +75,10 @@ func (e *Engine) barrier(ctx context.Context, what gate, b *eventlog.Barrier, id
 	}
 	err := lane.Passed(ctx, e.store, id.Build, b)
 	if !errors.Is(err, lane.ErrBehind) {
+		if w.warned {
+			w.warned = false
+			status.clear()
+		}
 		return err == nil, err
 	}
 	if w.since.IsZero() || w.at != at {
@@ -82,6 +86,7 @@ func (e *Engine) barrier(ctx context.Context, what gate, b *eventlog.Barrier, id
 	}
 	if long := time.Since(w.since); long > barrierLong && !w.warned {
 		w.warned = true
+		status.set(err)
 		e.logger.Warn("lane waits", "lane", id.String(), "position", int64(at), "for", long.Round(time.Second), "reason", err)
 	}
 	pause(ctx, w.pause)

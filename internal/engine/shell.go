@@ -185,7 +185,7 @@ func (r *batchRunner) behindBarrier(ctx context.Context, what gate, b *eventlog.
 		return err
 	}
 	r.flushed = time.Now()
-	switch passed, err := r.e.barrier(ctx, what, b, l.id, l.at, &r.waits); {
+	switch passed, err := r.e.barrier(ctx, what, b, l.id, l.at, &r.waits, &r.status); {
 	case err != nil:
 		return err
 	case what == detach:

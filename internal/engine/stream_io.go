@@ -325,7 +325,7 @@ func (r *streamRunner) stopsAtBarrier(ctx context.Context, p *streamPage) bool {
 	r.reading = true
 	next := streamPage{after: p.after, barrier: true}
 	r.async(func() {
-		next.passed, next.err = r.e.barrier(ctx, what, b, r.id, next.after, &r.waits)
+		next.passed, next.err = r.e.barrier(ctx, what, b, r.id, next.after, &r.waits, &r.status)
 		if what == detach {
 			r.look.Store(true)
 		}
