@@ -50,7 +50,7 @@ those of the processor in which the tenant is furthest behind.`,
 	p.named(c)
 	c.Flags().StringVar(&after, "after", "", "only names above this `TENANT`: the last one of the page before")
 	c.Flags().IntVar(&limit, "limit", 1000, "at most `N`")
-	c.AddCommand(p.addTenantCommand(), p.removeTenantCommand())
+	c.AddCommand(p.addTenantCommand(), p.moveTenantCommand(), p.removeTenantCommand())
 	return p.onDatabase(c, Read, func(ctx context.Context, db Database, args []string) error {
 		if limit < 1 {
 			return Usagef("--limit %d: at least 1 is needed", limit)

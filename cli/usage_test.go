@@ -16,7 +16,7 @@ func TestHelp(t *testing.T) {
 	t.Setenv(cli.EnvDB, "")
 	var b strings.Builder
 	for _, command := range []string{
-		"", "run", "import", "export", "status", "lanes", "tenants",
+		"", "run", "import", "export", "status", "lanes", "tenants", "tenants add", "tenants move", "tenants remove",
 		"documents", "documents get", "documents list", "documents export",
 		"dead-letters", "dead-letters list", "dead-letters retry", "dead-letters skip", "dead-letters export",
 		"pause", "resume", "detach", "merge", "weight", "pool", "pool set", "pool clear", "pool list",

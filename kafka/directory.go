@@ -42,6 +42,7 @@ type directory struct {
 	tenants map[string]tenantState
 	// removed are the positions up to which tenants' records in a shared topic are nobody's.
 	removed map[string]map[partKey]event.Position
+	moves   moves
 }
 
 // A tenantState is where a tenant is: in a topic of its own, or in the shared one.
@@ -92,6 +93,11 @@ type statement struct {
 	// Kind "removed": and with it its records in a partition of Topic up to Ends[0].
 	Tenant string `json:"tenant,omitempty"`
 	Number int32  `json:"number,omitempty"`
+
+	// Kinds "moving", "marked" and "moved": see [moves].
+	Move  int64  `json:"move,omitempty"`  // its number
+	Own   bool   `json:"own,omitempty"`   // where it goes: a topic of its own
+	Marks []mark `json:"marks,omitempty"` // none of a move that is taken back
 }
 
 // openDirectory opens a directory, and makes its topic where there is none.
@@ -334,8 +340,11 @@ func (d *directory) apply(data []byte) error {
 			d.tenants = map[string]tenantState{}
 		}
 		d.tenants[s.Tenant] = tenantState{own: s.Topic != ""}
+	case "moving", "marked", "moved":
+		d.applyMove(&s)
 	case "removed":
 		delete(d.tenants, s.Tenant)
+		d.moves.forget(s.Tenant)
 		if len(s.Ends) == 0 {
 			break
 		}

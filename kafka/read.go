@@ -102,7 +102,8 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 	size, all := 0, req.Filter.All()
 	byTenant := l.decode == nil && (req.Filter.Tenants != nil || req.Filter.Exclude != nil)
 	p.Events = make([]event.Event, 0, min(len(c.records), req.MaxEvents))
-	removed := l.removed(c.partition)
+	removed, borders := l.removed(c.partition), l.bordersOf(c.partition)
+	p.Next = borders.cut(req.After, p.Next)
 	in := interns.Get().(*interned)
 	defer interns.Put(in)
 	for i, r := range c.records {
@@ -116,6 +117,15 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 			l.rest.put(c, i, int64(p.Next))
 			break
 		}
+		if borders != nil {
+			if m := markOf(r); m != nil && !borders.known(m) { // who has read on would not know whose what follows is
+				p.Next = at - 1
+				l.rest.put(c, i, int64(p.Next))
+				break
+			} else if m != nil {
+				continue
+			}
+		}
 		taken, fault := l.route(c, i)
 		if !taken || byTenant && l.fallback.foreign(&req.Filter, r, in) {
 			continue
@@ -124,7 +134,19 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 		p.Events = p.Events[:n+1]
 		e := &p.Events[n]
 		l.event(e, r, fault, in)
-		if removed != nil && removed(e.Tenant, at) || !all && !selects(&req.Filter, e) {
+		if removed != nil && removed(e.Tenant, at) {
+			*e, p.Events = event.Event{}, p.Events[:n]
+			continue
+		}
+		if borders.late(e.Tenant, at) {
+			*e = event.Event{}
+			if l.resent(r) {
+				p.Events = p.Events[:n]
+				continue
+			}
+			l.event(e, r, errLate, in)
+		}
+		if !all && !selects(&req.Filter, e) {
 			*e, p.Events = event.Event{}, p.Events[:n]
 			continue
 		}

@@ -108,7 +108,7 @@ func (t *Tenants) Add(ctx context.Context, tenant string, o AddTenant) error {
 		if has.own == o.Own {
 			return nil
 		}
-		return fmt.Errorf("kafka: tenant %q is in %s already, and tenants cannot be moved yet", tenant, map[bool]string{true: own, false: shared}[has.own])
+		return fmt.Errorf("kafka: tenant %q is in %s already: move it", tenant, map[bool]string{true: own, false: shared}[has.own])
 	}
 	if o.Own && own == "" {
 		return fmt.Errorf("kafka: tenant %q: the layout has no topics of tenants' own", tenant)

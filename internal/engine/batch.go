@@ -74,6 +74,8 @@ type batchLane struct {
 	tenants     int            // in the last page
 	density     float64        // of a tenant lane's own events in the last page
 	begun       time.Time      // when this process began to work the lane
+
+	moves eventlog.Sequencer // where tenants may move in the log; nil: they do not
 }
 
 // A mark names an event in an ordering key.
@@ -302,12 +304,20 @@ func (l *batchLane) skipping() []string {
 // other pages than this one.
 func (l *batchLane) farBehind() bool { return l.pages.head(l.logPart)-l.at >= 2*pageEvents }
 
+// comparable reports whether the positions that documents have reached are of the
+// lane's partition, and so tell events that were applied. Those of a tenant that has
+// moved may be of another one. That nothing is applied twice is the fence's doing anyway.
+func (l *batchLane) comparable(tenant string) bool { return l.moves == nil || !l.moves.Moved(tenant) }
+
 // tenantSpace returns the tenant of the documents made from e.
-func (l *batchLane) tenantSpace(e *event.Event) string {
+func (l *batchLane) tenantSpace(e *event.Event) string { return l.spaceOf(e.Tenant) }
+
+// spaceOf returns the tenant of the documents made from a tenant's events.
+func (l *batchLane) spaceOf(tenant string) string {
 	if l.p.crossTenant() {
 		return ""
 	}
-	return e.Tenant
+	return tenant
 }
 
 // A pace is a moving average of how long one of many things takes; 0 until it

@@ -146,7 +146,7 @@ func (l *batchLane) foldGroup(ctx context.Context, b *batch, g *group) {
 	if d == nil {
 		return
 	}
-	byStream := def.ByStream()
+	byStream, byPosition := def.ByStream(), l.comparable(g.key.Tenant)
 	for _, i := range g.items {
 		it := &b.items[i]
 		if next < len(g.letters) && g.letters[next].item == i {
@@ -157,7 +157,7 @@ func (l *batchLane) foldGroup(ctx context.Context, b *batch, g *group) {
 			d.seen = max(d.seen, it.e.Version)
 			continue
 		}
-		if (d.state != nil || d.broken != nil) && !mutant.Is(mutant.ResumeEarly) && (it.e.Position <= d.position || byStream && it.e.Version > 0 && it.e.Version <= d.version) {
+		if (d.state != nil || d.broken != nil) && !mutant.Is(mutant.ResumeEarly) && (byPosition && it.e.Position <= d.position || byStream && it.e.Version > 0 && it.e.Version <= d.version) {
 			g.duplicates++
 			continue
 		}

@@ -32,8 +32,10 @@ type batchRunner struct {
 	held    time.Time // since when the lane waits for who holds it
 	flushed time.Time // when the checkpoint was last moved over events of no interest
 	gained  gained
-	next    time.Time    // when a lane with a limit may go on
-	drained bool         // the last turn was one of dead letters
+	next    time.Time      // when a lane with a limit may go on
+	drained bool           // the last turn was one of dead letters
+	passed  event.Position // the last barrier that is behind the lane; -1: none
+	waits   barrierWait
 	pending *flight      // nil: nothing is being committed
 	ahead   chan fetched // the next page, being read
 }
@@ -138,6 +140,12 @@ func (r *batchRunner) work(ctx context.Context) error {
 			return r.join(ctx, err)
 		}
 		r.drained = false
+		if what, b := r.gate(); what != goOn {
+			if err := r.behindBarrier(ctx, what, b); err != nil {
+				return err
+			}
+			continue
+		}
 		if page.Next <= l.at {
 			if len(l.retry) > 0 {
 				continue
@@ -158,6 +166,36 @@ func (r *batchRunner) work(ctx context.Context) error {
 		}
 	}
 	return r.join(ctx, ctx.Err())
+}
+
+// gate says what is to be done before the lane reads on. It is asked when a page has
+// been read: by then it is known whether a barrier stands where that begins.
+func (r *batchRunner) gate() (gate, *eventlog.Barrier) {
+	if r.passed == r.l.at {
+		return goOn, nil
+	}
+	return r.e.atBarrier(r.l.p, &r.l.row, r.l.logPart, r.l.at)
+}
+
+// behindBarrier sees to it that the lane may read on behind a barrier. What is before
+// it is committed first, for others may wait for that.
+func (r *batchRunner) behindBarrier(ctx context.Context, what gate, b *eventlog.Barrier) error {
+	l := r.l
+	if err := r.checkpoint(ctx); err != nil {
+		return err
+	}
+	r.flushed = time.Now()
+	switch passed, err := r.e.barrier(ctx, what, b, l.id, l.at, &r.waits, &r.status); {
+	case err != nil:
+		return err
+	case what == detach:
+		return errAgain // the row has another revision now
+	case passed:
+		r.passed = l.at
+		// Of an earlier stay of the tenant: since then other lanes have written them.
+		l.cache.dropTenant(l.spaceOf(b.Tenant))
+	}
+	return nil
 }
 
 // drain applies dead letters for a quantum. Then it is the turn of a batch, so

@@ -115,6 +115,9 @@ func (r *batchRunner) prepare(ctx context.Context, b *batch, page *eventlog.Page
 // rest bit by bit would cost a call to the store for each, and b is better sealed
 // by the time at which it can be committed.
 func (r *batchRunner) grows(b *batch) bool {
+	if what, _ := r.gate(); what != goOn {
+		return false
+	}
 	if r.pending == nil || r.look.Load() || r.l.stands() || !r.l.extends(b) || r.limit(b) < (r.limit(nil)+1)/2 {
 		return false
 	}

@@ -309,6 +309,31 @@ func (r *streamRunner) fetch(ctx context.Context) {
 	})
 }
 
+// stopsAtBarrier reports whether a page is not to be taken yet, because a barrier
+// stands where it begins. Then that is seen to, and the page is read again.
+func (r *streamRunner) stopsAtBarrier(ctx context.Context, p *streamPage) bool {
+	if r.passed == p.after+1 {
+		return false
+	}
+	r.pool.mu.Lock()
+	what, b := r.e.atBarrier(r.l.p, &r.l.row, r.logPart, p.after)
+	mine := p.after == r.l.at || p.refill && b != nil && b.Tenant == p.tenant
+	r.pool.unlock()
+	if what == goOn || !mine {
+		return false
+	}
+	r.reading = true
+	next := streamPage{after: p.after, barrier: true}
+	r.async(func() {
+		next.passed, next.err = r.e.barrier(ctx, what, b, r.id, next.after, &r.waits, &r.status)
+		if what == detach {
+			r.look.Store(true)
+		}
+		r.pages <- next
+	})
+	return true
+}
+
 // take gives a page to the lane, as much of it as its window has room for.
 func (r *streamRunner) take(ctx context.Context, p streamPage) {
 	l, s := r.l, r.pool
@@ -323,7 +348,10 @@ func (r *streamRunner) take(ctx context.Context, p streamPage) {
 		}
 		return
 	}
-	if r.ending != nil {
+	if p.passed {
+		r.passed = p.after + 1
+	}
+	if r.ending != nil || p.barrier || r.stopsAtBarrier(ctx, &p) {
 		return
 	}
 	defer func() { clear(r.tasks); r.tasks, r.keys = r.tasks[:0], r.keys[:0] }()

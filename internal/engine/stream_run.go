@@ -36,7 +36,9 @@ type streamRunner struct {
 
 	pages   chan streamPage
 	reading bool
-	rest    *streamPage // of a page that did not fit
+	rest    *streamPage    // of a page that did not fit
+	passed  event.Position // one more than the last barrier that is behind the lane
+	waits   barrierWait
 
 	ended   chan error
 	pending *streamCommit
@@ -67,7 +69,9 @@ type streamPage struct {
 	tenant string // that came back, whose events are read again
 	refill bool
 	shared bool // the process keeps it, so the lane need not
-	err    error
+
+	barrier, passed bool // it is no page: what became of a barrier at after
+	err             error
 }
 
 // A streamPlan is what the shell has to do next.

@@ -371,9 +371,10 @@ func (e *Engine) batchRunner(p *Processor, row store.Lane, logPart int) *batchRu
 		begun: time.Now(), workers: e.workers(p), cache: newDocCache(e.cfg.Memory / 2), logger: e.logger, row: row,
 	}
 	l.streams, _ = e.log.(eventlog.StreamReader)
+	l.moves = e.sequencer()
 	l.density = 1          // until it is known
 	l.row.Exclusions = nil // restart reads them
-	r := &batchRunner{l: l, e: e, id: row.LaneID, kick: make(chan struct{}, 1)}
+	r := &batchRunner{l: l, e: e, id: row.LaneID, kick: make(chan struct{}, 1), passed: -1}
 	r.revision.Store(row.Revision) // or a newer one, when it has read the row
 	return r
 }

@@ -41,6 +41,20 @@ type shardLog struct {
 	shard  string
 }
 
+// Barrier implements [eventlog.Sequencer], where the log does.
+func (l *shardLog) Barrier(partition int, at event.Position) *eventlog.Barrier {
+	if s, ok := l.Log.(eventlog.Sequencer); ok {
+		return s.Barrier(partition, at)
+	}
+	return nil
+}
+
+// Moved implements [eventlog.Sequencer], where the log does.
+func (l *shardLog) Moved(tenant string) bool {
+	s, ok := l.Log.(eventlog.Sequencer)
+	return ok && s.Moved(tenant)
+}
+
 // A streamLog is a shardLog whose streams can be read.
 type streamLog struct {
 	*shardLog

@@ -167,10 +167,16 @@ func (l *Layout) Topics(tenant string) (own, shared string) {
 
 // Place returns where a record of a tenant goes. key may be empty.
 func (l *Layout) Place(tenant, key string) (Place, error) {
+	return l.PlaceAt(tenant, key, l.c.Own != "" && l.c.Shared != "" && l.c.Dedicated(tenant))
+}
+
+// PlaceAt is [Layout.Place] of a tenant of which something else than Dedicated says
+// whether it has a topic of its own. Where the layout has only one of both, it is that.
+func (l *Layout) PlaceAt(tenant, key string, own bool) (Place, error) {
 	if err := l.CheckTenant(tenant); err != nil {
 		return Place{}, err
 	}
-	if l.c.Shared == "" || l.c.Own != "" && l.c.Dedicated(tenant) {
+	if l.c.Shared == "" || l.c.Own != "" && own {
 		return Place{Topic: l.prefix + tenant + l.suffix, Key: key, Hash: key}, nil
 	}
 	whole, err := partition.JoinKey(tenant, l.c.Separator, key)

@@ -1,0 +1,142 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/fairlead-dev/fairlead/event"
+)
+
+const (
+	// moveHeader is the only header of a mark: the number of the move. Its value is the
+	// tenant. A mark is no event.
+	moveHeader = "fairlead-move"
+	// stayHeader is in each record of a [Producer]: the move after which it saw its tenant.
+	stayHeader = "fairlead-stay"
+)
+
+// A markRecord says that a stay of a tenant begins or ends there. What counts is the
+// directory; the record only sees to it that nobody reads on who does not know yet
+// what the directory says.
+type markRecord struct {
+	tenant string
+	move   int64
+	at     event.Position
+}
+
+// markOf returns what a record marks; nil: it is none.
+func markOf(r *kgo.Record) *markRecord {
+	if len(r.Headers) != 1 || r.Headers[0].Key != moveHeader {
+		return nil
+	}
+	n, err := strconv.ParseInt(string(r.Headers[0].Value), 10, 64)
+	if err != nil {
+		return nil
+	}
+	return &markRecord{string(r.Value), n, event.Position(r.Offset + 1)}
+}
+
+// errLate is the fault of a record that was written to where its tenant is not any more.
+var errLate = errors.New("it was written to where its tenant was before a move, after that had ended, by a producer that does not go by the directory: " +
+	"write it again, to where the tenant is, and skip this letter")
+
+// borders are those of a partition, as they were known when a page began.
+type borders struct {
+	l         *Log
+	partition int
+	all       []border
+}
+
+// bordersOf returns the borders of a partition; nil: no tenant can move in the log.
+func (l *Log) bordersOf(partition int) *borders {
+	if l.several == nil || l.cfg.Layout == nil {
+		return nil
+	}
+	at, id := l.place(partition)
+	d := l.several.dir
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return &borders{l, partition, d.moves.borders[partKey{id, at.number}]}
+}
+
+// cut ends a page where the first stay behind its beginning begins.
+func (b *borders) cut(after, next event.Position) event.Position {
+	if b == nil {
+		return next
+	}
+	for i := range b.all {
+		if x := &b.all[i]; x.begins && x.at > after && x.at < next {
+			return x.at
+		}
+	}
+	return next
+}
+
+// known reports whether what became of a mark's move was known as the page began. Else
+// it is found out, for the next page: the directory is read, and if it says nothing and
+// the mark is in the shared topic, the move is ended, for that mark decides.
+func (b *borders) known(m *markRecord) bool {
+	d := b.l.several.dir
+	if d.settled(m.tenant, m.move) {
+		// It may have become so since the page began. Then the page ends here, too.
+		return !slices.ContainsFunc(b.now(), func(x border) bool { return x.tenant == m.tenant && x.move == m.move }) ||
+			slices.ContainsFunc(b.all, func(x border) bool { return x.tenant == m.tenant && x.move == m.move })
+	}
+	ctx, cancel := context.WithTimeout(b.l.ctx, tryFor)
+	defer cancel()
+	err := d.sync(ctx)
+	if is := d.move(m.tenant); err == nil && is.moving && is.last == m.move && is.marked != nil && b.shared() {
+		at, id := b.l.place(b.partition)
+		err = d.append(ctx, statement{Kind: "moved", Tenant: m.tenant, Move: m.move, Marks: []mark{{id, at.number, m.at}}})
+	}
+	if err != nil && ctx.Err() == nil {
+		b.l.logger.Error("a tenant moves, and the directory does not say where to", "tenant", m.tenant, "error", err)
+	}
+	if !d.settled(m.tenant, m.move) { // its own topic: others do not wait
+		pause(b.l.ctx, tryEvery)
+	}
+	return false
+}
+
+// now returns the borders of the partition as they are known now.
+func (b *borders) now() []border { return b.l.bordersOf(b.partition).all }
+
+// shared reports whether the partition is of the shared topic.
+func (b *borders) shared() bool {
+	at, _ := b.l.place(b.partition)
+	tenant, ok := b.l.cfg.Layout.Has(at.topic)
+	return ok && tenant == ""
+}
+
+// late reports whether a tenant's record stands behind the end of a stay and before the
+// begin of the next.
+func (b *borders) late(tenant string, at event.Position) (late bool) {
+	if b == nil {
+		return false
+	}
+	for i := range b.all {
+		x := &b.all[i]
+		if x.at >= at {
+			break
+		}
+		if x.tenant == tenant {
+			late = !x.begins
+		}
+	}
+	return late
+}
+
+// resent reports whether a late record is of a [Producer], which sees that it came too
+// late, and writes it again before it says that it is there.
+func (l *Log) resent(r *kgo.Record) bool {
+	i := slices.IndexFunc(r.Headers, func(h kgo.RecordHeader) bool { return h.Key == stayHeader })
+	if i < 0 {
+		return false
+	}
+	l.logger.Info("record came behind a move of its tenant and is passed over: its producer writes it again to where the tenant is", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset)
+	return true
+}
