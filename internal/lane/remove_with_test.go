@@ -22,7 +22,7 @@ func TestRemoveTenantWith(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, err := lane.Setup(ctx, s, store.Processor{Name: "p", Collection: "p", Partitions: 3}, func(int) event.Position { return 0 })
+	_, err := lane.Setup(ctx, s, store.Processor{Name: "p", Collection: "p", Partitions: 3, Builds: store.Builds{LogPartitions: 3}}, func(int) event.Position { return 0 })
 	must(err)
 	live := store.Build{Processor: "p", Number: 1}
 	id := func(partition int, tenant string) store.LaneID {
