@@ -337,7 +337,7 @@ func (s *kafkaServer) groupDefaults(ctx context.Context, group string) error {
 	res.ResourceType, res.ResourceName = 32, group // 32 is a group: KIP-848
 	for name, d := range map[string]time.Duration{"consumer.heartbeat.interval.ms": rebalanceHeartbeat, "consumer.session.timeout.ms": rebalanceSession} {
 		c := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
-		c.Name, c.Value = name, kmsg.StringPtr(strconv.FormatInt(d.Milliseconds(), 10))
+		c.Name, c.Value = name, new(strconv.FormatInt(d.Milliseconds(), 10))
 		res.Configs = append(res.Configs, c)
 	}
 	req.Resources = append(req.Resources, res)

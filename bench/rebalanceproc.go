@@ -243,7 +243,7 @@ func startRebalanceMember(ctx context.Context, t rebalanceTask) (*rebalanceMembe
 		defer close(m.ended)
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			var mine []int
-			for _, f := range strings.Fields(lines.Text()) {
+			for f := range strings.FieldsSeq(lines.Text()) {
 				if p, err := strconv.Atoi(f); err == nil {
 					mine = append(mine, p)
 				}

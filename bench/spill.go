@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -221,12 +222,7 @@ func (s *spillRun) check(c spillCase, positions []int64) error {
 
 func (c *spillCase) has(r *kgo.Record) bool {
 	t := r.Headers[0].Value
-	for _, x := range c.tenants {
-		if string(t) == x {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(c.tenants, string(t))
 }
 
 // reread reads the partition again, as the lane of these tenants does.
