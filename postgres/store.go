@@ -161,6 +161,9 @@ func (db *DB) queueCommit(b *pgx.Batch, c *store.Commit, t table) {
 	b.Queue(db.q("SELECT {schema}.fence($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"),
 		id.Processor, id.Number, id.Partition, id.Tenant, c.Fence.Epoch, int64(c.Fence.Position), c.Fence.Revision,
 		int64(c.Position), c.Done, timeOrNil(c.AppliedAt), forget, exclude)
+	if c.Lazy {
+		b.Queue("SELECT set_config('synchronous_commit', 'off', true)")
+	}
 	db.guard.Load().queue(b)
 	db.queueWrites(b, c, t)
 	db.queueLetters(b, c.Letters)

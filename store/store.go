@@ -221,6 +221,12 @@ type Commit struct {
 	Done      []byte         // the new Lane.Done, replacing the old
 	AppliedAt time.Time      // the new Lane.AppliedAt; zero: as before
 
+	// Lazy lets the store return before the commit is safe from a crash of its machine,
+	// so that the disk is not made to wait for it. One that such a crash undoes is
+	// undone whole, with all that was committed after it, and so is seen by where the
+	// lane's row is. A store may ignore it.
+	Lazy bool
+
 	Writes  []Write      // keys are distinct; to delete what is not there is no error
 	Letters []DeadLetter // to add; ids are assigned by the store, ascending in this order, never twice
 

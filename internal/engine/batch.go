@@ -181,6 +181,9 @@ func (l *batchLane) outside(tenant string) bool {
 // forget drops cached documents that may not be what the rows are: those that
 // uncommitted batches changed, and those of tenants that have changed lanes.
 func (l *batchLane) forget(row store.Lane) {
+	if row.Position < l.row.Position { // the store was set back: what is cached is of a time that is no more
+		l.cache.clear()
+	}
 	if l.seq != l.done || l.undone != nil || row.Position != l.sent.Position {
 		for _, d := range l.cache.docs {
 			if (d.batch > l.done || d.dirty) && !mutant.Is(mutant.DirtyKept) {

@@ -98,6 +98,13 @@ func (c *docCache) trim(committed int64) {
 	}
 }
 
+// clear forgets all documents.
+func (c *docCache) clear() {
+	for _, d := range c.docs {
+		c.drop(d)
+	}
+}
+
 // dropTenant forgets the documents of a tenant that changes lanes.
 func (c *docCache) dropTenant(tenant string) {
 	if mutant.Is(mutant.CacheKept) {

@@ -152,6 +152,7 @@ func (r *batchRunner) send(ctx context.Context, b *batch) {
 	f := &flight{b: b, ended: make(chan struct{})}
 	r.pending = f
 	live, gentle := r.l.live, r.l.small > 0
+	b.commit.Lazy = r.l.lazy(&b.commit)
 	go func() {
 		defer close(f.ended)
 		// A commit that has begun may end after ctx: it was paid for.

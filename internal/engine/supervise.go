@@ -215,6 +215,7 @@ func (e *Engine) apply(d *decision, v *view, now time.Time) (share int) {
 	lanes := max(1, len(d.held)+len(d.start)+len(d.take))
 	e.pages.want(e.buckets(d, v))
 	share = e.cfg.Memory / 2 / lanes
+	e.gently.others.Store(int64(builders(v, e.id)))
 	for _, a := range e.procs {
 		if a.pool != nil {
 			a.pool.setWeights(v.weights)
@@ -224,6 +225,31 @@ func (e *Engine) apply(d *decision, v *view, now time.Time) (share int) {
 		}
 	}
 	return share
+}
+
+// builders returns how many live members but one work lanes of builds in the making.
+func builders(v *view, but string) int {
+	rebuild, members := map[string]int64{}, map[string]bool{}
+	for i := range v.procs {
+		if p := &v.procs[i]; p.Rebuild != 0 {
+			rebuild[p.Name] = p.Rebuild
+		}
+	}
+	if len(rebuild) == 0 {
+		return 0
+	}
+	for i := range v.lanes {
+		if l := &v.lanes[i]; l.Owner != but && l.Number == rebuild[l.Processor] {
+			members[l.Owner] = true
+		}
+	}
+	n := 0
+	for i := range v.members {
+		if members[v.members[i].ID] {
+			n++
+		}
+	}
+	return n
 }
 
 // buckets returns those of the log that hold all events of the lanes that this

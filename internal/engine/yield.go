@@ -3,6 +3,8 @@ package engine
 import (
 	"cmp"
 	"context"
+	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,22 +22,29 @@ import (
 // the database and its disk with them: batches of little work, small pages, as few
 // documents that their commit takes half as long again as a live one, and of all
 // such lanes of the process one batch at a time, from its turn to the end of its
-// commit; then they rest for as long as that took. So the busier the database is
-// the more it is spared, a rebuild has about a half of one connection's time, and
-// a live commit that must wait for one of its waits for little more than its own
-// time. Without traffic nothing of this applies.
+// commit; then they rest for a multiple of what that took. So the busier the database
+// is the more it is spared. The multiple is what live commits leave: it is raised where
+// some of them are slow (see pace), so that hardly any is, and falls slowly where none
+// is, to a half of one connection's time. Where several processes work lanes of
+// builds, they share that. Without traffic nothing of this applies.
 const (
-	trafficLasts = time.Second            // after the last sign of it
-	gentleWork   = quantum / 10           // the most estimated work of one batch
-	gentleEvents = 500                    // of a page
-	gentleDocs   = 100                    // documents of a commit, to begin with
-	gentleLeast  = 50                     // at least
-	gentleMost   = 1000                   // at most
-	gentleCommit = 2 * time.Millisecond   // that a commit may take, if live ones take less
-	gainWithin   = 10 * time.Second       // a lane that goes gently is to come nearer to the end
-	purgeGently  = 200                    // documents of a retired build deleted in one transaction
-	restAtMost   = 500 * time.Millisecond // so it makes progress however slow the database is
-	paceOver     = 10                     // a lane with a limit has batches of a tenth of a second
+	trafficLasts = time.Second          // after the last sign of it
+	gentleWork   = quantum / 10         // the most estimated work of one batch
+	gentleEvents = 500                  // of a page
+	gentleDocs   = 100                  // documents of a commit, to begin with
+	gentleLeast  = 50                   // at least
+	gentleMost   = 1000                 // at most
+	gentleCommit = 2 * time.Millisecond // that a commit may take, if live ones take less
+	gainWithin   = 10 * time.Second     // a lane that goes gently is to come nearer to the end
+	purgeGently  = 200                  // documents of a retired build deleted in one transaction
+	restAtMost   = time.Second          // so it makes progress however slow the database is
+	restToBegin  = 3                    // times what a batch took, until it is known what live commits leave
+	restLeast    = 1
+	restMost     = 63
+	slowOver     = 2.5   // times the time that 99 in 100 live commits take alone: a slow one
+	slowShare    = 0.005 // of the live commits may be slow
+	restRaised   = 0.4   // for a slow one; its logarithm
+	paceOver     = 10    // a lane with a limit has batches of a tenth of a second
 )
 
 // background is the objective of a rebuild's batches: every live one is more
@@ -46,6 +55,12 @@ var background = slo.Objective{P99: 1000 * time.Hour, Max: 1000 * time.Hour}
 type gently struct {
 	turn chan struct{} // holds one element while a lane has it
 	next time.Time     // when the next one may begin; guarded by turn
+
+	others atomic.Int64 // processes that work lanes of builds, too
+	mu     sync.Mutex
+	rest   float64       // times what a batch took; 0: not known yet
+	usual  time.Duration // that 99 in 100 live commits take alone, about; 0: not known yet
+	ended  time.Time     // of the last batch that went gently
 
 	docs   atomic.Int64 // the most documents of a commit; 0: not known yet
 	commit atomic.Int64 // what a commit of a live lane takes: a moving average, nanoseconds
@@ -59,8 +74,12 @@ func (g *gently) most() int { return int(cmp.Or(g.docs.Load(), gentleDocs)) }
 // Of live commits only those count that no rebuild of this process was in the way
 // of (alone, as they began): else the one would make the other longer and longer.
 func (g *gently) learn(b *batch, alone, live, gentle bool, took time.Duration) {
+	alone = alone && len(g.turn) == 0
+	if live && len(b.commit.Writes) > 0 {
+		g.pace(took, alone)
+	}
 	switch {
-	case live && len(b.commit.Writes) > 0 && alone && len(g.turn) == 0:
+	case live && len(b.commit.Writes) > 0 && alone:
 		was := g.commit.Load()
 		g.commit.Store(was + (int64(took)-was)/16)
 	case gentle:
@@ -73,6 +92,61 @@ func (g *gently) learn(b *batch, alone, live, gentle bool, took time.Duration) {
 			g.docs.Store(int64(min(gentleMost, most+most/16+1)))
 		}
 	}
+}
+
+// pace learns from what a live commit took what rebuilds leave to live ones. How long 99
+// in 100 take that no rebuild is in the way of is estimated by small steps, up for the
+// one and down for the 99. In the same way the rest rises by what is slow and falls by
+// what is not, and comes to stand where slowShare of them are slow: few enough that
+// 99 in 100 are not. First their batches get smaller.
+func (g *gently) pace(took time.Duration, alone bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.usual == 0 {
+		if alone {
+			g.usual = 2 * took
+		}
+		return
+	}
+	slow := float64(took) > slowOver*float64(g.usual)
+	if alone {
+		step := -0.05 * 0.01
+		if took > g.usual {
+			step = 0.05 * 0.99
+		}
+		g.usual = time.Duration(float64(g.usual) * math.Exp(step))
+	}
+	if time.Since(g.ended) > trafficLasts {
+		return
+	}
+	rest := cmp.Or(g.rest, restToBegin)
+	if slow {
+		if most := g.most(); most > gentleLeast {
+			g.docs.Store(int64(max(gentleLeast, most*3/4)))
+		}
+		rest *= math.Exp(restRaised)
+	} else {
+		rest *= math.Exp(-restRaised * slowShare)
+	}
+	g.rest = min(max(rest, restLeast), restMost)
+}
+
+// resting returns how long to rest after a batch.
+func (g *gently) resting(took time.Duration) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ended = time.Now()
+	all := time.Duration(1 + g.others.Load())
+	rest := time.Duration(float64(took)*(1+cmp.Or(g.rest, restToBegin)))*all - took
+	return min(rest, restAtMost*all)
+}
+
+// lazy reports whether a commit need not be safe from a crash when it returns: one of
+// a build that nobody reads yet, which does nothing but go on. If it is undone, the
+// lane's row is where it was before, so that the lane begins there again. So the disk
+// writes it along with a live commit, which has not to wait for one of its own.
+func (l *batchLane) lazy(c *store.Commit) bool {
+	return !l.live && c.Position > c.Fence.Position && c.SQL == nil && len(c.Letters)+len(c.Remove)+len(c.Detach)+len(c.Forget) == 0
 }
 
 // enter waits for the turn. The caller ends it with done.
@@ -89,7 +163,7 @@ func (g *gently) enter(ctx context.Context) (done func(), err error) {
 	began := time.Now()
 	return func() {
 		now := time.Now()
-		g.next = now.Add(min(now.Sub(began), restAtMost))
+		g.next = now.Add(g.resting(now.Sub(began)))
 		<-g.turn
 	}, nil
 }
