@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -34,12 +33,7 @@ func (l *Log) Shares() bool { return l.cfg.Group != "" }
 // deleted and made again has not, and the sandbox that reads it: what it passes over
 // is the baseline's to apply, so the two cannot have checkpoints in common.
 func (l *Log) Identity() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	id := fmt.Sprintf("kafka topic id %x", l.id)
-	if l.several != nil {
-		id = "kafka topics of the directory with " + strings.TrimPrefix(l.several.dir.log.Identity(), "kafka topic ")
-	}
+	id := l.LedgerLog()
 	if r := l.cfg.Router; r != nil && r.Host() != "" {
 		id += ", read by the sandbox " + r.Host()
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -14,8 +15,12 @@ import (
 )
 
 // LedgerLog is the name that the log has in a route ledger: the same for the baseline
-// and all sandboxes.
+// and all sandboxes. Of several topics it is that of their directory, which numbers the
+// partitions.
 func (l *Log) LedgerLog() string {
+	if l.several != nil {
+		return "kafka topics of the directory with " + strings.TrimPrefix(l.several.dir.log.LedgerLog(), "kafka topic ")
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return fmt.Sprintf("kafka topic id %x", l.id)
