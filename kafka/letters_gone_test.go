@@ -68,7 +68,7 @@ func TestLedgerTellsDirectoriesApart(t *testing.T) {
 	for i := range 2 {
 		dir := topics[0] + ".directory-" + string(rune('a'+i))
 		t.Cleanup(func() {
-			_, _ = kadm.NewClient(kafkatest.Client(t)).DeleteTopic(context.WithoutCancel(t.Context()), dir)
+			_, _ = admin.DeleteTopic(context.WithoutCancel(t.Context()), dir)
 		})
 		for range 2 {
 			l := open(t, kafka.Config{Topics: topics, Directory: dir})

@@ -35,7 +35,7 @@ func TestOneWorksWhatEverybodyHas(t *testing.T) {
 						works[l.Partition] = e
 					}
 				}
-			if l.Partition >= 2 && (works[l.Partition] == nil || l.Epoch > epochs) {
+				if l.Partition >= 2 && (works[l.Partition] == nil || l.Epoch > epochs) {
 					t.Errorf("%s: lane %v has owner %q under epoch %d, want a live one, %d at most", when, l.LaneID, l.Owner, l.Epoch, epochs)
 				}
 			}
