@@ -39,7 +39,8 @@ type LetterForwarder struct {
 // that parked it, and whatever dies in between: which ones are published is a
 // checkpoint in the store. One that was applied by a retry, or dropped with its
 // processor, before its turn came is not published. A letter that fails again when it
-// is retried is not published again. What the broker refuses for good is a dead letter
+// is retried is not published again, nor one that was kept for a sandbox and is parked
+// when that is gone. What the broker refuses for good is a dead letter
 // of the forwarder.
 func NewLetterForwarder(ctx context.Context, cfg Config, name string, to LetterPublisher) (*LetterForwarder, error) {
 	if cfg.Store == nil || to == nil {

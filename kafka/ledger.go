@@ -15,7 +15,8 @@ import (
 )
 
 // LedgerLog is the name that the log has in a route ledger: the same for the baseline
-// and all sandboxes.
+// and all sandboxes. Of several topics it is that of their directory, which numbers the
+// partitions.
 func (l *Log) LedgerLog() string {
 	return l.what()
 }

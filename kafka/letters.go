@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/fairlead-dev/fairlead/eventlog"
@@ -127,8 +128,10 @@ func (l *Log) again(ctx context.Context, d *store.DeadLetter) (*kgo.Record, erro
 	}
 	at := int64(d.Event.Position) - 1
 	c, err := l.fetch(ctx, l.partitionOf(d), at, 1, 1, nil)
-	if errors.Is(err, eventlog.ErrTruncated) || errors.Is(err, eventlog.ErrGone) {
-		return nil, nil
+	for _, gone := range []error{eventlog.ErrTruncated, eventlog.ErrGone, ErrRecreated, kerr.UnknownTopicOrPartition, kerr.UnknownTopicID} {
+		if errors.Is(err, gone) {
+			return nil, nil
+		}
 	}
 	if err != nil {
 		return nil, err

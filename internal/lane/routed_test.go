@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -535,110 +534,6 @@ func TestOneOwnerFinds(t *testing.T) {
 			t.Error("not found")
 		})
 	}
-}
-
-// A memLedger keeps the contract of a ledger in memory, for one goroutine.
-type memLedger struct {
-	rows     []*ledger.Sandbox
-	stores   map[int64]store.Store
-	lanesNow bool // of one that is closed too: a planted bug
-}
-
-func copyOf(s *ledger.Sandbox) ledger.Sandbox {
-	c := *s
-	c.Partitions = map[int]ledger.Span{}
-	maps.Copy(c.Partitions, s.Partitions)
-	return c
-}
-
-func (l *memLedger) open(host string) *ledger.Sandbox {
-	for _, s := range l.rows {
-		if s.Host == host && s.Open {
-			return s
-		}
-	}
-	return nil
-}
-
-func (l *memLedger) isOpen(id int64) bool { return l.rows[id-1].Open }
-
-func (l *memLedger) Forget(_ context.Context, id int64) error {
-	if row := l.rows[id-1]; !row.Open {
-		row.Host = "" // it is not found any more
-	}
-	return nil
-}
-
-func (l *memLedger) Sandboxes(_ context.Context, _, _ string, hosts []string) (out []ledger.Sandbox, _ error) {
-	for _, s := range l.rows {
-		if s.Host != "" && (hosts == nil || contains(hosts, s.Host)) {
-			out = append(out, copyOf(s))
-		}
-	}
-	return out, nil
-}
-
-func contains(all []string, s string) bool {
-	return slices.Contains(all, s)
-}
-
-func (l *memLedger) Register(_ context.Context, log, service, host string, s store.Store, _ time.Duration) (ledger.Sandbox, error) {
-	if have := l.open(host); have != nil {
-		if l.stores[have.ID] != s {
-			return ledger.Sandbox{}, &ledger.HostError{Sandbox: copyOf(have)}
-		}
-		return copyOf(have), nil
-	}
-	row := &ledger.Sandbox{ID: int64(len(l.rows) + 1), Log: log, Service: service, Host: host, Generation: len(l.rows) + 1, Open: true, Partitions: map[int]ledger.Span{}}
-	l.rows = append(l.rows, row)
-	l.stores[row.ID] = s
-	return copyOf(row), nil
-}
-
-func (l *memLedger) Reserve(_ context.Context, id int64, p int) (ledger.Span, error) {
-	row := l.rows[id-1]
-	if !row.Open {
-		return ledger.Span{}, ledger.ErrClosed
-	}
-	if _, ok := row.Partitions[p]; !ok {
-		row.Partitions[p] = ledger.Span{Pending: true}
-	}
-	return row.Partitions[p], nil
-}
-
-func (l *memLedger) Begin(_ context.Context, id int64, p int, from event.Position) (event.Position, error) {
-	row := l.rows[id-1]
-	if !row.Open {
-		return 0, ledger.ErrClosed
-	}
-	if row.Partitions[p].Pending {
-		row.Partitions[p] = ledger.Span{From: from}
-	}
-	return row.Partitions[p].From, nil
-}
-
-func (l *memLedger) Renew(context.Context, int64, time.Duration) error { return nil }
-
-func (l *memLedger) End(ctx context.Context, id int64, _ ledger.When) (bool, error) {
-	lanes, err := l.Lanes(ctx, id)
-	if err == nil {
-		l.endAt(id, lanes)
-	}
-	return err == nil, err
-}
-
-func (l *memLedger) endAt(id int64, lanes []store.Lane) {
-	if row := l.rows[id-1]; row.Open {
-		row.Open, row.Lanes = false, lanes
-	}
-}
-
-func (l *memLedger) Lanes(ctx context.Context, id int64) (out []store.Lane, err error) {
-	if !l.isOpen(id) && !l.lanesNow {
-		return l.rows[id-1].Lanes, nil
-	}
-	err = l.stores[id].View(ctx, func(tx store.Tx) (err error) { out, err = tx.Lanes(""); return err })
-	return out, err
 }
 
 // TestApplied tells what the lanes of another store have done.
