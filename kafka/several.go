@@ -26,8 +26,9 @@ type several struct {
 	dir     *directory
 	parts   []part // by their numbers in the log
 	states  []partState
-	numbers map[place]int         // of those that are there
-	seen    map[topicID]time.Time // when the brokers knew of a topic last
+	numbers map[place]int          // of those that are there
+	seen    map[topicID]time.Time  // when the brokers knew of a topic last
+	known   map[int]event.Position // see [Log.informed]
 }
 
 type partState int8
@@ -66,7 +67,7 @@ func (l *Log) openSeveral(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.several = &several{dir: dir, seen: map[topicID]time.Time{}}
+	l.several = &several{dir: dir, seen: map[topicID]time.Time{}, known: map[int]event.Position{}}
 	return nil
 }
 
