@@ -48,7 +48,7 @@ var errLate = errors.New("it was written to where its tenant was before a move, 
 type borders struct {
 	l         *Log
 	partition int
-	all       []border
+	frontier
 }
 
 // bordersOf returns the borders of a partition; nil: no tenant can move in the log.
@@ -68,27 +68,49 @@ func (b *borders) cut(after, next event.Position) event.Position {
 	if b == nil {
 		return next
 	}
-	for i := range b.all {
-		if x := &b.all[i]; x.begins && x.at > after && x.at < next {
-			return x.at
+	i, _ := slices.BinarySearchFunc(b.all, after+1, border.compare)
+	for ; i < len(b.all) && b.all[i].at < next; i++ {
+		if b.all[i].begins {
+			return b.all[i].at
 		}
 	}
 	return next
 }
 
-// known reports whether what became of a mark's move was known as the page began. Else
-// it is found out, for the next page: the directory is read, and if it says nothing and
-// the mark is in the shared topic, the move is ended, for that mark decides.
-func (b *borders) known(m *markRecord) bool {
+// A verdict is what a reader does with a record that looks like a mark.
+type verdict int8
+
+const (
+	passMark verdict = iota // what became of its move was known as the page began
+	stopHere                // it was not: the page ends before it
+	noMark                  // there is no such move: it is a record like others
+)
+
+// mark says what to do with a record, if it is a mark.
+func (b *borders) mark(r *kgo.Record) verdict {
+	if m := markOf(r); m != nil {
+		return b.judge(m)
+	}
+	return noMark
+}
+
+// judge says what to do with a mark. Where nothing is known of its move the directory is
+// read; if that says nothing and the mark is in the shared topic, the move is ended, for
+// that mark decides.
+func (b *borders) judge(m *markRecord) verdict {
 	d := b.l.several.dir
-	if d.settled(m.tenant, m.move) {
-		// It may have become so since the page began. Then the page ends here, too.
-		return !slices.ContainsFunc(b.now(), func(x border) bool { return x.tenant == m.tenant && x.move == m.move }) ||
-			slices.ContainsFunc(b.all, func(x border) bool { return x.tenant == m.tenant && x.move == m.move })
+	if settled, _ := d.settled(m.tenant, m.move); settled {
+		if len(b.l.bordersOf(b.partition).of[m.tenant]) != len(b.of[m.tenant]) {
+			return stopHere // it has become known since the page began
+		}
+		return passMark
 	}
 	ctx, cancel := context.WithTimeout(b.l.ctx, tryFor)
 	defer cancel()
 	err := d.sync(ctx)
+	if _, begun := d.settled(m.tenant, m.move); err == nil && !begun {
+		return noMark // a move has begun before it is marked
+	}
 	if is := d.move(m.tenant); err == nil && is.moving && is.last == m.move && is.marked != nil && b.shared() {
 		at, id := b.l.place(b.partition)
 		err = d.append(ctx, statement{Kind: "moved", Tenant: m.tenant, Move: m.move, Marks: []mark{{id, at.number, m.at}}})
@@ -96,14 +118,11 @@ func (b *borders) known(m *markRecord) bool {
 	if err != nil && ctx.Err() == nil {
 		b.l.logger.Error("a tenant moves, and the directory does not say where to", "tenant", m.tenant, "error", err)
 	}
-	if !d.settled(m.tenant, m.move) { // its own topic: others do not wait
+	if settled, _ := d.settled(m.tenant, m.move); !settled { // its own topic: others do not wait
 		pause(b.l.ctx, tryEvery)
 	}
-	return false
+	return stopHere
 }
-
-// now returns the borders of the partition as they are known now.
-func (b *borders) now() []border { return b.l.bordersOf(b.partition).all }
 
 // shared reports whether the partition is of the shared topic.
 func (b *borders) shared() bool {
@@ -115,19 +134,46 @@ func (b *borders) shared() bool {
 // late reports whether a tenant's record stands behind the end of a stay and before the
 // begin of the next.
 func (b *borders) late(tenant string, at event.Position) (late bool) {
-	if b == nil {
+	if b == nil || len(b.all) == 0 {
 		return false
 	}
-	for i := range b.all {
-		x := &b.all[i]
+	for _, x := range b.of[tenant] {
 		if x.at >= at {
 			break
 		}
-		if x.tenant == tenant {
-			late = !x.begins
-		}
+		late = !x.begins
 	}
 	return late
+}
+
+// informed sees to it that all is known of the moves whose marks stand up to a position, from
+// which on somebody is about to read. Who reads on from page to page meets them. Who
+// begins to read, where another process has read before, would not.
+func (l *Log) informed(ctx context.Context, partition int, after event.Position) error {
+	s := l.several
+	if s == nil || l.cfg.Layout == nil {
+		return nil
+	}
+	l.mu.Lock()
+	known := after <= s.known[partition]
+	l.mu.Unlock()
+	if known {
+		return nil
+	}
+	if err := s.dir.sync(ctx); err != nil {
+		return err
+	}
+	l.inform(partition, after)
+	return nil
+}
+
+// inform notes up to where all is known of the moves whose marks stand in a partition.
+func (l *Log) inform(partition int, to event.Position) {
+	if s := l.several; s != nil && l.cfg.Layout != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		s.known[partition] = max(s.known[partition], to)
+	}
 }
 
 // resent reports whether a late record is of a [Producer], which sees that it came too

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -33,6 +34,8 @@ type directory struct {
 	client *kgo.Client
 
 	syncing sync.Mutex // held over reading
+	rounds  atomic.Int64
+	synced  int64 // the last round that came to the end
 
 	mu    sync.Mutex
 	at    event.Position // how far it was read
@@ -267,10 +270,16 @@ func (d *directory) append(ctx context.Context, statements ...statement) error {
 	return d.sync(ctx)
 }
 
-// sync reads to the end.
+// sync reads to the end, as it is when this is called or later. Who waits for another
+// one to read shares what that one has begun meanwhile.
 func (d *directory) sync(ctx context.Context) error {
+	asked := d.rounds.Load()
 	d.syncing.Lock()
 	defer d.syncing.Unlock()
+	if d.synced > asked {
+		return nil
+	}
+	round := d.rounds.Add(1)
 	head, err := d.log.Head(ctx, 0)
 	if err != nil {
 		return fmt.Errorf("kafka: the directory: %w", err)
@@ -293,6 +302,7 @@ func (d *directory) sync(ctx context.Context) error {
 		}
 		d.at = page.Next
 	}
+	d.synced = round
 	return nil
 }
 

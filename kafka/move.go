@@ -104,7 +104,7 @@ func (t *Tenants) Move(ctx context.Context, tenant string, o MoveTenant) error {
 		if err := t.dir.append(ctx, statement{Kind: "moving", Tenant: tenant, Move: move, Own: o.Own}); err != nil {
 			return err
 		}
-		if !pause(ctx, settleFor) {
+		if !pause(ctx, t.settle) {
 			return ctx.Err()
 		}
 	}
@@ -174,7 +174,12 @@ func (t *Tenants) mark(ctx context.Context, tenant string, move int64, topic str
 			Headers: []kgo.RecordHeader{{Key: moveHeader, Value: strconv.AppendInt(nil, move, 10)}},
 		}
 	}
-	if err := t.client.ProduceSync(ctx, records...).FirstErr(); err != nil {
+	client, err := t.newClient() // the other one may remember an older topic of that name
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	if err := client.ProduceSync(ctx, records...).FirstErr(); err != nil {
 		return nil, fmt.Errorf("kafka: tenant %q: mark topic %q: %w", tenant, topic, err)
 	}
 	marks := make([]mark, len(parts))

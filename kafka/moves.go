@@ -21,8 +21,16 @@ import (
 // has behind the marks of those to which it goes.
 type moves struct {
 	of      map[string]*tenantMoves
-	borders map[partKey][]border // by position
+	borders map[partKey]frontier
 }
+
+// A frontier is the borders in a partition. It is never changed: readers have it.
+type frontier struct {
+	all []border            // by position
+	of  map[string][]border // the same, of each tenant
+}
+
+func (b border) compare(at event.Position) int { return cmp.Compare(b.at, at) }
 
 // tenantMoves is how far the moves of a tenant are.
 type tenantMoves struct {
@@ -58,16 +66,25 @@ func (m *moves) forget(tenant string) {
 		return
 	}
 	*t = tenantMoves{last: t.last}
-	for k := range m.borders {
-		m.borders[k] = slices.DeleteFunc(m.borders[k], func(b border) bool { return b.tenant == tenant })
+	for k, f := range m.borders {
+		m.borders[k] = newFrontier(slices.DeleteFunc(slices.Clone(f.all), func(b border) bool { return b.tenant == tenant }))
 	}
+}
+
+func newFrontier(all []border) frontier {
+	slices.SortStableFunc(all, func(a, b border) int { return cmp.Compare(a.at, b.at) })
+	f := frontier{all, map[string][]border{}}
+	for _, b := range all {
+		f.of[b.tenant] = append(f.of[b.tenant], b)
+	}
+	return f
 }
 
 // applyMove takes a statement about a move into account. What does not follow from what
 // was said before is of somebody who was late, and changes nothing. The caller holds mu.
 func (d *directory) applyMove(s *statement) {
 	if d.moves.of == nil {
-		d.moves.of, d.moves.borders = map[string]*tenantMoves{}, map[partKey][]border{}
+		d.moves.of, d.moves.borders = map[string]*tenantMoves{}, map[partKey]frontier{}
 	}
 	t := d.moves.of[s.Tenant]
 	if t == nil {
@@ -107,9 +124,7 @@ func (d *directory) applyMove(s *statement) {
 // put notes a border.
 func (m *moves) put(x mark, b border) {
 	k := partKey{x.ID, x.Number}
-	all := append(slices.Clone(m.borders[k]), b) // readers have the old ones
-	slices.SortStableFunc(all, func(a, b border) int { return cmp.Compare(a.at, b.at) })
-	m.borders[k] = all
+	m.borders[k] = newFrontier(append(slices.Clone(m.borders[k].all), b))
 }
 
 // A stay is where a tenant is by the directory, and since which move; and whether it is
@@ -145,8 +160,8 @@ func (d *directory) endAfter(tenant string, move int64, topic string, number int
 		if p.topic != topic || p.number != number || p.closed {
 			continue
 		}
-		for _, b := range d.moves.borders[partKey{p.id, number}] {
-			if b.tenant == tenant && b.move > move && !b.begins {
+		for _, b := range d.moves.borders[partKey{p.id, number}].of[tenant] {
+			if b.move > move && !b.begins {
 				return b.at, true
 			}
 		}
@@ -174,12 +189,15 @@ func (d *directory) move(tenant string) tenantMoves {
 	return tenantMoves{}
 }
 
-// settled reports whether it is known what became of a move.
-func (d *directory) settled(tenant string, move int64) bool {
+// settled reports whether it is known what became of a move, and whether it has begun.
+func (d *directory) settled(tenant string, move int64) (settled, begun bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	t := d.moves.of[tenant]
-	return t != nil && (move < t.last || move == t.last && !t.moving)
+	if t == nil || move > t.last {
+		return false, false
+	}
+	return move < t.last || !t.moving, true
 }
 
 // Barrier implements [eventlog.Sequencer].
@@ -188,8 +206,9 @@ func (l *Log) Barrier(partition int, at event.Position) *eventlog.Barrier {
 	if b == nil {
 		return nil
 	}
-	for i := range b.all {
-		if x := &b.all[i]; x.begins && x.at == at {
+	i, _ := slices.BinarySearchFunc(b.all, at, border.compare)
+	for ; i < len(b.all) && b.all[i].at == at; i++ {
+		if x := &b.all[i]; x.begins {
 			return &eventlog.Barrier{Tenant: x.tenant, Alone: x.alone, After: l.several.dir.numbersOf(x.after)}
 		}
 	}

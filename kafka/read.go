@@ -71,6 +71,9 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 	if req.MaxBytes <= 0 {
 		req.MaxBytes = 4 << 20
 	}
+	if err := l.informed(ctx, req.Partition, req.After); err != nil {
+		return eventlog.Page{}, err
+	}
 	after := max(0, int64(req.After))
 	c := l.rest.await(ctx, req.Partition, after)
 	if c == nil {
@@ -87,6 +90,7 @@ func (l *Log) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page
 	}
 	page := l.page(c, &req)
 	c.slabs.free()
+	l.inform(req.Partition, page.Next)
 	if c.waits != nil && page.Next <= req.After {
 		return eventlog.Page{}, c.waits
 	}
@@ -118,11 +122,11 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 			break
 		}
 		if borders != nil {
-			if m := markOf(r); m != nil && !borders.known(m) { // who has read on would not know whose what follows is
+			if v := borders.mark(r); v == stopHere { // who has read on would not know whose what follows is
 				p.Next = at - 1
 				l.rest.put(c, i, int64(p.Next))
 				break
-			} else if m != nil {
+			} else if v == passMark {
 				continue
 			}
 		}

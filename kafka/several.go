@@ -34,6 +34,8 @@ type several struct {
 	// another one must not count after it.
 	looking chan struct{}
 	untold  map[string]error // topics of which the brokers did not say whether they are there
+
+	known map[int]event.Position // see [Log.informed]
 }
 
 type partState int8
@@ -68,7 +70,7 @@ func (l *Log) openSeveral(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.several = &several{dir: dir, absent: map[topicID]time.Time{}, looking: make(chan struct{}, 1)}
+	l.several = &several{dir: dir, absent: map[topicID]time.Time{}, looking: make(chan struct{}, 1), known: map[int]event.Position{}}
 	return nil
 }
 

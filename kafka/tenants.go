@@ -24,6 +24,7 @@ type Tenants struct {
 	dir    *directory
 	layout *layout.Layout
 	client *kgo.Client
+	settle time.Duration // see settleFor
 }
 
 // An AddTenant says what a new tenant gets.
@@ -60,20 +61,27 @@ func OpenTenants(ctx context.Context, cfg Config) (*Tenants, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	t := &Tenants{cfg: cfg, layout: cfg.Layout}
+	t := &Tenants{cfg: cfg, layout: cfg.Layout, settle: settleFor}
 	var err error
 	if t.dir, err = openDirectory(ctx, &cfg, cfg.Layout.String()); err != nil {
 		return nil, err
 	}
-	t.client, err = kgo.NewClient(append([]kgo.Opt{
-		kgo.SeedBrokers(cfg.Brokers...), kgo.RetryTimeout(tryFor), kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.RecordDeliveryTimeout(tryFor),
-	}, cfg.Options...)...)
-	if err != nil {
+	if t.client, err = t.newClient(); err != nil {
 		t.dir.close()
-		return nil, fmt.Errorf("kafka: %w", err)
+		return nil, err
 	}
 	return t, nil
+}
+
+func (t *Tenants) newClient() (*kgo.Client, error) {
+	c, err := kgo.NewClient(append([]kgo.Opt{
+		kgo.SeedBrokers(t.cfg.Brokers...), kgo.RetryTimeout(tryFor), kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.RecordDeliveryTimeout(tryFor),
+	}, t.cfg.Options...)...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
+	return c, nil
 }
 
 // Close ends all connections.

@@ -144,6 +144,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if text := os.Getenv(moveVar); text != "" {
+		if err := moveCommand(text); err != nil {
+			fmt.Fprintln(os.Stderr, "move:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	text := os.Getenv(workerVar)
 	if text == "" {
 		os.Exit(m.Run())
