@@ -41,6 +41,7 @@ type heldLane struct {
 	leaving time.Time // since when it is being given to another process; zero: it is not
 	to      string    // which one; "": whoever wants it
 	home    string    // see [lane.Given]
+	stray   bool      // it had its place elsewhere when it was acquired, and nobody worked it
 }
 
 // A decision is what a member is to do now.
@@ -48,6 +49,7 @@ type decision struct {
 	start []store.LaneID        // acquire and work these
 	force map[store.LaneID]bool // of them, those that may be taken from a live owner
 	lent  map[store.LaneID]bool // of them, those whose partition is another member's
+	stray map[store.LaneID]bool // of them, those that have their place elsewhere
 	take  []store.Lane          // work these: they were handed to this member, and so acquired for it
 	back  []store.Lane          // its own by the rows, but not worked: give them back
 	leave []handOver            // give these away, when what they have in hand is done
@@ -148,8 +150,8 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			case mine && (!placed || target == me.id || !calm):
 			case mine && now.Sub(o.since) < me.calm && !mutant.Is(mutant.MovesAnyTime):
 				d.again(o.since.Add(me.calm))
-			case mine && now.Before(f.settled(wanted, l, names, o.since, me)) && !mutant.Is(mutant.MovesAnyTime):
-				d.again(f.settled(wanted, l, names, o.since, me))
+			case mine && now.Before(f.settled(wanted, l, names, o, me)) && !mutant.Is(mutant.MovesAnyTime):
+				d.again(f.settled(wanted, l, names, o, me))
 			case !mine && untouched(rows[l.Processor], l) && now.Sub(o.since) < stopOver:
 				d.again(o.since.Add(stopOver))
 			case leaving < handOverAtOnce: // the others, as soon as these have gone
@@ -226,6 +228,12 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 		switch {
 		case target == me.id, mine && now.Sub(since) >= unservedAtMost:
 			d.start = append(d.start, l.LaneID)
+			if target != me.id {
+				if d.stray == nil {
+					d.stray = map[store.LaneID]bool{}
+				}
+				d.stray[l.LaneID] = true
+			}
 			continue
 		case !placed:
 			d.unowned[l.LaneID] = v.nobody(l, pool)
