@@ -210,9 +210,10 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			continue
 		case owner != "":
 			d.other = append(d.other, l.LaneID)
-			// It may be about to be given away.
+			// It may be about to be given away: soon, unless it is for what lanes cost.
 			n := v.told()[owner]
-			f.moving = f.moving || target == me.id && (calm || n.Pool != pool || n.Leaving)
+			soon := calm && (l.Home == names[me.id] || now.Sub(f.changed) < 3*me.calm)
+			f.moving = f.moving || target == me.id && (soon || n.Pool != pool || n.Leaving)
 			continue
 		}
 		// A tenant that has just left its base lane is first of all the business
