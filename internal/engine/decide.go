@@ -42,6 +42,7 @@ type heldLane struct {
 	to      string    // which one; "": whoever wants it
 	kept    time.Time // until when it is worked although its partition is not this member's, if nobody says that it is its own; zero: it is
 	home    string    // see [lane.Given]
+	stray   bool      // it had its place elsewhere when it was acquired, and nobody worked it
 }
 
 // A decision is what a member is to do now.
@@ -49,6 +50,7 @@ type decision struct {
 	start []store.LaneID        // acquire and work these
 	force map[store.LaneID]bool // of them, those that may be taken from a live owner
 	lent  map[store.LaneID]bool // of them, those whose partition is another member's
+	stray map[store.LaneID]bool // of them, those that have their place elsewhere
 	take  []store.Lane          // work these: they were handed to this member, and so acquired for it
 	back  []store.Lane          // its own by the rows, but not worked: give them back
 	leave []handOver            // give these away, when what they have in hand is done
@@ -157,8 +159,8 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			case mine && (!placed || target == me.id || !calm):
 			case mine && now.Sub(o.since) < me.calm && !mutant.Is(mutant.MovesAnyTime):
 				d.again(o.since.Add(me.calm))
-			case mine && now.Before(f.settled(wanted, l, names, o.since, me)) && !mutant.Is(mutant.MovesAnyTime):
-				d.again(f.settled(wanted, l, names, o.since, me))
+			case mine && now.Before(f.settled(wanted, l, names, o, me)) && !mutant.Is(mutant.MovesAnyTime):
+				d.again(f.settled(wanted, l, names, o, me))
 			case !mine && untouched(rows[l.Processor], l) && now.Sub(o.since) < stopOver:
 				d.again(o.since.Add(stopOver))
 			case leaving < handOverAtOnce: // the others, as soon as these have gone
@@ -217,9 +219,10 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 			continue
 		case owner != "":
 			d.other = append(d.other, l.LaneID)
-			// It may be about to be given away.
+			// It may be about to be given away: soon, unless it is for what lanes cost.
 			n := v.told()[owner]
-			f.moving = f.moving || target == me.id && (calm || n.Pool != pool || n.Leaving)
+			soon := calm && (l.Home == names[me.id] || now.Sub(f.changed) < 3*me.calm)
+			f.moving = f.moving || target == me.id && (soon || n.Pool != pool || n.Leaving)
 			continue
 		}
 		// A tenant that has just left its base lane is first of all the business
@@ -235,6 +238,12 @@ func (f *fleet) decide(v *view, now time.Time, me *self) (d decision) {
 		switch {
 		case target == me.id, mine && now.Sub(since) >= unservedAtMost:
 			d.start = append(d.start, l.LaneID)
+			if target != me.id {
+				if d.stray == nil {
+					d.stray = map[store.LaneID]bool{}
+				}
+				d.stray[l.LaneID] = true
+			}
 			continue
 		case !placed:
 			d.unowned[l.LaneID] = v.nobody(l, pool)

@@ -186,10 +186,10 @@ func (f *fleet) meet(v *view, now time.Time) {
 // differs by half, and each move has the events read again that its owner had before
 // it. So a rolling restart, in which the members are the same in the end, moves a lane
 // away from its home and back, whatever lanes seem to cost meanwhile.
-// Had is since when this member has it.
-func (f *fleet) settled(w wantedBy, l *store.Lane, names map[string]string, had time.Time, me *self) time.Time {
+// A lane that this member took because nobody else did is none that costs move.
+func (f *fleet) settled(w wantedBy, l *store.Lane, names map[string]string, o *heldLane, me *self) time.Time {
 	name := names[w.to]
-	came := w.since.Before(f.calm) && had.Before(f.met[name].first) && (l.Home != names[me.id] || w.since.Sub(had) > me.steady)
+	came := w.since.Before(f.calm) && (o.stray && w.since.Sub(o.since) < me.calm || o.since.Before(f.met[name].first)) && (l.Home != names[me.id] || w.since.Sub(o.since) > me.steady)
 	if came || name == l.Home {
 		return w.since.Add(me.calm)
 	}

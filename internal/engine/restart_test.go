@@ -94,6 +94,7 @@ func (f *restartFleet) decide(m *restartMember) {
 	}
 	for _, l := range got {
 		begin(l)
+		m.lanes[l.LaneID].stray = d.stray[l.LaneID]
 	}
 	for _, h := range d.leave {
 		f.give(m, h.id, h.to, h.home)

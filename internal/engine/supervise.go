@@ -321,7 +321,7 @@ func (e *Engine) start(ctx, work context.Context, ids []store.LaneID, d *decisio
 			e.assigned.took[row.LaneID] = e.assigned.parts[e.assigned.of(row.LaneID)].at
 		}
 		e.work(work, a, row, nil, logParts, budget, d.costs[row.String()])
-		a.lanes[row.LaneID].lent = lent
+		a.lanes[row.LaneID].lent, a.lanes[row.LaneID].stray = lent, d.stray[row.LaneID]
 	}
 	if len(d.costs) > 0 {
 		e.news() // who had the lanes before will not tell what they cost any more
