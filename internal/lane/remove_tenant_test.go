@@ -11,10 +11,10 @@ import (
 	"github.com/fairlead-dev/fairlead/store/memstore"
 )
 
-// TestRemoveTenant: what was made of a tenant goes, in all builds, with the lanes of its
+// TestRemoveTenantAndItsZombies: what was made of a tenant goes, in all builds, with the lanes of its
 // own; its events up to the positions are nobody's, what base lanes have in hand of them
 // does not commit, and a zombie of its lane neither. Others keep what they have.
-func TestRemoveTenant(t *testing.T) {
+func TestRemoveTenantAndItsZombies(t *testing.T) {
 	ctx, s := t.Context(), memstore.New()
 	must := func(err error) {
 		t.Helper()
