@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,9 +23,21 @@ func TestRemoveBesideConsumers(t *testing.T) {
 	m := newMixture(t, "gone", "stays")
 	cfg := m.cfg
 	cfg.Group = kafkatest.Name(t)
-	url, p := pgtest.Database(t), tallies()
+	// While hold is set, handlers have events of the tenant in hand.
+	var hold atomic.Bool
+	reached, release := make(chan struct{}), make(chan struct{})
+	first, let := sync.OnceFunc(func() { close(reached) }), sync.OnceFunc(func() { close(release) })
+	url, p := pgtest.Database(t), fairlead.NewProjection("tallies", fairlead.On("Added", func(c *tally, e fairlead.Event[added]) error {
+		if e.Tenant == "gone" && hold.Load() {
+			first()
+			<-release
+		}
+		c.add(e.Data.N)
+		return nil
+	}))
 	a := start(t, url, cfg, fairlead.Project(p))
 	start(t, url, cfg, fairlead.Project(p))
+	t.Cleanup(let)
 	producer, err := m.tenants.NewProducer()
 	if err != nil {
 		t.Fatal(err)
@@ -74,9 +87,15 @@ func TestRemoveBesideConsumers(t *testing.T) {
 		_, ok := has(tenantStream{"gone", "s0"})
 		return ok
 	})
-	put("gone", 20_000) // some of it is in hand when it goes
+	hold.Store(true)
+	put("gone", 2000)
 	put("stays", 2000)
 	there.Wait()
+	select {
+	case <-reached:
+	case <-time.After(time.Minute):
+		t.Fatal("nobody has an event of the tenant in hand")
+	}
 	r, err := m.tenants.Remove(t.Context(), "gone")
 	if err != nil {
 		t.Fatal(err)
@@ -86,6 +105,7 @@ func TestRemoveBesideConsumers(t *testing.T) {
 	if err != nil || r.Tombstones != 20 || n == 0 {
 		t.Errorf("%d tombstones and %d documents, %v", r.Tombstones, n, err)
 	}
+	let()
 	put("stays", 2000)
 	there.Wait()
 	eventually(t, 60*time.Second, "the other tenant has all", applied("stays"))

@@ -14,7 +14,7 @@ import (
 // TestRemoveTenant: what was made of a tenant goes, in all builds, with the lanes of its
 // own; its events up to the positions are nobody's, what base lanes have in hand of them
 // does not commit, and a zombie of its lane neither. Others keep what they have.
-func TestRemoveTenantWith(t *testing.T) {
+func TestRemoveTenantAndItsZombies(t *testing.T) {
 	ctx, s := t.Context(), memstore.New()
 	must := func(err error) {
 		t.Helper()
