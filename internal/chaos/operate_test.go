@@ -204,7 +204,11 @@ func (o *operator) unite(ctx context.Context, p string) error {
 			return err
 		}
 		if asked && !slices.ContainsFunc(lanes, func(l fairlead.Lane) bool { return l.Want != 0 }) {
-			return nil
+			after, err := o.bases(ctx, p)
+			if err == nil && len(after) >= len(before) {
+				err = fmt.Errorf("it was withdrawn: %w", fairlead.ErrState)
+			}
+			return err
 		}
 		for _, l := range lanes {
 			if l.Live && l.Tenant != "" && (l.Pinned || l.State == store.Paused) {
@@ -225,7 +229,7 @@ func (o *operator) unite(ctx context.Context, p string) error {
 			if o.rng.IntN(2) == 0 {
 				_, err = o.admin.CancelPartitions(context.WithoutCancel(ctx), p)
 			}
-			return err
+			return cmp.Or(err, ctx.Err()) // not done yet: another one is asked for, while there was none
 		}
 	}
 }

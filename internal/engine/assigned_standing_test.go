@@ -52,9 +52,15 @@ func TestOneWorksWhatEverybodyHas(t *testing.T) {
 			}
 			return works
 		}
-		// The first to come begins; another one may be the one whose it is once all are there.
-		works := check("all live", 2, all...)
-		check("later", 2, all...)
+		// The first to come begins; as each of the others comes another one may be the one whose it is.
+		works := check("all live", 3, all...)
+		epochs := r.lanes("p")
+		check("later", 3, all...)
+		for id, l := range r.lanes("p") {
+			if l.Epoch != epochs[id].Epoch {
+				t.Errorf("lane %v has moved although nobody came or went", l.LaneID)
+			}
+		}
 		gone := works[2]
 		stop[gone]()
 		var left []*Engine
@@ -63,7 +69,7 @@ func TestOneWorksWhatEverybodyHas(t *testing.T) {
 				left = append(left, e)
 			}
 		}
-		check("one has ended", 3, left...)
+		check("one has ended", 4, left...)
 		for _, e := range left {
 			stop[e]()
 		}
