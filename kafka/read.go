@@ -368,8 +368,8 @@ func (l *Log) chunk(partition int, part *kmsg.FetchResponseTopicPartition, from 
 			r.Context = l.ctx // for who decodes it
 		}
 		c.bytes += 200 + len(r.Key) + len(r.Value)
-		for _, h := range r.Headers {
-			c.bytes += len(h.Key) + len(h.Value)
+		for i := range r.Headers { // as the events are counted
+			c.bytes += 48 + len(r.Headers[i].Key) + len(r.Headers[i].Value)
 		}
 	}
 	return c, nil

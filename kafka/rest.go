@@ -186,7 +186,8 @@ func (r *rest) size(partition, events, bytes int) int {
 	if !ok {
 		return 256 << 10
 	}
-	n := min(float64(events), float64(bytes)/max(s.kept, 1))
+	// Somewhat less than a page, because what is left over is a page of its own, and small.
+	n := 0.95 * min(float64(events), float64(bytes)/max(s.kept, 1))
 	return int(max(minFetch, min(maxFetch, n*s.sent)))
 }
 
