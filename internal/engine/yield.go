@@ -25,7 +25,7 @@ import (
 // commit; then they rest for a multiple of what that took. So the busier the database
 // is the more it is spared. The multiple is what live commits leave: it is raised where
 // some of them are slow (see pace), so that hardly any is, and falls slowly where none
-// is, to a half of one connection's time. Where several processes work lanes of
+// is, to a quarter of one connection's time. Where several processes work lanes of
 // builds, they share that. Without traffic nothing of this applies.
 const (
 	trafficLasts = time.Second          // after the last sign of it
@@ -38,10 +38,10 @@ const (
 	gainWithin   = 10 * time.Second     // a lane that goes gently is to come nearer to the end
 	purgeGently  = 200                  // documents of a retired build deleted in one transaction
 	restAtMost   = time.Second          // so it makes progress however slow the database is
-	restToBegin  = 3                    // times what a batch took, until it is known what live commits leave
-	restLeast    = 1
+	restToBegin  = 7                    // times what a batch took, until it is known what live commits leave
+	restLeast    = 3
 	restMost     = 63
-	slowOver     = 2.5   // times the time that 99 in 100 live commits take alone: a slow one
+	slowOver     = 1.5   // times the time that 99 in 100 live commits take alone: a slow one
 	slowShare    = 0.005 // of the live commits may be slow
 	restRaised   = 0.4   // for a slow one; its logarithm
 	paceOver     = 10    // a lane with a limit has batches of a tenth of a second
