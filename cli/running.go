@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead"
@@ -150,7 +151,40 @@ func caughtUp(ctx context.Context, log eventlog.Log, db Database, consumer *fair
 	if err != nil {
 		return err
 	}
-	var tenants []string // in lanes of their own; "" stands for the base lane
+	var heads []eventlog.Token
+	for part := range parts {
+		head, err := log.Head(ctx, part)
+		if err != nil {
+			return err
+		}
+		if head != event.Beginning {
+			heads = append(heads, eventlog.Token{Partition: part, Position: head})
+		}
+	}
+	var waited []string
+	for {
+		tenants, err := apart(ctx, db, processor, pool)
+		if err != nil {
+			return err
+		}
+		tenants = slices.DeleteFunc(tenants, func(t string) bool { return slices.Contains(waited, t) })
+		if len(tenants) == 0 {
+			return nil
+		}
+		for _, to := range heads {
+			to.Tenants = tenants
+			if err := consumer.WaitFor(ctx, processor, to); err != nil {
+				return err
+			}
+		}
+		// While the base lanes came to the heads tenants may have left them.
+		waited = append(waited, tenants...)
+	}
+}
+
+// apart returns the tenants in lanes of their own that are a pool's and not paused; ""
+// stands for the base lanes.
+func apart(ctx context.Context, db Database, processor, pool string) (tenants []string, err error) {
 	err = db.View(ctx, func(tx store.Tx) error {
 		proc, err := tx.Processor(processor)
 		if err != nil {
@@ -169,28 +203,13 @@ func caughtUp(ctx context.Context, log eventlog.Log, db Database, consumer *fair
 			tenants = []string{""}
 		}
 		for _, l := range lanes {
-			if l.Tenant != "" && l.State != store.Paused && pools[l.Tenant] == pool {
+			if l.Tenant != "" && l.State != store.Paused && pools[l.Tenant] == pool && !slices.Contains(tenants, l.Tenant) {
 				tenants = append(tenants, l.Tenant)
 			}
 		}
 		return err
 	})
-	if err != nil || len(tenants) == 0 {
-		return err
-	}
-	for part := range parts {
-		head, err := log.Head(ctx, part)
-		if err != nil {
-			return err
-		}
-		if head == event.Beginning {
-			continue
-		}
-		if err := consumer.WaitFor(ctx, processor, eventlog.Token{Partition: part, Position: head, Tenants: tenants}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return tenants, err
 }
 
 // logger writes to stderr.
