@@ -20,17 +20,11 @@ import (
 
 // runCatchupKafka compares the engine, reading a topic and writing documents to
 // PostgreSQL and to SQLite, with hand-written loops.
-func runCatchupKafka(ctx context.Context, b *bench) (err error) {
-	s, err := b.kafkaServer(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	pg, err := b.postgresServer(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, pg.close()) }()
+func runCatchupKafka(ctx context.Context, b *bench) error {
+	return b.onServers(ctx, b.runCatchupKafkaOn)
+}
+
+func (b *bench) runCatchupKafkaOn(ctx context.Context, s *kafkaServer, pg *pgServer) error {
 	n := 300_000
 	if b.quick {
 		n = 100_000

@@ -225,3 +225,18 @@ func zipfKeys(n, keys int) []int {
 	}
 	return out
 }
+
+// onServers runs a benchmark with a broker and a PostgreSQL server.
+func (b *bench) onServers(ctx context.Context, run func(context.Context, *kafkaServer, *pgServer) error) (err error) {
+	k, err := b.kafkaServer(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, k.close()) }()
+	pg, err := b.postgresServer(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, pg.close()) }()
+	return run(ctx, k, pg)
+}

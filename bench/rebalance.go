@@ -54,17 +54,9 @@ func rebalancePlans(quick bool) []rebalancePlan {
 }
 
 // runRebalance measures what partitions feel of a rebalance of their consumer group.
-func runRebalance(ctx context.Context, b *bench) (err error) {
-	k, err := b.kafkaServer(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, k.close()) }()
-	pg, err := b.postgresServer(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, pg.close()) }()
+func runRebalance(ctx context.Context, b *bench) error { return b.onServers(ctx, b.runRebalanceOn) }
+
+func (b *bench) runRebalanceOn(ctx context.Context, k *kafkaServer, pg *pgServer) error {
 	for _, plan := range rebalancePlans(b.quick) {
 		for _, server := range []bool{false, true} {
 			if err := b.rebalance(ctx, k, pg, plan, server); err != nil {

@@ -67,17 +67,9 @@ const spillBatch = 5000 // records that the base lane has in a commit, and event
 type spillArm struct{ processor, elapsed []float64 } // ns for an event of the tenants
 
 // runSpill compares reading again with spilling.
-func runSpill(ctx context.Context, b *bench) (err error) {
-	k, err := b.kafkaServer(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, k.close()) }()
-	pg, err := b.postgresServer(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, pg.close()) }()
+func runSpill(ctx context.Context, b *bench) error { return b.onServers(ctx, b.runSpillOn) }
+
+func (b *bench) runSpillOn(ctx context.Context, k *kafkaServer, pg *pgServer) error {
 	n, runs := 500_000, 5
 	if b.quick {
 		n, runs = 100_000, 3

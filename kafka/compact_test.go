@@ -28,12 +28,6 @@ func batch(from int64, records, size int) *chunk {
 // while it holds a whole batch.
 func TestRestHoldsNoBatch(t *testing.T) {
 	const times, records, size = 200, 1000, 1000
-	heap := func() uint64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
 	r := &rest{limit: restBytes}
 	before := heap()
 	for i := range times {
@@ -69,12 +63,6 @@ func TestRestHoldsNoBatch(t *testing.T) {
 // Nor does what is left of a fetch hold all of it once nobody comes for it.
 func TestRawHoldsNoFetch(t *testing.T) {
 	const times, sent, left = 100, 1 << 20, 10 << 10
-	heap := func() uint64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
 	r := &rest{rawLimit: rawBytes}
 	before := heap()
 	for i := range times {
@@ -91,4 +79,12 @@ func TestRawHoldsNoFetch(t *testing.T) {
 			t.Fatalf("what was left of fetch %d has changed", i)
 		}
 	}
+}
+
+// heap is how much memory is in use.
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

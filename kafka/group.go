@@ -149,11 +149,12 @@ func (g *group) leave(client *kgo.Client) {
 	defer cancel()
 	g.mu.Lock()
 	g.leaving = true // and so nothing is given any more
-	give := g.w.Own
+	var released <-chan struct{}
 	if g.l.cfg.InstanceID != "" { // its partitions wait for it to come back
-		give = func([]int) <-chan struct{} { return g.w.Quit() }
+		released = g.w.Quit()
+	} else {
+		released = g.w.Own(nil)
 	}
-	released := give(nil)
 	g.mu.Unlock()
 	g.drain(ctx, released)
 	g.mu.Lock()
