@@ -492,8 +492,9 @@ func testBusy(f *fixture) {
 	}
 	middle := time.Now()
 	f.end(a.ID, ledger.Always, true)
-	f.Logf("20 looks took %v, the close %v, beside %d commits", middle.Sub(began), time.Since(middle), last)
+	closed := time.Since(middle)
 	wg.Wait()
+	f.Logf("20 looks took %v, the close %v, beside %d commits", middle.Sub(began), closed, last)
 	for _, l := range f.all("a")[0].Lanes {
 		if l.Position != last[l.Partition] {
 			f.Errorf("closed with %+v, and the last commit that was answered was %v", l, last[l.Partition])
