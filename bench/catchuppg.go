@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/fairlead-dev/fairlead"
@@ -69,6 +70,9 @@ func (b *bench) catchupCarts(ctx context.Context, s *pgServer, n, count int) err
 					return 0, err
 				}
 				defer func() { err = errors.Join(err, db.Close()) }()
+				if err := connect(ctx, db, 4); err != nil { // the loop's time leaves out its own, too
+					return 0, err
+				}
 				if took, err = catchUpOn(ctx, db, catchupMemory, tenants, fairlead.Project(carts)); err != nil {
 					return 0, err
 				}
@@ -105,6 +109,26 @@ func (b *bench) catchupCarts(ctx context.Context, s *pgServer, n, count int) err
 		return err
 	}
 	return s.drop(ctx, filled)
+}
+
+// connect makes the pool of a store open n connections.
+func connect(ctx context.Context, s store.Store, n int) error {
+	var held, done sync.WaitGroup
+	held.Add(n)
+	errs := make([]error, n)
+	for i := range n {
+		done.Go(func() {
+			arrived := sync.OnceFunc(held.Done)
+			errs[i] = s.View(ctx, func(store.Tx) error {
+				arrived()
+				held.Wait() // until each of the others has one, too
+				return nil
+			})
+			arrived() // it has failed
+		})
+	}
+	done.Wait()
+	return errors.Join(errs...)
 }
 
 // fillCarts makes a database with the events in Fairlead's log, and everything

@@ -34,7 +34,8 @@ type watch struct {
 	err     error         // what kept the last look from an answer
 	seen    event.Position
 
-	look  chan struct{} // holds a value where there may be something new
+	look  chan struct{} // holds a value where something was announced
+	again chan struct{} // holds a value where something may have been missed
 	needy chan struct{} // holds a value where somebody has begun to wait
 
 	hears     atomic.Bool // notifications come
@@ -45,10 +46,12 @@ type watch struct {
 }
 
 func (w *watch) init() {
-	w.look, w.needy, w.told = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
+	w.look, w.again = make(chan struct{}, 1), make(chan struct{}, 1)
+	w.needy, w.told = make(chan struct{}, 1), make(chan struct{}, 1)
 }
 
-// hint makes the goroutine look at once.
+// hint makes the goroutine look at once, and often after that: what was announced
+// may be committed later.
 func (w *watch) hint() { signal(w.look) }
 
 func signal(c chan struct{}) {
@@ -159,7 +162,7 @@ func (db *DB) watchLog() {
 	// nothing: that is no reason to take it for a busy one.
 	last, failures := time.Now().Add(-unknownIdle), 0
 	var looked time.Time
-	var head event.Position
+	head := event.Position(-1) // not known
 	for {
 		w.mu.Lock()
 		idle := w.n == 0
@@ -185,7 +188,10 @@ func (db *DB) watchLog() {
 		} else {
 			failures = 0
 			if now > head {
-				head, last = now, time.Now()
+				if head >= 0 {
+					last = time.Now()
+				}
+				head = now
 				w.raise(now)
 			}
 			if since := db.head.pending(); !since.IsZero() {
@@ -204,6 +210,7 @@ func (db *DB) watchLog() {
 		case <-timer.C:
 		case <-w.look:
 			last = time.Now()
+		case <-w.again:
 		case <-ctx.Done():
 			return
 		}
@@ -246,7 +253,7 @@ func (l *listener) run(ctx context.Context) {
 	for {
 		heard := l.listen(ctx)
 		l.db.watch.hears.Store(false)
-		l.db.watch.hint() // something may have come meanwhile
+		signal(l.db.watch.again) // something may have come meanwhile
 		l.db.rows.hint()
 		if heard {
 			wait = 100 * time.Millisecond
@@ -292,7 +299,7 @@ func (l *listener) listen(ctx context.Context) (heard bool) {
 			return false
 		}
 	}
-	l.db.watch.hint() // what came before LISTEN
+	signal(l.db.watch.again) // what came before LISTEN
 	l.db.rows.hint()
 	// A pooler that nobody told us of may be between. Then nothing ever comes, not
 	// even this.

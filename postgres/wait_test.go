@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/eventlog/eventlogtest"
+	"github.com/fairlead-dev/fairlead/internal/pgtest"
 )
 
 // listening waits until db hears notifications, and returns the session of its
@@ -166,4 +168,37 @@ func TestWaitUnreachable(t *testing.T) {
 func TestLogConformancePooler(t *testing.T) {
 	t.Parallel()
 	eventlogtest.Run(t, inSchemas(t, Options{Pooler: true}), logFeatures)
+}
+
+// TestLooksAtRest: who begins to wait on a log in which nothing happens asks it a few
+// times in the first half second, in which a log where something has just come is
+// asked a dozen times.
+func TestLooksAtRest(t *testing.T) {
+	filled := openTemp(t)
+	appendOne := func(stream string) {
+		if _, err := filled.Append(t.Context(), eventlog.StreamAppend{Tenant: "t", Stream: stream, Events: []eventlog.NewEvent{{Type: "x", Data: []byte("{}")}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	appendOne("first")
+	m, url := pgtest.NewMeter(t, filled.pool.Config().ConnString())
+	db := openAt(t, url)
+	woken := waiting(t, db)
+	listening(t, db)
+	asked := func() int64 {
+		before := m.Statements.Load()
+		sleep(t.Context(), 500*time.Millisecond)
+		return m.Statements.Load() - before
+	}
+	if n := asked(); n > 5 {
+		t.Errorf("%d statements in half a second at rest", n)
+	}
+	appendOne("second")
+	if err := <-woken; err != nil {
+		t.Fatal(err)
+	}
+	_ = waiting(t, db)
+	if n := asked(); n == 0 {
+		t.Errorf("%d statements in half a second after an event: the meter does not count", n)
+	}
 }
