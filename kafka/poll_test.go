@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,26 +66,26 @@ func TestOnePartitionMoreLeavesOthersAlone(t *testing.T) {
 		}
 		p := &poller{parts: map[int]bool{0: true}}
 		l.pollers[1] = p
-		ended := make([]int, 2)
-		l.begin(1, p, func() { ended[0]++ })
+		var ended [2]atomic.Int64
+		l.begin(1, p, func() { ended[0].Add(1) })
 		l.watch(1)
 		l.watch(2)
 		time.Sleep(busyEvery - time.Millisecond)
-		if ended[0] != 0 {
+		if ended[0].Load() != 0 {
 			t.Fatal("the request in flight was ended at once")
 		}
-		if froms := l.begin(1, p, func() { ended[1]++ }); len(froms) != 3 { // it was answered
+		if froms := l.begin(1, p, func() { ended[1].Add(1) }); len(froms) != 3 { // it was answered
 			t.Errorf("the next request is for %v, want three partitions", froms)
 		}
 		time.Sleep(time.Second)
-		if ended[0] != 1 || ended[1] != 0 {
-			t.Errorf("the first request was ended %d times and the second %d times, want 1 and 0", ended[0], ended[1])
+		if ended[0].Load() != 1 || ended[1].Load() != 0 {
+			t.Errorf("the first request was ended %d times and the second %d times, want 1 and 0", ended[0].Load(), ended[1].Load())
 		}
 		// Where nothing comes, the new partition does not wait for the broker's time to be over.
 		p.parts = map[int]bool{0: true}
 		l.watch(1)
 		time.Sleep(2 * busyEvery)
-		if ended[1] != 1 {
+		if ended[1].Load() != 1 {
 			t.Error("a request that is not answered goes on without the new partition")
 		}
 	})
