@@ -16,7 +16,7 @@ const (
 	pollAgain = time.Second           // after an error
 	idleAfter = 30 * time.Second      // a partition that nobody waits for is not polled
 	gatherFor = 5 * time.Millisecond  // so that partitions that are waited for at once come into one request
-	busyEvery = 10 * time.Millisecond // the most often that a broker is polled
+	busyEvery = 10 * time.Millisecond // the most often that a broker is polled, and what a request in flight is left for one more partition
 	lookAgain = 10 * time.Second      // a partition that the group gave to others is looked at so often
 	pollBytes = 64 << 10              // of batches that come at once for a partition that somebody waits for
 )
@@ -33,6 +33,7 @@ type watched struct {
 // with one request that the broker answers when there is something.
 type poller struct {
 	cancel context.CancelFunc // of the request in flight; nil: there is none
+	ending bool               // it is about to be ended, for a partition that it has not
 	parts  map[int]bool       // that it has
 }
 
@@ -140,14 +141,18 @@ func (l *Log) watch(partition int) {
 		}
 	}
 	p.parts[partition] = true
-	if p.cancel != nil {
-		p.cancel()
+	// To end the request in flight costs all of its partitions a moment in which nobody
+	// tells them of news. Where these are busy it is answered before, and the next one
+	// has the new partition; its reader has just looked at it.
+	if p.cancel != nil && !p.ending {
+		p.ending = true
+		time.AfterFunc(busyEvery, p.cancel)
 	}
 }
 
 // poll asks a broker until nobody waits for its partitions any more.
 func (l *Log) poll(leader int32, p *poller) {
-	for pause(l.ctx, gatherFor) {
+	for changed := false; changed && l.ctx.Err() == nil || pause(l.ctx, gatherFor); {
 		ctx, cancel := context.WithCancel(l.ctx)
 		froms := l.begin(leader, p, cancel)
 		if froms == nil {
@@ -156,7 +161,7 @@ func (l *Log) poll(leader int32, p *poller) {
 		}
 		began := time.Now()
 		resp, err := l.request(int32(pollWait/time.Millisecond), 1<<20, froms...).RequestWith(ctx, l.polls.Broker(int(leader)))
-		changed := ctx.Err() != nil && l.ctx.Err() == nil
+		changed = ctx.Err() != nil && err != nil && l.ctx.Err() == nil
 		l.mu.Lock()
 		p.cancel = nil
 		l.mu.Unlock()
@@ -203,7 +208,7 @@ func (l *Log) begin(leader int32, p *poller, cancel context.CancelFunc) (froms [
 		delete(l.pollers, leader)
 		return nil
 	}
-	p.cancel = cancel
+	p.cancel, p.ending = cancel, false
 	return froms
 }
 

@@ -2,7 +2,9 @@ package kafka
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -51,4 +53,40 @@ func TestLeaderMovesBackAndForth(t *testing.T) {
 	if p := l.pollers[1]; p == nil || !p.parts[0] {
 		t.Error("nobody polls for who waits")
 	}
+}
+
+// A request in flight is for partitions that somebody waits for: one more partition does
+// not end it before it has had the time in which it is answered where these are busy, and
+// never the request after it.
+func TestOnePartitionMoreLeavesOthersAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &Log{ctx: t.Context(), leaders: []int32{1, 1, 1}, watched: map[int]*watched{}, pollers: map[int32]*poller{}}
+		for i := range l.leaders {
+			l.watched[i] = &watched{more: make(chan struct{}), waiting: 1, last: time.Now()}
+		}
+		p := &poller{parts: map[int]bool{0: true}}
+		l.pollers[1] = p
+		var ended [2]atomic.Int64
+		l.begin(1, p, func() { ended[0].Add(1) })
+		l.watch(1)
+		l.watch(2)
+		time.Sleep(busyEvery - time.Millisecond)
+		if ended[0].Load() != 0 {
+			t.Fatal("the request in flight was ended at once")
+		}
+		if froms := l.begin(1, p, func() { ended[1].Add(1) }); len(froms) != 3 { // it was answered
+			t.Errorf("the next request is for %v, want three partitions", froms)
+		}
+		time.Sleep(time.Second)
+		if ended[0].Load() != 1 || ended[1].Load() != 0 {
+			t.Errorf("the first request was ended %d times and the second %d times, want 1 and 0", ended[0].Load(), ended[1].Load())
+		}
+		// Where nothing comes, the new partition does not wait for the broker's time to be over.
+		p.parts = map[int]bool{0: true}
+		l.watch(1)
+		time.Sleep(2 * busyEvery)
+		if ended[1].Load() != 1 {
+			t.Error("a request that is not answered goes on without the new partition")
+		}
+	})
 }

@@ -70,7 +70,7 @@ func groupBuckets(buckets []eventlog.Bucket) (out []bucketGroup) {
 // $7 how many events are looked at; then three for each group of buckets.
 const readBucketsOf = selectFrontier + `, b AS MATERIALIZED (
 	SELECT CASE WHEN $2 < f.gone THEN $2 ELSE least(f.safe, $3,
-		(SELECT e.position FROM {schema}.events e WHERE e.position > $2 ORDER BY e.position LIMIT 1 OFFSET $7::integer - 1)) END AS upto FROM f
+		(SELECT e.position FROM {schema}.events e WHERE e.position > $2 ORDER BY e.position LIMIT 1 OFFSET (SELECT $7::integer - 1))) END AS upto FROM f
 ), e AS (
 	SELECT ` + eventColumns + ` FROM {schema}.events e
 		WHERE e.position > $2 AND e.position <= (SELECT b.upto FROM b) AND (%s)

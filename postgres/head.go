@@ -74,11 +74,19 @@ type frontier struct {
 	server int64
 }
 
+// firstGap is within how many positions behind the safe head a snapshot is looked
+// through for its first gap.
+const firstGap = "1024"
+
 // selectFrontier is the beginning of each statement that reads the log. $1 is
-// the safe head that is known.
+// the safe head that is known. What has no gap behind it is in the range of
+// positions that ends there, and a range has two ends: of a condition with one
+// end PostgreSQL thinks that a third of the rows fulfil it as long as it has no
+// statistics, which a new table does not have for minutes. Then it reads and sorts
+// the whole table for each look at the log's end.
 const selectFrontier = `WITH x AS MATERIALIZED (
 	SELECT t.position, t.position - row_number() OVER (ORDER BY t.position) AS before
-	FROM (SELECT position FROM {schema}.events WHERE position > $1 ORDER BY position LIMIT 1024) t
+	FROM (SELECT position FROM {schema}.events WHERE position > $1 AND position <= $1::bigint + ` + firstGap + `) t
 ), f AS MATERIALIZED (
 	SELECT coalesce((SELECT max(x.position) FROM x WHERE x.before = $1), $1::bigint) AS safe,
 		greatest($1::bigint, (SELECT max(position) FROM {schema}.events), m.removed) AS seen,

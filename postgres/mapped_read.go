@@ -79,11 +79,11 @@ func (x *mapped) statements() *statements {
 			n, tenant, n, n+1, tenant, n+1, n+2, tenant, n+2, n+3, typ, n+3, n+4, class, n+4)
 	}
 	nth := func(n string) string {
-		return "(SELECT " + p + from + " WHERE " + p + " > $2 ORDER BY " + p + " LIMIT 1 OFFSET " + n + " - 1)"
+		return "(SELECT " + p + from + " WHERE " + p + " > $2 ORDER BY " + p + " LIMIT 1 OFFSET (SELECT " + n + " - 1))"
 	}
 	frontier := `WITH x AS MATERIALIZED (
 	SELECT q.p, q.p - row_number() OVER (ORDER BY q.p) AS before
-	FROM (SELECT ` + p + `::bigint AS p` + from + ` WHERE ` + p + ` > $1 ORDER BY ` + p + ` LIMIT 1024) q
+	FROM (SELECT ` + p + `::bigint AS p` + from + ` WHERE ` + p + ` > $1 AND ` + p + ` <= $1::bigint + ` + firstGap + `) q
 ), f AS MATERIALIZED (
 	SELECT coalesce((SELECT max(x.p) FROM x WHERE x.before = $1), $1::bigint) AS safe,
 		greatest($1::bigint, (SELECT max(` + p + `)` + from + `)) AS seen, 0::bigint AS gone, ` + server + ` AS server

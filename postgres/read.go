@@ -112,10 +112,12 @@ ORDER BY w.position`
 
 	// b: the page covers the positions up to upto, if it is not cut. That it
 	// holds no more than $4 events is said by their number, so that no plan, of
-	// whatever statistics, reads the rest of the log.
+	// whatever statistics, reads the rest of the log. The number is in a query of its
+	// own: where the planner knows it, and has no statistics, it thinks that there
+	// are fewer events than that in all, and reads and sorts them all.
 	readCut = selectFrontier + `, b AS MATERIALIZED (
 	SELECT CASE WHEN $2 < f.gone THEN $2 ELSE least(f.safe, $3,
-		(SELECT e.position FROM {schema}.events e WHERE e.position > $2 ORDER BY e.position LIMIT 1 OFFSET $4::integer - 1)) END AS upto FROM f
+		(SELECT e.position FROM {schema}.events e WHERE e.position > $2 ORDER BY e.position LIMIT 1 OFFSET (SELECT $4::integer - 1))) END AS upto FROM f
 ), e AS (
 	SELECT ` + eventColumns + ` FROM {schema}.events e WHERE e.position > $2 AND e.position <= (SELECT b.upto FROM b)
 )` + cutPage
@@ -131,7 +133,7 @@ ORDER BY w.position`
 		SELECT count(*) AS n, min(v.position) AS first, max(v.position) AS last,
 			coalesce(sum(160 + octet_length(v.tenant) + octet_length(v.stream) + octet_length(v.type) + v.size) < $5 AND max(v.size) <= $6, true) AS fits
 		FROM (SELECT e.position, e.tenant, e.stream, e.type, coalesce(octet_length(e.data), octet_length(e.raw), 0) AS size
-			FROM {schema}.events e WHERE e.position > $2 AND e.position <= f.upto ORDER BY e.position LIMIT $4::integer) v
+			FROM {schema}.events e WHERE e.position > $2 AND e.position <= f.upto ORDER BY e.position LIMIT (SELECT $4::integer)) v
 	) c
 )
 SELECT CASE WHEN e.position IS NULL OR e.position = b.first THEN ARRAY[` + frontierColumns + `, b.upto, b.n, b.fits::integer] END,

@@ -19,11 +19,12 @@ import (
 // been deleted, after they were read, and whether the server is the one that the
 // safe head is of.
 const (
-	// $1 after, $2 up to, $3 most events, $4 most bytes of one payload.
+	// $1 after, $2 up to, $3 most events, for a query of its own see readCut, $4 most
+	// bytes of one payload.
 	readBelow = `SELECT e.position, e.version, e.occurred_at, e.recorded_at, e.tenant, e.stream, e.type, e.class, e.id, e.metadata,
 	CASE WHEN octet_length(e.data) > $4 THEN NULL ELSE e.data END, CASE WHEN octet_length(e.raw) > $4 THEN NULL ELSE e.raw END,
 	CASE WHEN coalesce(octet_length(e.data), octet_length(e.raw), 0) > $4 THEN coalesce(octet_length(e.data), octet_length(e.raw)) END
-FROM {schema}.events e WHERE e.position > $1 AND e.position <= $2 ORDER BY e.position LIMIT $3`
+FROM {schema}.events e WHERE e.position > $1 AND e.position <= $2 ORDER BY e.position LIMIT (SELECT $3::integer)`
 	readGone = `SELECT CASE WHEN accepted < removed THEN removed ELSE 0 END, (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint
 FROM {schema}.removed LIMIT 1`
 
