@@ -189,7 +189,8 @@ func (p *Producer) send(x *placed) error {
 	// kgo has a record for as long as it is on its way, and a hook may add to its headers.
 	r := *x.r
 	r.Topic, r.Key = place.Topic, []byte(place.Key)
-	r.Headers = append(slices.Clone(x.r.Headers), kgo.RecordHeader{Key: stayHeader, Value: strconv.AppendInt(nil, x.move, 10)})
+	r.Headers = slices.DeleteFunc(slices.Clone(x.r.Headers), func(h kgo.RecordHeader) bool { return h.Key == stayHeader }) // of where it was copied from
+	r.Headers = append(r.Headers, kgo.RecordHeader{Key: stayHeader, Value: strconv.AppendInt(nil, x.move, 10)})
 	p.client.Produce(x.ctx, &r, func(r *kgo.Record, err error) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -278,7 +279,9 @@ func (p *Producer) settle(there []*placed) {
 			x.there, x.move, x.own = false, at.move, at.own
 			p.again++
 			p.mu.Unlock()
-			_ = p.send(x) // it has said why, if it is not sent
+			if err := p.send(x); err != nil {
+				x.tell(err)
+			}
 		}
 	}
 	p.mu.Lock()
