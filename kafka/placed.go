@@ -88,6 +88,12 @@ func (p *Producer) Close(ctx context.Context) error {
 			err = ctx.Err()
 		}
 	}
+	p.end()
+	return err
+}
+
+// end closes the client. What does not count by then is promised an error.
+func (p *Producer) end() {
 	p.mu.Lock()
 	p.cancel() // and so nobody begins to confirm
 	p.mu.Unlock()
@@ -102,7 +108,6 @@ func (p *Producer) Close(ctx context.Context) error {
 			x.tell(fmt.Errorf("tenant %q: %w: the producer was closed", tenant, ErrMoving))
 		}
 	}
-	return err
 }
 
 func (p *Producer) left() int {
@@ -121,6 +126,9 @@ func (p *Producer) Produce(ctx context.Context, tenant, key string, r *kgo.Recor
 	}
 	x := &placed{ctx: ctx, r: r, tenant: tenant, key: key, promise: promise}
 	for !p.enter(x) {
+		if p.ctx.Err() != nil {
+			return fmt.Errorf("kafka: tenant %q: %w", tenant, kgo.ErrClientClosed)
+		}
 		p.mu.Lock()
 		fresh := time.Since(p.read) < knownFor
 		p.mu.Unlock()
@@ -145,7 +153,7 @@ func (p *Producer) enter(x *placed) bool {
 		w = &underWay{since: map[int64]int{}}
 		p.tenants[x.tenant] = w
 	}
-	if time.Since(p.read) >= knownFor || s.moving || w.since[s.move] != len(w.records) {
+	if p.ctx.Err() != nil || time.Since(p.read) >= knownFor || s.moving || w.since[s.move] != len(w.records) {
 		return false
 	}
 	x.move, x.own = s.move, s.own
