@@ -15,8 +15,9 @@ import (
 // Tables of your own (ProjectBatch) and documents across tenants stay as they are. It is
 // safe beside consumers that run, and may be repeated.
 //
-// A rebuild reads the log from its beginning: that the tenant's events are not there any
-// more is the log's to see to, as kafka.Tenants does.
+// Rebuilds leave these events out, too, for the 200 tenants that were removed last. That
+// the events are not there any more for processors to come is the log's to see to, as
+// kafka.Tenants does.
 func (a Admin) RemoveTenant(ctx context.Context, tenant string, upTo map[int]event.Position) (documents int64, err error) {
 	ps, err := a.Processors(ctx)
 	if err != nil {

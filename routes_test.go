@@ -97,6 +97,9 @@ func TestKeeperGoesOnBesideABrokenSandbox(t *testing.T) {
 		if !errors.Is(err, errFile) || !strings.Contains(err.Error(), "broken") {
 			t.Errorf("error %v does not say which sandbox cannot be opened", err)
 		}
+		if closing := err != nil && strings.Contains(err.Error(), "close sandbox"); closing != expired {
+			t.Errorf("lease ended %v: error %v says that it was to be closed: %v", expired, err, closing)
+		}
 		if want := (fairlead.Settled{Released: 2, Kept: 2}); n != want && !expired {
 			t.Errorf("settled %+v, want %+v", n, want)
 		}

@@ -53,7 +53,7 @@ type borders struct {
 
 // bordersOf returns the borders of a partition; nil: no tenant can move in the log.
 func (l *Log) bordersOf(partition int) *borders {
-	if l.several == nil || l.cfg.Layout == nil {
+	if l.several == nil || l.cfg.Layout == nil || l.several.late {
 		return nil
 	}
 	at, id := l.place(partition)
@@ -132,18 +132,34 @@ func (b *borders) shared() bool {
 }
 
 // late reports whether a tenant's record stands behind the end of a stay and before the
-// begin of the next.
-func (b *borders) late(tenant string, at event.Position) (late bool) {
+// begin of the next; or behind the begin of one, and a [Producer] sent it before that,
+// which writes it again.
+func (b *borders) late(tenant string, at event.Position, r *kgo.Record) (late bool) {
 	if b == nil || len(b.all) == 0 {
 		return false
 	}
-	for _, x := range b.of[tenant] {
-		if x.at >= at {
-			break
-		}
-		late = !x.begins
+	of := b.of[tenant]
+	i, _ := slices.BinarySearchFunc(of, at, border.compare)
+	if i == 0 {
+		return false
 	}
-	return late
+	if !of[i-1].begins {
+		return true
+	}
+	sent, ok := stayOf(r)
+	return ok && sent < of[i-1].move
+}
+
+// stayOf returns the move after which a [Producer] saw the tenant of a record; false:
+// another producer wrote it.
+func stayOf(r *kgo.Record) (int64, bool) {
+	for _, h := range r.Headers {
+		if h.Key == stayHeader {
+			n, err := strconv.ParseInt(string(h.Value), 10, 64)
+			return n, err == nil
+		}
+	}
+	return 0, false
 }
 
 // informed sees to it that all is known of the moves whose marks stand up to a position, from
@@ -179,8 +195,7 @@ func (l *Log) inform(partition int, to event.Position) {
 // resent reports whether a late record is of a [Producer], which sees that it came too
 // late, and writes it again before it says that it is there.
 func (l *Log) resent(r *kgo.Record) bool {
-	i := slices.IndexFunc(r.Headers, func(h kgo.RecordHeader) bool { return h.Key == stayHeader })
-	if i < 0 {
+	if _, ok := stayOf(r); !ok {
 		return false
 	}
 	l.logger.Info("record came behind a move of its tenant and is passed over: its producer writes it again to where the tenant is", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset)

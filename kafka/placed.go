@@ -88,6 +88,12 @@ func (p *Producer) Close(ctx context.Context) error {
 			err = ctx.Err()
 		}
 	}
+	p.end()
+	return err
+}
+
+// end closes the client. What does not count by then is promised an error.
+func (p *Producer) end() {
 	p.mu.Lock()
 	p.cancel() // and so nobody begins to confirm
 	p.mu.Unlock()
@@ -102,7 +108,6 @@ func (p *Producer) Close(ctx context.Context) error {
 			x.tell(fmt.Errorf("tenant %q: %w: the producer was closed", tenant, ErrMoving))
 		}
 	}
-	return err
 }
 
 func (p *Producer) left() int {
@@ -121,6 +126,9 @@ func (p *Producer) Produce(ctx context.Context, tenant, key string, r *kgo.Recor
 	}
 	x := &placed{ctx: ctx, r: r, tenant: tenant, key: key, promise: promise}
 	for !p.enter(x) {
+		if p.ctx.Err() != nil {
+			return fmt.Errorf("kafka: tenant %q: %w", tenant, kgo.ErrClientClosed)
+		}
 		p.mu.Lock()
 		fresh := time.Since(p.read) < knownFor
 		p.mu.Unlock()
@@ -145,7 +153,7 @@ func (p *Producer) enter(x *placed) bool {
 		w = &underWay{since: map[int64]int{}}
 		p.tenants[x.tenant] = w
 	}
-	if time.Since(p.read) >= knownFor || s.moving || w.since[s.move] != len(w.records) {
+	if p.ctx.Err() != nil || time.Since(p.read) >= knownFor || s.moving || w.since[s.move] != len(w.records) {
 		return false
 	}
 	x.move, x.own = s.move, s.own
@@ -189,7 +197,8 @@ func (p *Producer) send(x *placed) error {
 	// kgo has a record for as long as it is on its way, and a hook may add to its headers.
 	r := *x.r
 	r.Topic, r.Key = place.Topic, []byte(place.Key)
-	r.Headers = append(slices.Clone(x.r.Headers), kgo.RecordHeader{Key: stayHeader, Value: strconv.AppendInt(nil, x.move, 10)})
+	r.Headers = slices.DeleteFunc(slices.Clone(x.r.Headers), func(h kgo.RecordHeader) bool { return h.Key == stayHeader }) // of where it was copied from
+	r.Headers = append(r.Headers, kgo.RecordHeader{Key: stayHeader, Value: strconv.AppendInt(nil, x.move, 10)})
 	p.client.Produce(x.ctx, &r, func(r *kgo.Record, err error) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -278,7 +287,9 @@ func (p *Producer) settle(there []*placed) {
 			x.there, x.move, x.own = false, at.move, at.own
 			p.again++
 			p.mu.Unlock()
-			_ = p.send(x) // it has said why, if it is not sent
+			if err := p.send(x); err != nil {
+				x.tell(err)
+			}
 		}
 	}
 	p.mu.Lock()

@@ -26,13 +26,15 @@ type Publisher struct {
 	out    *producer
 	layout *layout.Layout
 	names  tenancy.Names
+	follow *follower // instead of out, where it goes by a directory
 }
 
 var _ forward.Publisher = (*Publisher)(nil)
 
 // NewPublisher returns a publisher with a client of its own, made of opts:
 // kgo.SeedBrokers at least. The zero names mean the preset "fairlead". Topics are
-// not made here.
+// not made here. It knows of no tenant that moves: where tenants do, use
+// [Tenants.NewPublisher].
 func NewPublisher(l *layout.Layout, names tenancy.Names, opts ...kgo.Opt) (*Publisher, error) {
 	if l == nil {
 		return nil, errors.New("kafka: a publisher needs a layout: layout.New says where tenants' records go")
@@ -41,7 +43,7 @@ func NewPublisher(l *layout.Layout, names tenancy.Names, opts ...kgo.Opt) (*Publ
 	if err != nil {
 		return nil, err
 	}
-	return &Publisher{out, l, names}, nil
+	return &Publisher{out: out, layout: l, names: names}, nil
 }
 
 // Partitioner returns the partitioner of a layout, for producers that exist: records
@@ -71,11 +73,18 @@ func (p *Publisher) Publish(ctx context.Context, e *event.Event, id string) erro
 	for i, h := range headers {
 		r.Headers[i] = kgo.RecordHeader(h)
 	}
+	if p.follow != nil {
+		return p.follow.publish(ctx, r, e)
+	}
 	return p.out.produce(ctx, r, e)
 }
 
 // Close ends the client. What is in flight fails.
 func (p *Publisher) Close() error {
+	if p.follow != nil {
+		p.follow.close()
+		return nil
+	}
 	p.out.close()
 	return nil
 }

@@ -142,7 +142,7 @@ func (l *Log) page(c *chunk, req *eventlog.ReadRequest) eventlog.Page {
 			*e, p.Events = event.Event{}, p.Events[:n]
 			continue
 		}
-		if borders.late(e.Tenant, at) {
+		if borders.late(e.Tenant, at, r) {
 			*e = event.Event{}
 			if l.resent(r) {
 				p.Events = p.Events[:n]

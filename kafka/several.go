@@ -36,6 +36,7 @@ type several struct {
 	untold  map[string]error // topics of which the brokers did not say whether they are there
 
 	known map[int]event.Position // see [Log.informed]
+	late  bool                   // records are read that came too late for a move, too
 }
 
 type partState int8

@@ -351,6 +351,7 @@ func (t *Tenants) removeShared(ctx context.Context, l *Log, tenant, topic string
 // is more than a tombstone, with the position of the tenant's last record.
 func (t *Tenants) keys(ctx context.Context, l *Log, n int, tenant string) (map[string]bool, event.Position, error) {
 	keys, last := map[string]bool{}, event.Beginning
+	l.several.late = true // who has the name next has no moves, and would take them for its own
 	l.decode = func(r *kgo.Record) (event.Event, error) {
 		whose, _, err := t.layout.Resolve(r.Topic, string(r.Key))
 		if err != nil {

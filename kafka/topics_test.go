@@ -149,9 +149,12 @@ func TestGivenBeforeNumbered(t *testing.T) {
 	id := topicID{1}
 	parts := []part{{topic: "a", id: id}}
 	l, _ := brokerless(t, Config{Topics: []string{"a"}}, parts...)
-	g := &group{l: l, mine: map[int]bool{}, committed: map[int]event.Position{}, unnumbered: map[place]bool{{"a", 0}: true, {"a", 1}: true, {"a", 2}: true}}
-	if g.numbered() {
-		t.Error("without a number it is worked")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // and so no broker is asked
+	l.ctx = ctx
+	g := &group{l: l, mine: map[int]bool{}, committed: map[int]event.Position{}, unnumbered: map[place]bool{}}
+	if given := g.given(map[string][]int32{"a": {0, 1, 2}}); len(given) > 0 || g.numbered() || len(g.mine) > 0 {
+		t.Errorf("without a number they are worked: %v, %v", given, g.mine)
 	}
 	g.went(map[string][]int32{"a": {1}})
 	parts = append(parts, part{topic: "a", id: id, number: 1}, part{topic: "a", id: id, number: 2})

@@ -2,8 +2,11 @@ package store
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
 )
 
 // Builds is what a processor's row says of the builds beside the live one, apart
@@ -20,6 +23,16 @@ type Builds struct {
 	Log string `json:"log,omitempty"`
 	// LogPartitions is how many that log had when the lanes were made.
 	LogPartitions int `json:"log_partitions,omitempty"`
+	// Removed are the tenants that were removed last, the newest at the end: builds to
+	// come leave them out, whatever a process has in memory of the log.
+	Removed []Removed `json:"removed,omitempty"`
+}
+
+// Removed is a tenant that was removed: what it has up to these positions, by log
+// partition, counts no more.
+type Removed struct {
+	Tenant string                 `json:"tenant"`
+	UpTo   map[int]event.Position `json:"up_to"`
 }
 
 // Making says how the build in the making is made.
@@ -64,6 +77,9 @@ func (b *Builds) Decode(text string) error {
 
 // Clone returns a copy that shares nothing with b.
 func (b Builds) Clone() Builds {
-	b.Seen = slices.Clone(b.Seen)
+	b.Seen, b.Removed = slices.Clone(b.Seen), slices.Clone(b.Removed)
+	for i := range b.Removed {
+		b.Removed[i].UpTo = maps.Clone(b.Removed[i].UpTo)
+	}
 	return b
 }

@@ -163,7 +163,7 @@ func (s *sim) check() {
 				out[m] = true
 			}
 		}
-		want, ledger := map[store.Key]*simDoc{}, map[string]string{}
+		want, ledger := map[store.Key]*simDoc{}, s.rowsOfRemoved(p.Name)
 		type share struct {
 			partition int
 			tenant    string
@@ -171,7 +171,7 @@ func (s *sim) check() {
 		reach := map[share]event.Position{}
 		for i := range s.truth {
 			e := &s.truth[i]
-			if e.Type != "added" {
+			if e.Type != "added" || e.gone {
 				continue
 			}
 			part := s.leaf(p, row.Live, lanes, e)

@@ -136,6 +136,10 @@ func (s *sim) operate() {
 	var err error
 	what := ""
 	do := func(name string, e error) { what, err = name, e }
+	if s.removal != nil && s.rng.IntN(12) == 0 {
+		s.logf("remove tenant %q: %v", t, s.removeTenant(t))
+		return
+	}
 	if s.rng.IntN(s.cuts) == 0 {
 		s.operateParts(p)
 		return

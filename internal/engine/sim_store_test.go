@@ -74,7 +74,9 @@ func (l *simLog) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.P
 	if l.h.s.chance(50) {
 		return eventlog.Page{}, errInjected
 	}
-	return l.Log.Read(ctx, req)
+	page, err := l.Log.Read(ctx, req)
+	page.Events = l.h.s.withoutRemoved(page.Events)
+	return page, err
 }
 
 func (f *simStore) View(ctx context.Context, fn func(store.Tx) error) error {

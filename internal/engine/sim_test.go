@@ -57,6 +57,7 @@ type sim struct {
 	given    map[int64]givenLetter     // dead letters that were given up
 	made     map[string]bool           // by processor and version: what began a rebuild by itself, or made one
 	kept     map[string]simKept        // by processor: the build that is kept, as it was when it was left
+	removal  *simRemoval               // tenants are removed, too; see sim_remove_test.go
 }
 
 // A simEvent is an event of the log, decoded once.
@@ -65,7 +66,8 @@ type simEvent struct {
 	part    int // of the log
 	payload added
 	docs    []string
-	prev    int // in truth, the one before it in its stream, or -1
+	prev    int  // in truth, the one before it in its stream, or -1
+	gone    bool // its tenant was removed since
 }
 
 type fenced struct {
@@ -126,7 +128,7 @@ func newSimOf(seed uint64, choose func(*sim)) *sim {
 	s.cuts = []int{2, 6, 12}[s.rng.IntN(3)]
 	choose(s)
 	for _, p := range s.procs {
-		row := store.Processor{Name: p.Name, Kind: p.Kind(), Partitions: p.Partitions}
+		row := store.Processor{Name: p.Name, Kind: p.Kind(), Partitions: p.Partitions, Builds: store.Builds{LogPartitions: s.logParts}}
 		if p.Projection != nil {
 			row.Collection = p.Name
 		}

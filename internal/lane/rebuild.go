@@ -62,8 +62,10 @@ func beginRebuild(tx store.Tx, p *store.Processor, tenant string, m store.Making
 		}
 		l := store.Lane{LaneID: base.LaneID, Of: base.Of, Position: event.Beginning, State: store.Running}
 		if l.Number = p.Rebuild; tenant != "" {
-			l = Detachment(&l, tenant, event.Beginning, nil)
+			l = Detachment(&l, tenant, removedUpTo(p, tenant)[logPart(p, base.Partition)], nil)
 			l.Pinned = true
+		} else {
+			leaveOut(p, &l)
 		}
 		if err := tx.PutLane(l); err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/internal/done"
 	"github.com/fairlead-dev/fairlead/internal/mutant"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -158,7 +159,14 @@ func takeOut(p store.Processor, base *store.Lane, tenant string) (store.Lane, er
 	// An earlier stay outside may not be over: base is still to skip the
 	// tenant's events up to there.
 	if until, ok := base.Exclusions[tenant]; ok && until > l.Position {
-		l.Position = until // what Done says of later events holds
+		// What Done says of later events holds. What it says of others would keep the lane
+		// from merging until an event comes.
+		var beyond done.Set
+		if err := beyond.UnmarshalBinary(base.Done); err != nil {
+			return l, fmt.Errorf("lane %v: %w", base.LaneID, err)
+		}
+		l.Position = beyond.Advance(until)
+		l.Done = beyond.MarshalAfter(l.Position)
 	}
 	exclude(base, tenant, event.Unbounded)
 	l.Epoch = base.Revision

@@ -37,6 +37,8 @@ const (
 	MergeLower      = "merged partition at the lower of two positions"
 	MergeLetters    = "dead letters left behind in a merge of partitions"
 	MergeOutside    = "partitions merged while a tenant has a lane of its own"
+	RemovedBuilt    = "a build that begins after a tenant was removed has what it was"
+	RemovedInHand   = "what base lanes have in hand of a removed tenant is committed"
 )
 
 // The bugs that can be planted in the protocol of reactors' lanes.
