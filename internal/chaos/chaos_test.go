@@ -18,6 +18,7 @@ import (
 // done, fixes what is done, to whom and when; FAIRLEAD_CHAOS_SEED sets it, and
 // FAIRLEAD_CHAOS_TIME for how long.
 func TestChaos(t *testing.T) {
+	t.Parallel() // processes mostly wait, and most of the faults too
 	short := time.Minute
 	if os.Getenv("CI") != "" {
 		short = 2 * time.Minute

@@ -32,6 +32,7 @@ func quietTopic(t *testing.T, lite bool) (*fleet, *mirror) {
 // TestTopicChecksFind is [TestChecksFind] for fleets on a topic: what is checked of
 // them with other witnesses or by other rules.
 func TestTopicChecksFind(t *testing.T) {
+	t.Parallel()
 	for _, lite := range []bool{false, true} {
 		f, m := quietTopic(t, lite)
 		ctx := t.Context()
