@@ -163,7 +163,10 @@ func (f *fleet) spoil(t *testing.T, w witnesses, out bool, sql string) (back fun
 // TestTopicChaosFindsABrokenFence is [TestChaosFindsABrokenFence] with a consumer
 // group: processes that come back when their partitions are others' commit what they
 // had in hand.
-func TestTopicChaosFindsABrokenFence(t *testing.T) { untilFound(t, topicWithoutFence) }
+func TestTopicChaosFindsABrokenFence(t *testing.T) {
+	t.Parallel()
+	untilFound(t, topicWithoutFence)
+}
 
 func topicWithoutFence(t *testing.T) bool {
 	t.Helper()
