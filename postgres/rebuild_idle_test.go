@@ -19,7 +19,6 @@ import (
 // asks how far it is. The rebuild has one partition and a limit of five events a
 // second, so that its own work is next to nothing.
 func TestRebuildFarBehind(t *testing.T) {
-	t.Parallel()
 	const (
 		processes = 4
 		lasts     = 10 * time.Second
