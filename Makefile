@@ -48,12 +48,14 @@ fuzz: ## each fuzz target for FUZZTIME (3s)
 # The simulation and the examples are tests of their packages. Here they run
 # without the race detector, so with more seeds and all of the data.
 # A seed needs little memory and makes much garbage: at the usual GOGC, half of the
-# time goes to its collection.
+# time goes to its collection. The package's other long tests are in full only here:
+# under the race detector they have fewer seeds, or less time.
 .PHONY: sim
 SIM_SEEDS ?= 2000
+ENGINE_LONG = FleetThatIsSteadyKeepsItsLanes|FleetAddRemoveUnderLoad|RollingRestartMovesTwice|StreamChaos
 sim: export GOGC = 800
 sim: ## the deterministic simulation on SIM_SEEDS seeds, and its checker on planted bugs
-	FAIRLEAD_SIM_SEEDS="$(SIM_SEEDS)" $(GO) test -vet=off -count=1 -timeout 10m -run '^Test(Fleet)?Simulation$$' ./internal/engine
+	FAIRLEAD_SIM_SEEDS="$(SIM_SEEDS)" $(GO) test -vet=off -count=1 -timeout 10m -run '^Test((Fleet)?Simulation|$(ENGINE_LONG))$$' ./internal/engine
 	$(GO) test -count=1 -timeout 10m -tags mutants -run '^Test(Fleet)?Simulation(Finds|Replays)' -v ./internal/engine
 
 # Processes killed and stopped, a server restarted, a network that fails. A test of

@@ -15,7 +15,6 @@ import (
 // for. The witnesses and the read models of a run without faults are spoilt, one at
 // a time, each in a transaction that is rolled back.
 func TestChecksFind(t *testing.T) {
-	t.Parallel()
 	f := newFleet(t, 1, 2)
 	f.workers[0].env = append(f.workers[0].env, poolVar+"="+pool)
 	f.chaos(t, 3*time.Second, nil)

@@ -32,7 +32,6 @@ func quietTopic(t *testing.T, lite bool) (*fleet, *mirror) {
 // TestTopicChecksFind is [TestChecksFind] for fleets on a topic: what is checked of
 // them with other witnesses or by other rules.
 func TestTopicChecksFind(t *testing.T) {
-	t.Parallel()
 	for _, lite := range []bool{false, true} {
 		f, m := quietTopic(t, lite)
 		ctx := t.Context()
@@ -163,10 +162,7 @@ func (f *fleet) spoil(t *testing.T, w witnesses, out bool, sql string) (back fun
 // TestTopicChaosFindsABrokenFence is [TestChaosFindsABrokenFence] with a consumer
 // group: processes that come back when their partitions are others' commit what they
 // had in hand.
-func TestTopicChaosFindsABrokenFence(t *testing.T) {
-	t.Parallel()
-	untilFound(t, topicWithoutFence)
-}
+func TestTopicChaosFindsABrokenFence(t *testing.T) { untilFound(t, topicWithoutFence) }
 
 func topicWithoutFence(t *testing.T) bool {
 	t.Helper()

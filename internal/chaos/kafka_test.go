@@ -175,7 +175,6 @@ func (f *fleet) produces() {
 // beside each other: one has its read models in PostgreSQL, the other in SQLite. One
 // is cooperative-sticky, the other of KIP-848: which, is the seed's.
 func TestChaosKafka(t *testing.T) {
-	t.Parallel()
 	length, seed := asked(t, 45*time.Second)
 	if os.Getenv("CI") != "" && os.Getenv("FAIRLEAD_CHAOS_TIME") == "" {
 		length = 75 * time.Second

@@ -15,10 +15,7 @@ const unfence = `DO $$ BEGIN EXECUTE replace(pg_get_functiondef('fairlead.fence'
 
 // TestChaosFindsABrokenFence: a checker that finds nothing proves nothing. Without
 // the fence, processes that come back after their lease commit what they had in hand.
-func TestChaosFindsABrokenFence(t *testing.T) {
-	t.Parallel()
-	untilFound(t, withoutFence)
-}
+func TestChaosFindsABrokenFence(t *testing.T) { untilFound(t, withoutFence) }
 
 // untilFound runs f until it has found something. Whether a process is frozen with a
 // batch in hand is chance.
