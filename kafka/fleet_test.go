@@ -219,8 +219,10 @@ func share(parts int, members ...*member) func() bool {
 // Members come and go under load, and every event takes effect once, in the order of
 // its key.
 func TestRebalanceUnderLoad(t *testing.T) {
+	t.Parallel()
 	for _, server := range []bool{false, true} {
 		t.Run(map[bool]string{false: "cooperative-sticky", true: "KIP-848"}[server], func(t *testing.T) {
+			t.Parallel()
 			const parts = 6
 			client := kafkatest.Client(t)
 			topic, url := kafkatest.Topic(t, parts), pgtest.Database(t)

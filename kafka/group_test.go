@@ -211,6 +211,7 @@ func TestInstanceIDTwice(t *testing.T) {
 
 // A broker that is restarted is waited for, and nothing is lost or doubled.
 func TestBrokerRestarts(t *testing.T) {
+	t.Parallel()
 	s := kafkatest.NewServer(t, 1)
 	client := kafkatest.ClientOf(t, s.Brokers)
 	topic, url := kafkatest.Name(t), pgtest.Database(t)

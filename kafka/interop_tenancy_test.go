@@ -38,6 +38,7 @@ func taken(t *testing.T, topic, host string) (own []string, events []event.Event
 // TestJavaAgent: what a Java producer that knows nothing of headers has in its baggage
 // arrives by the OpenTelemetry Java agent, and says whose a record is.
 func TestJavaAgent(t *testing.T) {
+	t.Parallel()
 	topic := kafkatest.Topic(t, 1)
 	lines := []string{
 		"fairlead-tenant=acme,fairlead-class=prod\ta\tproduction",

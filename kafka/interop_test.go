@@ -74,6 +74,7 @@ func TestJavaProducer(t *testing.T) {
 // TestPythonProducer: kafka-python with a partitioner by prefix puts a tenant where
 // the layout of shared topics says.
 func TestPythonProducer(t *testing.T) {
+	t.Parallel()
 	const partitions = 27
 	topic := kafkatest.Topic(t, partitions)
 	ks := keys()

@@ -114,6 +114,7 @@ func workLetters(text string) error {
 // knows. Every dead letter is in the topic all the same, in order by key, as it was
 // written, with the reason; at most those in flight are there twice.
 func TestDeadLettersSurviveKills(t *testing.T) {
+	t.Parallel()
 	client := kafkatest.Client(t)
 	w := letterWorker{Brokers: kafkatest.Brokers(t), Topic: kafkatest.Topic(t, 1), Letters: kafkatest.Topic(t, 3), URL: pgtest.Database(t)}
 	var records []*kgo.Record

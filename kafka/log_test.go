@@ -65,8 +65,10 @@ func sumOf(tenant, stream string) int {
 }
 
 func TestLog(t *testing.T) {
+	t.Parallel()
 	for _, partitions := range []int{1, 3} {
 		t.Run(fmt.Sprint(partitions, " partitions"), func(t *testing.T) {
+			t.Parallel()
 			client := kafkatest.Client(t)
 			admin := kadm.NewClient(client)
 			topics := map[eventlog.Log]string{}

@@ -144,6 +144,7 @@ func wait(t testing.TB, d time.Duration) {
 // projection that is not idempotent and by a reactor, and by those that read the log
 // from its beginning afterwards. One command is killed in the middle of a move.
 func TestMoveUnderLoad(t *testing.T) {
+	t.Parallel()
 	tenants := []string{"hot", "cold", "mild"}
 	m := newMixture(t, tenants...)
 	// The topic is there from the beginning, so that nobody waits until it is found.

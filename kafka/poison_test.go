@@ -123,6 +123,7 @@ func TestProcessorRefusesRecreatedTopic(t *testing.T) {
 
 // Partitions that are added while processes run are worked from their first record.
 func TestProcessorFollowsAddedPartitions(t *testing.T) {
+	t.Parallel()
 	client := kafkatest.Client(t)
 	topic, url := kafkatest.Topic(t, 2), pgtest.Database(t)
 	cfg := kafka.Config{Brokers: kafkatest.Brokers(t), Topic: topic, Group: kafkatest.Name(t), Options: []kgo.Opt{kgo.MetadataMaxAge(3 * time.Second), kgo.MetadataMinAge(time.Second)}}

@@ -51,6 +51,7 @@ func headerOf(r *kgo.Record, name string) string {
 
 // TestForward has a broker of its own killed while it forwards.
 func TestForward(t *testing.T) {
+	t.Parallel()
 	const partitions, most = 6, 200_000
 	server := kafkatest.NewServer(t, 1)
 	c := kafkatest.ClientOf(t, server.Brokers)

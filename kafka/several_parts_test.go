@@ -146,6 +146,7 @@ func TestLedgerOfSeveralTopics(t *testing.T) {
 // A dead letter of one of several topics says in which topic and partition of Kafka its
 // record is, and is published when the topic is there no more.
 func TestLettersOfSeveralTopics(t *testing.T) {
+	t.Parallel()
 	ctx, client := t.Context(), kafkatest.Client(t)
 	admin := kadm.NewClient(client)
 	prefix, cfg := tenantTopics(t, kafka.Config{})

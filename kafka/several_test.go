@@ -34,6 +34,7 @@ func directory(t testing.TB) string {
 
 // Several topics are a log as one is.
 func TestLogOfSeveral(t *testing.T) {
+	t.Parallel()
 	client := kafkatest.Client(t)
 	admin := kadm.NewClient(client)
 	type place struct {
@@ -104,8 +105,10 @@ func lanesOf(t testing.TB, m *member, processor string) map[int]fairlead.Lane {
 // worked by one of them. A topic that is deleted ends its lane with the reason, one
 // that is made again is refused, and nothing of the others is held up.
 func TestTopicsOfTenants(t *testing.T) {
+	t.Parallel()
 	for _, server := range []bool{false, true} {
 		t.Run(map[bool]string{false: "cooperative-sticky", true: "KIP-848"}[server], func(t *testing.T) {
+			t.Parallel()
 			prefix, client := kafkatest.Name(t), kafkatest.Client(t)
 			admin := kadm.NewClient(client)
 			ly, err := layout.New(layout.Config{Own: prefix + ".{tenant}"})

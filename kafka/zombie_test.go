@@ -25,6 +25,7 @@ import (
 // one that takes the lanes although the old lease lives. What it writes afterwards is
 // refused.
 func TestZombieIsRefused(t *testing.T) {
+	t.Parallel()
 	const parts = 2
 	client := kafkatest.Client(t)
 	topic, url := kafkatest.Topic(t, parts), pgtest.Database(t)
@@ -84,6 +85,7 @@ func TestZombieIsRefused(t *testing.T) {
 
 // Processes are killed and started again under load.
 func TestKilledProcesses(t *testing.T) {
+	t.Parallel()
 	const parts = 6
 	client := kafkatest.Client(t)
 	topic, url := kafkatest.Topic(t, parts), pgtest.Database(t)

@@ -99,6 +99,7 @@ func oldData(t *testing.T, c querier, version int) {
 // newest one by one. Programs of before refuse it on the way, nothing is lost, and the
 // lanes go on where they were, exactly once.
 func TestMigrateEachVersion(t *testing.T) {
+	t.Parallel()
 	for version := 1; version <= len(migrations); version++ {
 		t.Run(fmt.Sprint("from ", version), func(t *testing.T) {
 			t.Parallel()

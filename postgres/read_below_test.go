@@ -49,6 +49,7 @@ func settled(t *testing.T, n int) *DB {
 // TestReadBelow: pages below the safe head are read in another way, to the same
 // result and within the same limits.
 func TestReadBelow(t *testing.T) {
+	t.Parallel()
 	db := settled(t, 400)
 	read := func(req eventlog.ReadRequest, measured bool) (out []event.Event, below int) {
 		t.Helper()

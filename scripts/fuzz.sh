@@ -11,8 +11,18 @@ fuzztime=${FUZZTIME:-3s}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
+# Test binaries of packages without a target need not be built.
+packages=$("${GO:-go}" list -f '{{$p := .}}{{range .TestGoFiles}}{{$p.ImportPath}} {{$p.Dir}}/{{.}}
+{{end}}{{range .XTestGoFiles}}{{$p.ImportPath}} {{$p.Dir}}/{{.}}
+{{end}}' ${PKG:-./...} | while read -r pkg file; do if grep -q '^func Fuzz' "$file"; then echo "$pkg"; fi; done | sort -u)
+if [ -z "$packages" ]; then
+	echo "fuzz: no target found in ${PKG:-./...}; there must be some, so the search is broken" >&2
+	exit 1
+fi
+
 # go test -list prints the names of a package's targets, then "ok <package> ...".
-"${GO:-go}" test -vet=off -list '^Fuzz' ${PKG:-./...} >"$log" || { cat "$log"; exit 1; }
+# shellcheck disable=SC2086
+"${GO:-go}" test -vet=off -list '^Fuzz' $packages >"$log" || { cat "$log"; exit 1; }
 targets=$(awk '/^Fuzz/ { names[n++] = $1; next }
                /^ok/   { for (i = 0; i < n; i++) print $2, names[i]; n = 0 }' "$log")
 if [ -z "$targets" ]; then

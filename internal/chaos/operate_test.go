@@ -62,6 +62,9 @@ func (f *fleet) never(kind string) bool {
 	return f.tally[kind] == 0
 }
 
+// operatorsOwe reports whether there is something that operators have not done yet.
+func (f *fleet) operatorsOwe() bool { return slices.ContainsFunc(f.plan.operate, f.never) }
+
 func (o *operator) kind() string {
 	switch k := o.rng.IntN(1000); {
 	case k < 240:

@@ -146,7 +146,7 @@ func (f *restartFleet) leave(name string) {
 // begins.
 func TestRollingRestartMovesTwice(t *testing.T) {
 	seeds := uint64(20)
-	if testing.Short() {
+	if testing.Short() || raced {
 		seeds = 4
 	}
 	for seed := range seeds {

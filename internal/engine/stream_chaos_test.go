@@ -89,7 +89,7 @@ func (s *faultyStore) Extend(ctx context.Context, id, notes string, ttl time.Dur
 // progress: with even seeds, where nobody does, nothing.
 func TestStreamChaos(t *testing.T) {
 	seeds := uint64(30)
-	if testing.Short() {
+	if testing.Short() || raced {
 		seeds = 10
 	}
 	for seed := range seeds {

@@ -48,6 +48,8 @@ func ClientOf(t testing.TB, brokers []string, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	c, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0),
+		// Of a topic just made, or made again, a client may hear late; by default it asks again after 5 s.
+		kgo.MetadataMinAge(100 * time.Millisecond),
 	}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
