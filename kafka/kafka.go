@@ -125,6 +125,7 @@ type Log struct {
 
 	view         *ledger.View // of the baseline; nil: this is a sandbox, or there is no ledger
 	registration atomic.Pointer[ledger.Registration]
+	keys         *ledger.KeyView // nil: there is no ledger, or records do not carry routing keys
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -150,6 +151,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	if cfg.Ledger != nil && cfg.Router == nil {
 		return nil, errors.New("kafka: a ledger is about routes: it needs a router")
+	}
+	if cfg.Ledger != nil && cfg.Router.Service() == "" {
+		return nil, errors.New("kafka: a ledger has what is routed by service: the router needs the name of this one")
 	}
 	cfg.setDefaults()
 	l := &Log{
@@ -182,6 +186,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	if cfg.Ledger != nil && cfg.Router.Host() == "" {
 		l.view = ledger.NewView(cfg.Ledger, l.LedgerLog(), cfg.Router.Service())
+	}
+	if cfg.Ledger != nil && cfg.Router.Names().RouteKey {
+		l.keys = ledger.NewKeyView(cfg.Ledger, l.LedgerLog(), cfg.Router.Service(), l.begins)
 	}
 	return l, nil
 }
