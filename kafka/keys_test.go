@@ -20,7 +20,9 @@ import (
 	"github.com/fairlead-dev/fairlead/kafka"
 	"github.com/fairlead-dev/fairlead/ops"
 	"github.com/fairlead-dev/fairlead/postgres"
+	"github.com/fairlead-dev/fairlead/store/ledger"
 	"github.com/fairlead-dev/fairlead/tenancy"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -183,6 +185,43 @@ func TestRoutingKeys(t *testing.T) {
 	// The ledger has learnt all that there is to learn, and says so.
 	if keys, err := led.Keys(t.Context(), fresh.LedgerLog(), "notes", nil); err != nil || len(keys) != 1 || keys[0].Host != "" || keys[0].Pending(0) || len(keys[0].Bindings[0]) != 5 {
 		t.Errorf("keys %+v, %v", keys, err)
+	}
+	// It forgets that when it is in the topic no more.
+	keeper := fairlead.RouteKeeper{Store: base.db, Ledger: base.l, Log: base.log.LedgerLog(), Service: "notes", Start: base.log.Start, Bind: base.log.Bind}
+	known := func() []ledger.Key {
+		t.Helper()
+		if _, err := keeper.Settle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		keys, err := led.Keys(t.Context(), fresh.LedgerLog(), "notes", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return keys
+	}
+	if keys := known(); len(keys) != 1 || len(keys[0].Bindings[0]) != 5 {
+		t.Errorf("keys %+v, and all is in the topic", keys)
+	}
+	admin := kadm.NewClient(client)
+	ends, err := admin.ListEndOffsets(t.Context(), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.DeleteRecords(t.Context(), ends.Offsets()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, "it is forgotten", func() bool { return len(known()) == 0 })
+}
+
+// A key is looked up by service.
+func TestRoutingKeysNeedAService(t *testing.T) {
+	r, _, err := tenancy.NewRouter(tenancy.Rules{Names: tenancy.Presets["signadot"]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, err := kafka.Open(t.Context(), kafka.Config{Brokers: kafkatest.Brokers(t), Topic: "t", Router: r, Ledger: &postgres.Ledger{}}); err == nil || !strings.Contains(err.Error(), "by service") {
+		_ = l.Close()
+		t.Errorf("opened, %v", err)
 	}
 }
 
