@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/fairlead-dev/fairlead/event"
-	"github.com/fairlead-dev/fairlead/store/ledger"
 	"github.com/fairlead-dev/fairlead/tenancy"
 )
 
@@ -15,9 +14,12 @@ func (l *Log) resolve(ctx context.Context, c *chunk, verdicts []tenancy.Verdict)
 	if l.keys == nil {
 		return nil
 	}
-	last := map[string]event.Position{}
+	var last map[string]event.Position
 	for i := range verdicts {
 		if v := &verdicts[i]; l.cfg.Router.Keyed(v) {
+			if last == nil {
+				last = map[string]event.Position{}
+			}
 			last[string(v.Host)] = event.Position(c.records[i].Offset + 1)
 		}
 	}
@@ -47,7 +49,7 @@ func (l *Log) Bind(ctx context.Context, names []string) error {
 	}
 	parts, err := l.Partitions(ctx)
 	if err == nil {
-		err = ledger.Bind(ctx, l.cfg.Ledger, l.LedgerLog(), l.cfg.Router.Service(), names, parts, l.begins)
+		err = l.keys.Bind(ctx, names, parts)
 	}
 	if err != nil {
 		return fmt.Errorf("kafka: bind routing keys of %s: %w", l.LedgerLog(), err)

@@ -10,6 +10,24 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// Versions implements [ledger.Ledger].
+func (l *Ledger) Versions(ctx context.Context) (map[string]int64, error) {
+	ctx, cancel := l.db.limit(ctx)
+	defer cancel()
+	rows, err := l.db.pool.Query(ctx, l.db.q("SELECT name, version FROM {schema}.routes"))
+	if err != nil {
+		return nil, l.db.fault(ctx, "read routes", err)
+	}
+	out := map[string]int64{}
+	var name string
+	var version int64
+	_, err = pgx.ForEachRow(rows, []any{&name, &version}, func() error {
+		out[name] = version
+		return nil
+	})
+	return out, l.db.fault(ctx, "read routes", err)
+}
+
 // Keys implements [ledger.Ledger]. It is one statement, and so one snapshot.
 func (l *Ledger) Keys(ctx context.Context, log, service string, names []string) (out []ledger.Key, err error) {
 	if err := ctx.Err(); err != nil {

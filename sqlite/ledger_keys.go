@@ -97,6 +97,18 @@ func (l *Ledger) DeleteRoute(ctx context.Context, name string) (there bool, err 
 	return there && err == nil, err
 }
 
+// Versions implements [ledger.Ledger].
+func (l *Ledger) Versions(ctx context.Context) (out map[string]int64, err error) {
+	out = map[string]int64{}
+	err = l.db.read(ctx, "read routes", func(c *conn) error {
+		return c.rows("SELECT name, version FROM fairlead_routes", func(s *zs.Stmt) error {
+			out[s.ColumnText(0)] = s.ColumnInt64(1)
+			return nil
+		})
+	})
+	return out, err
+}
+
 // Keys implements [ledger.Ledger]. It is one statement, and so one snapshot.
 func (l *Ledger) Keys(ctx context.Context, log, service string, names []string) (out []ledger.Key, err error) {
 	only, err := json.Marshal(names)

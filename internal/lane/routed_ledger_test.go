@@ -36,6 +36,14 @@ func (l *memLedger) put(name, host string) {
 	l.routes[name] = memRoute{host, l.version}
 }
 
+func (l *memLedger) Versions(context.Context) (map[string]int64, error) {
+	out := map[string]int64{}
+	for name, r := range l.routes {
+		out[name] = r.version
+	}
+	return out, nil
+}
+
 func (l *memLedger) Keys(_ context.Context, _, _ string, names []string) (out []ledger.Key, _ error) {
 	for _, name := range slices.Sorted(maps.Keys(l.routes)) {
 		if names != nil && !contains(names, name) {

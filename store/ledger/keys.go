@@ -19,6 +19,10 @@ import (
 // decides about nothing behind what it had seen of the partition by then: that is at or
 // before each end that is read after the change.
 type Keys interface {
+	// Versions returns the version of each route, of those that were removed too while that
+	// is kept. Another version may be bound otherwise, on some log and for some service.
+	Versions(ctx context.Context) (map[string]int64, error)
+
 	// Keys returns what is known of keys for a service on a log; of all of them where
 	// names is nil. Those of which it has nothing are not in it. It is one snapshot.
 	Keys(ctx context.Context, log, service string, names []string) ([]Key, error)
@@ -82,6 +86,9 @@ type KeyView struct {
 	keys  map[string]*keyView
 	bytes int    // of their names
 	begun uint64 // readings of the ledger
+
+	bound   map[string]int64 // versions of routes that were seen bound
+	boundIn int              // as many partitions
 }
 
 // A keyView is a key, with how far each log partition was seen to reach before it was
@@ -169,9 +176,38 @@ func (v *KeyView) took(partition int, asked []string, reading uint64, all []Key,
 	}
 }
 
-// Bind binds the keys of names, or all where that is nil, in those partitions of a log
+// Bind binds the keys of names, or all where that is nil, in those of a log's partitions
 // where they are pending: what is appended there when it has returned is routed by what
-// the routes were when it was called, or by later ones. Head is as for [NewKeyView].
+// the routes were when it was called, or by later ones. To call it again for all costs
+// little while nothing changes.
+func (v *KeyView) Bind(ctx context.Context, names []string, partitions int) error {
+	if names != nil {
+		return Bind(ctx, v.l, v.log, v.service, names, partitions, v.head)
+	}
+	versions, err := v.l.Versions(ctx)
+	if err != nil {
+		return err
+	}
+	names = []string{}
+	v.mu.Lock()
+	for name, version := range versions {
+		if v.bound[name] != version || v.boundIn < partitions {
+			names = append(names, name)
+		}
+	}
+	v.mu.Unlock()
+	if len(names) > 0 {
+		if err := Bind(ctx, v.l, v.log, v.service, names, partitions, v.head); err != nil {
+			return err
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.bound, v.boundIn = versions, partitions
+	return nil
+}
+
+// Bind is [KeyView.Bind] without a view.
 func Bind(ctx context.Context, l Keys, log, service string, names []string, partitions int, head func(ctx context.Context, partition int) (event.Position, error)) error {
 	all, err := l.Keys(ctx, log, service, names)
 	if err != nil {

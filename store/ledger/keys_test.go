@@ -40,6 +40,10 @@ func (l *slowKeys) Keys(_ context.Context, _, _ string, names []string) (out []l
 	return out, nil
 }
 
+func (l *slowKeys) Versions(context.Context) (map[string]int64, error) {
+	return map[string]int64{"k": l.key.Version}, l.down
+}
+
 func (l *slowKeys) Bind(_ context.Context, _, _ string, k *ledger.Key, partition int, from event.Position) error {
 	if l.key.Version == k.Version && l.key.Pending(partition) {
 		l.key.Bindings[partition] = append(l.key.Bindings[partition], ledger.Binding{From: from, Host: []byte(k.Host)})
@@ -160,4 +164,36 @@ func TestKeyAtAllocatesNothing(t *testing.T) {
 	if allocs := testing.AllocsPerRun(100, func() { n += len(keys[string(name)].At(0, 5)) }); allocs != 0 || n == 0 {
 		t.Errorf("%v allocations", allocs)
 	}
+}
+
+// Who binds all that is pending, time and again, asks only for what may be.
+func TestBindAllAsksForChanges(t *testing.T) {
+	l := &slowKeys{key: &ledger.Key{Name: "k", Host: "a", Version: 1, Bindings: map[int][]ledger.Binding{}}}
+	head := event.Position(3)
+	v := ledger.NewKeyView(l, "log", "svc", func(context.Context, int) (event.Position, error) { return head, nil })
+	check := func(partitions, reads int, want ...string) {
+		t.Helper()
+		if err := v.Bind(t.Context(), nil, partitions); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for p := range partitions {
+			got = append(got, string(l.key.At(p, 9)))
+		}
+		if !slices.Equal(got, want) || l.reads != reads {
+			t.Errorf("%q after %d reads, want %q after %d", got, l.reads, want, reads)
+		}
+	}
+	check(2, 1, "a", "a")
+	check(2, 1, "a", "a")
+	check(3, 2, "a", "a", "a") // one was added
+	l.key.Host, l.key.Version, head = "b", 2, 5
+	check(3, 3, "b", "b", "b")
+	check(3, 3, "b", "b", "b")
+	l.key.Host, l.key.Version, l.down = "c", 3, errors.New("down")
+	if err := v.Bind(t.Context(), nil, 3); !errors.Is(err, l.down) {
+		t.Errorf("bound without a ledger: %v", err)
+	}
+	l.down, head = nil, 6
+	check(3, 4, "c", "c", "c")
 }

@@ -146,6 +146,12 @@ func testKeys(f *fixture) {
 		f.Errorf("a key that is gone was bound: %+v", all)
 	}
 
+	before, err := f.l.Versions(f.ctx)
+	f.must(err)
+	if len(before) != 1 || before["k"] != f.key("svc", "k").Version {
+		f.Errorf("versions %v", before)
+	}
+
 	// All that is pending, by one call.
 	f.put("l", map[string]string{"svc": "f"})
 	f.must(ledger.Bind(f.ctx, f.l, "log", "svc", nil, 3, func(_ context.Context, p int) (event.Position, error) { return event.Position(10 * p), nil }))
