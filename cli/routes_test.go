@@ -223,14 +223,14 @@ func TestRoutesOfKeys(t *testing.T) {
 		if err != nil || len(keys) != 1 {
 			t.Fatalf("keys %+v, %v", keys, err)
 		}
-		got := ""
+		var got strings.Builder
 		for p := range 2 {
 			for at := events.Position(1); at < 7; at++ {
-				got += cmp.Or(string(keys[0].At(p, at)), ".")
+				got.WriteString(cmp.Or(string(keys[0].At(p, at)), "."))
 			}
 		}
-		if got != want {
-			t.Errorf("the key stands for %s, want %s", got, want)
+		if got.String() != want {
+			t.Errorf("the key stands for %s, want %s", got.String(), want)
 		}
 	}
 	if out := ok(t, "routes", "set", "k1", "shop=a,mail=pr-7"); !strings.Contains(out, "no sandbox a is open now") {

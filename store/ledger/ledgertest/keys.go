@@ -48,16 +48,16 @@ func (f *fixture) remove(name string, want bool) {
 // is checks what a key stands for, as one host for each position from 1 on; "." is none.
 func (f *fixture) is(k *ledger.Key, partition int, want string) {
 	f.Helper()
-	got := ""
+	var got strings.Builder
 	for p := range event.Position(len(want)) {
 		if host := k.At(partition, p+1); host != nil {
-			got += string(host)
+			got.WriteString(string(host))
 		} else {
-			got += "."
+			got.WriteString(".")
 		}
 	}
-	if got != want {
-		f.Errorf("key %q stands in partition %d for %s, want %s (%+v)", k.Name, partition, got, want, k.Bindings)
+	if got.String() != want {
+		f.Errorf("key %q stands in partition %d for %s, want %s (%+v)", k.Name, partition, got.String(), want, k.Bindings)
 	}
 }
 
