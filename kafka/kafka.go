@@ -67,8 +67,9 @@ type Config struct {
 
 	// Ledger says which test events are their sandboxes', and which are the baseline's
 	// because there is no such sandbox. It is asked for events that are routed to one. A
-	// sandbox must then be registered, see [Log.Register]. Default: what is routed to a
-	// sandbox is left to it, whether it is there or not.
+	// sandbox must then be registered, see [Log.Register]. Where records carry a routing key
+	// ([tenancy.Names].RouteKey) it has the routes of that name. Default: what is routed to a
+	// sandbox is left to it, whether it is there or not; a routing key is its host label.
 	Ledger ledger.Ledger
 	// Unowned says what the baseline does with an event for a sandbox that has never had
 	// it; default [ledger.TakeOver].
