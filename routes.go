@@ -31,6 +31,11 @@ type RouteKeeper struct {
 	// event that they have processed is in the log, and Store is past them. Store must
 	// then be the service's only baseline. Nil: the ledger keeps them for ever.
 	Start func(ctx context.Context, partition int) (event.Position, error)
+
+	// Bind has changes of routes take effect where events carry routing keys, as that of a
+	// Kafka log does: those too that another service has made, and in partitions that were
+	// added. Nil: consumers do so when they come to an event that carries the key.
+	Bind func(ctx context.Context, names []string) error
 }
 
 // Settled is what became of letters of routed events.
@@ -76,12 +81,17 @@ func (k RouteKeeper) settle(ctx context.Context, forget bool) (n Settled, err er
 	read := func(ctx context.Context, hosts []string) ([]ledger.Sandbox, error) {
 		return k.Ledger.Sandboxes(ctx, k.Log, k.Service, hosts)
 	}
+	var errs []error
+	if k.Bind != nil {
+		if err := k.Bind(ctx, nil); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	all, err := read(ctx, nil)
 	if err != nil {
-		return n, err
+		return n, errors.Join(append(errs, err)...)
 	}
 	closed := false
-	var errs []error
 	for i := range all {
 		if s := &all[i]; s.Open && s.Expired {
 			ended, err := k.Ledger.End(ctx, s.ID, ledger.Expired)
@@ -107,6 +117,15 @@ func (k RouteKeeper) settle(ctx context.Context, forget bool) (n Settled, err er
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("forget sandboxes that are gone: %w", err))
+		}
+	}
+	if forget && k.Start != nil && k.Bind != nil {
+		upTo, err := lane.Unread(ctx, k.Store, known)
+		if err == nil {
+			err = k.Ledger.ForgetKeys(ctx, k.Log, k.Service, upTo)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("forget what routing keys stood for: %w", err))
 		}
 	}
 	return n, errors.Join(errs...)

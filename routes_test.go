@@ -23,6 +23,12 @@ type keptLedger struct {
 	broken string
 	reads  int
 	slow   time.Duration
+	upTo   map[int]event.Position // what keys stood for is forgotten
+}
+
+func (l *keptLedger) ForgetKeys(_ context.Context, _, _ string, upTo map[int]event.Position) error {
+	l.upTo = upTo
+	return nil
 }
 
 func (l *keptLedger) Sandboxes(context.Context, string, string, []string) ([]ledger.Sandbox, error) {
@@ -114,6 +120,43 @@ func TestKeeperGoesOnBesideABrokenSandbox(t *testing.T) {
 	})
 	if left["broken"] != 2 || len(left) != 1 {
 		t.Errorf("letters %v are kept, want the two of the broken sandbox", left)
+	}
+}
+
+// What cannot be bound holds up no letters, and is said; what keys stood for is not
+// forgotten while nothing can be learnt of a sandbox that is open.
+func TestKeeperBindsAndForgets(t *testing.T) {
+	ctx, s := t.Context(), memstore.New()
+	err := s.Update(ctx, func(tx store.Tx) error {
+		p := store.Processor{Name: "p", Kind: "reactor", Partitions: 1, Live: 1, LastBuild: 1, Builds: store.Builds{Log: "l", LogPartitions: 1}}
+		if err := tx.PutProcessor(p); err != nil {
+			return err
+		}
+		return tx.PutLane(store.Lane{LaneID: store.LaneID{Build: store.Build{Processor: "p", Number: 1}}, Epoch: 1, Position: 7, State: store.Running})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, bound, failed := &keptLedger{broken: "broken"}, 0, error(nil)
+	k := fairlead.RouteKeeper{
+		Store: s, Ledger: l, Start: func(context.Context, int) (event.Position, error) { return 5, nil },
+		Bind: func(_ context.Context, names []string) error {
+			if bound++; names != nil {
+				t.Errorf("bound %q, want all", names)
+			}
+			return failed
+		},
+	}
+	if _, err := k.Settle(ctx); err != nil || bound != 1 || l.upTo[0] != 5 {
+		t.Errorf("%v, bound %d times, forgot up to %v", err, bound, l.upTo)
+	}
+	l.upTo, failed = nil, errors.New("no leader")
+	if _, err := k.Settle(ctx); !errors.Is(err, failed) || l.reads != 2 || l.upTo == nil {
+		t.Errorf("not bound: %v, %d readings", err, l.reads)
+	}
+	l.upTo, failed, l.rows = nil, nil, []ledger.Sandbox{{ID: 1, Host: "broken", Open: true, Generation: 1, Partitions: map[int]ledger.Span{0: {}}}}
+	if _, err := k.Settle(ctx); !errors.Is(err, errFile) || l.upTo != nil {
+		t.Errorf("beside a sandbox of which nothing can be learnt: %v, forgot up to %v", err, l.upTo)
 	}
 }
 

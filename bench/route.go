@@ -7,6 +7,7 @@ import (
 	"math"
 	"testing"
 
+	"github.com/fairlead-dev/fairlead/store/ledger"
 	"github.com/fairlead-dev/fairlead/tenancy"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -20,6 +21,19 @@ type routeCase struct {
 	router *tenancy.Router
 	record *kgo.Record
 	action tenancy.Action
+	keys   map[string]*ledger.Key // what routing keys stand for
+}
+
+// at is where the records are, for what a key stands for there.
+const at = 1_000_000
+
+// verdict is what a consumer does for a record, once it knows the keys of its page.
+func (c *routeCase) verdict() tenancy.Verdict {
+	v := tenancy.Route(c.router, c.record.Headers)
+	if c.keys != nil && c.router.Keyed(&v) {
+		v = c.router.Resolve(v, c.keys[string(v.Host)].At(0, at))
+	}
+	return v
 }
 
 func routeCases() ([]routeCase, error) {
@@ -38,15 +52,21 @@ func routeCases() ([]routeCase, error) {
 		}
 		return r
 	}
+	keyed, _, err := tenancy.NewRouter(tenancy.Rules{Service: "cart", Names: tenancy.Presets["signadot"]})
+	if err != nil {
+		return nil, err
+	}
+	key := &ledger.Key{Bindings: map[int][]ledger.Binding{0: {{From: 10, Host: []byte("cart-sb")}, {From: at - 1, Host: []byte("cart-sc")}, {From: at}}}}
 	const route = "pay=pay-sb,cart=cart-sb,mail=mail-sb"
 	return []routeCase{
-		{"production record, baseline", true, base, record("fairlead-tenant", "acme", "fairlead-class", "prod"), tenancy.Process},
-		{"production record without a class, baseline", true, base, record("fairlead-tenant", "acme"), tenancy.Process},
-		{"test record routed here, sandbox", true, box, record("fairlead-tenant", "acme", "fairlead-class", "test", "fairlead-route", route), tenancy.Process},
-		{"test record routed elsewhere, baseline", true, base, record("fairlead-tenant", "acme", "fairlead-class", "test", "fairlead-route", route), tenancy.SkipWhileAlive},
+		{"production record, baseline", true, base, record("fairlead-tenant", "acme", "fairlead-class", "prod"), tenancy.Process, nil},
+		{"production record without a class, baseline", true, base, record("fairlead-tenant", "acme"), tenancy.Process, nil},
+		{"test record routed here, sandbox", true, box, record("fairlead-tenant", "acme", "fairlead-class", "test", "fairlead-route", route), tenancy.Process, nil},
+		{"test record routed elsewhere, baseline", true, base, record("fairlead-tenant", "acme", "fairlead-class", "test", "fairlead-route", route), tenancy.SkipWhileAlive, nil},
+		{"test record with a routing key, baseline", true, keyed, record("baggage", "tenant=acme,class=test,sd-routing-key=3kx9q"), tenancy.SkipWhileAlive, map[string]*ledger.Key{"3kx9q": key}},
 		{"headers and baggage that agree, sandbox", false, box, record("fairlead-tenant", "acme", "fairlead-class", "test", "fairlead-route", route,
-			"baggage", "user=1,fairlead-tenant=acme,fairlead-class=test,fairlead-route=pay%3Dpay-sb%2Ccart%3Dcart-sb%2Cmail%3Dmail-sb"), tenancy.Process},
-		{"baggage only, baseline", false, base, record("baggage", "user=1,fairlead-tenant=acme,fairlead-class=prod"), tenancy.Process},
+			"baggage", "user=1,fairlead-tenant=acme,fairlead-class=test,fairlead-route=pay%3Dpay-sb%2Ccart%3Dcart-sb%2Cmail%3Dmail-sb"), tenancy.Process, nil},
+		{"baggage only, baseline", false, base, record("baggage", "user=1,fairlead-tenant=acme,fairlead-class=prod"), tenancy.Process, nil},
 	}, nil
 }
 
@@ -66,14 +86,14 @@ func runRoute(ctx context.Context, b *bench) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if v := tenancy.Route(c.router, c.record.Headers); v.Action != c.action {
+			if v := c.verdict(); v.Action != c.action {
 				return errors.Join(fmt.Errorf("wrong result: %s: %v, must be %v (rule %v)", c.name, v.Action, c.action, v.Rule), v.Err)
 			}
 			var counts tenancy.Counts
 			r := testing.Benchmark(func(tb *testing.B) {
 				tb.ReportAllocs()
 				for tb.Loop() {
-					v := tenancy.Route(c.router, c.record.Headers)
+					v := c.verdict()
 					counts.Add(&v)
 				}
 			})

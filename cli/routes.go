@@ -19,7 +19,7 @@ func (p *program) routes(db Database) *ops.Routes {
 	if c := p.file.Consumer; c != nil {
 		token = c.RoutesToken
 	}
-	return &ops.Routes{Token: token, Ledger: p.topic.ledger, Log: p.topic.LedgerLog(), Service: r.Service(), Names: r.Names(), Class: r.TestClass(), Store: db}
+	return &ops.Routes{Token: token, Ledger: p.topic.ledger, Log: p.topic.LedgerLog(), Service: r.Service(), Names: r.Names(), Class: r.TestClass(), Store: db, Bind: p.topic.Bind}
 }
 
 // onRoutes is onDatabase for a command that needs a ledger.
@@ -116,7 +116,9 @@ func (p *program) setRoute() *cobra.Command {
 		Use:   "set NAME SERVICE=HOST,...",
 		Short: "Give a route a name",
 		Long: `Give a route a name, or change the route of that name: for each service the host
-label of a sandbox. Events that were sent before keep the route that they have.`,
+label of a sandbox. Events that were sent before keep the route that they have, also
+those that carry the name as a routing key: what is sent from now on goes by the new
+route.`,
 		Example: `  $NAME routes set checkout orders=pr-42,mail=pr-42`,
 		Args:    between(2, 2),
 	}
@@ -169,9 +171,10 @@ func (p *program) showRoute() *cobra.Command {
 
 func (p *program) removeRoute() *cobra.Command {
 	c := &cobra.Command{
-		Use:     "remove NAME",
-		Short:   "Remove the name of a route",
-		Long:    `Remove the name of a route. Events that were sent with it keep their route.`,
+		Use:   "remove NAME",
+		Short: "Remove the name of a route",
+		Long: `Remove the name of a route. Events that were sent with it keep their route. As a
+routing key it names no sandbox from now on: what is sent with it is the baseline's.`,
 		Example: `  $NAME routes remove checkout`,
 		Args:    between(1, 1),
 	}

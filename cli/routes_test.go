@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,8 +16,11 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/cli"
+	events "github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/kafkatest"
 	"github.com/fairlead-dev/fairlead/internal/pgtest"
+	"github.com/fairlead-dev/fairlead/kafka"
+	"github.com/fairlead-dev/fairlead/sqlite"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -177,6 +181,68 @@ func testRoutes(t *testing.T, ledger, baseline, sandbox string) {
 	if r := run(t, nil, "routes", "--db", baseline); r.status != cli.Failed || !strings.Contains(r.stderr, "consumer.ledger") {
 		t.Errorf("without a ledger: %+v", r)
 	}
+}
+
+// TestRoutesOfKeys: with headers that have a routing key the command tells that to send,
+// and has a change begin in the topic before it answers.
+func TestRoutesOfKeys(t *testing.T) {
+	topic, dir := kafkatest.Topic(t, 2), t.TempDir()
+	config, file := filepath.Join(dir, "shop.yaml"), filepath.Join(dir, "ledger.db")
+	text := fmt.Sprintf("database: %q\nkafka:\n  brokers: [%q]\n  topic: %s\nconsumer:\n  groupId: keys\n  service: shop\n  headers: signadot\n  ledger: %q\n",
+		filepath.Join(dir, "shop.db"), strings.Join(kafkatest.Brokers(t), `", "`), topic, file)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(cli.EnvConfig, config)
+	db, err := sqlite.Open(filepath.Join(dir, "shop.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = db.Close()
+	var records []*kgo.Record
+	for p := range 2 {
+		for range 3 + p {
+			records = append(records, &kgo.Record{Topic: topic, Partition: int32(p), Value: []byte("{}")})
+		}
+	}
+	client := kafkatest.Client(t)
+	kafkatest.Produce(t, client, records...)
+	log, err := kafka.Open(t.Context(), kafka.Config{Brokers: kafkatest.Brokers(t), Topic: topic})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }()
+	l, err := sqlite.OpenLedger(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	stands := func(want string) {
+		t.Helper()
+		keys, err := l.Keys(t.Context(), log.LedgerLog(), "shop", nil)
+		if err != nil || len(keys) != 1 {
+			t.Fatalf("keys %+v, %v", keys, err)
+		}
+		var got strings.Builder
+		for p := range 2 {
+			for at := events.Position(1); at < 7; at++ {
+				got.WriteString(cmp.Or(string(keys[0].At(p, at)), "."))
+			}
+		}
+		if got.String() != want {
+			t.Errorf("the key stands for %s, want %s", got.String(), want)
+		}
+	}
+	if out := ok(t, "routes", "set", "k1", "shop=a,mail=pr-7"); !strings.Contains(out, "no sandbox a is open now") {
+		t.Errorf("set: %s", out)
+	}
+	if out := ok(t, "routes", "show", "k1"); out != "baggage: class=test,sd-routing-key=k1\n" {
+		t.Errorf("show: %s", out)
+	}
+	stands("...aaa....aa")
+	kafkatest.Produce(t, client, &kgo.Record{Topic: topic, Partition: 0, Value: []byte("{}")})
+	ok(t, "routes", "remove", "k1")
+	stands("...a........")
 }
 
 // A reader keeps what a process says, and tells where its metrics are.

@@ -95,7 +95,7 @@ func (p *program) routed(ctx context.Context, db Database, lease time.Duration, 
 	if t.id.Host == "" {
 		k := fairlead.RouteKeeper{
 			Store: db, Ledger: t.ledger, Log: t.LedgerLog(), Service: t.id.Router.Service(),
-			Policy: ledger.Policy(p.file.Consumer.Unowned), Logger: logger, Start: t.Start,
+			Policy: ledger.Policy(p.file.Consumer.Unowned), Logger: logger, Start: t.Start, Bind: t.Bind,
 		}
 		wg.Go(func() { _ = k.Run(ctx) })
 		return run(ctx)

@@ -78,7 +78,7 @@ type Headers struct {
 	BaggageClass  string `yaml:"baggageClass"`  // member with the class
 	BaggageRoute  string `yaml:"baggageRoute"`  // member with the route
 	Encoded       bool   `yaml:"encoded"`       // the headers' values are percent-encoded, as Jaeger's
-	RouteKey      bool   `yaml:"routeKey"`      // the route is one key, which is some sandbox's host label
+	RouteKey      bool   `yaml:"routeKey"`      // the route is one key: the name of a route in the ledger, or without a ledger some sandbox's host label
 }
 
 // UnmarshalYAML takes a name, or a map of names.
@@ -152,8 +152,11 @@ func (c *Consumer) check() (errs []keyError) {
 	if c.Ledger != "" && c.AllowedConsumerTenancies != nil && !c.takesBoth() {
 		fail("ledger", "the baseline is to take tests over whose sandbox is gone, and allowedConsumerTenancies has not both classes: name both, or leave the list out")
 	}
-	if _, err := c.Headers.names(); err != nil {
+	switch names, err := c.Headers.names(); {
+	case err != nil:
 		fail("headers", "%w", err)
+	case names.RouteKey && c.Ledger != "" && c.Service == "":
+		fail("ledger", "a routing key is the name of a route in it, which has a host for each service: set service")
 	}
 	return errs
 }

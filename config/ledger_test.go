@@ -17,6 +17,7 @@ func TestLedgerNeedsRouting(t *testing.T) {
 		{"ledger: x\n  routesToken: 0123456789abcdef", ""},
 		{"ledger: x\n  routesToken: guess", "can be guessed"},
 		{"routesToken: 0123456789abcdef", "set ledger"},
+		{"ledger: x\n  headers: signadot", ""},
 		{"ledger: x\n  unowned: keep", "takeover, park or drop"},
 		{"ledger: x\n  enableTenantRouting: false", "nothing is"},
 		{"ledger: x\n  allowedConsumerTenancies: [prod]", "nothing is"},
@@ -26,6 +27,20 @@ func TestLedgerNeedsRouting(t *testing.T) {
 		_, err := config.Parse("x.yaml", []byte(text), func(string) (string, bool) { return "", false })
 		if tt.says == "" && err != nil || tt.says != "" && (err == nil || !strings.Contains(err.Error(), tt.says)) {
 			t.Errorf("%q: %v, want %q", tt.keys, err, tt.says)
+		}
+	}
+}
+
+// A routing key is looked up by service.
+func TestRoutingKeysNeedAService(t *testing.T) {
+	for _, tt := range []struct {
+		keys string
+		ok   bool
+	}{{"ledger: x\n  headers: signadot", false}, {"ledger: x\n  service: s\n  headers: signadot", true}, {"headers: signadot", true}} {
+		text := "kafka:\n  brokers: [b:1]\n  topic: t\nconsumer:\n  groupId: g\n  " + tt.keys + "\n"
+		_, err := config.Parse("x.yaml", []byte(text), func(string) (string, bool) { return "", false })
+		if tt.ok != (err == nil) || err != nil && !strings.Contains(err.Error(), "set service") {
+			t.Errorf("%q: %v", tt.keys, err)
 		}
 	}
 }

@@ -39,6 +39,22 @@ func TestForgottenSandbox(t *testing.T) {
 		t.Errorf("%d registrations, want that of the sandbox that runs", n)
 	}
 	has := applied(t, box.db)
+	eventually(t, 30*time.Second, "the sandbox has passed over what is the baseline's", func() bool { // or retention passes it
+		var lanes []store.Lane
+		if err := box.db.View(t.Context(), func(tx store.Tx) (err error) { lanes, err = tx.Lanes("notes"); return err }); err != nil {
+			t.Fatal(err)
+		}
+		for i := range lanes {
+			head, err := box.log.Head(t.Context(), lanes[i].Partition)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if lanes[i].Position < head {
+				return false
+			}
+		}
+		return true
+	})
 	box.stop()
 	if n := rows(); n != 1 {
 		t.Errorf("%d registrations, want 1: what the sandbox has is in the topic", n)

@@ -67,8 +67,9 @@ type Config struct {
 
 	// Ledger says which test events are their sandboxes', and which are the baseline's
 	// because there is no such sandbox. It is asked for events that are routed to one. A
-	// sandbox must then be registered, see [Log.Register]. Default: what is routed to a
-	// sandbox is left to it, whether it is there or not.
+	// sandbox must then be registered, see [Log.Register]. Where records carry a routing key
+	// ([tenancy.Names].RouteKey) it has the routes of that name. Default: what is routed to a
+	// sandbox is left to it, whether it is there or not; a routing key is its host label.
 	Ledger ledger.Ledger
 	// Unowned says what the baseline does with an event for a sandbox that has never had
 	// it; default [ledger.TakeOver].
@@ -125,6 +126,7 @@ type Log struct {
 
 	view         *ledger.View // of the baseline; nil: this is a sandbox, or there is no ledger
 	registration atomic.Pointer[ledger.Registration]
+	keys         *ledger.KeyView // nil: there is no ledger, or records do not carry routing keys
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -150,6 +152,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	if cfg.Ledger != nil && cfg.Router == nil {
 		return nil, errors.New("kafka: a ledger is about routes: it needs a router")
+	}
+	if cfg.Ledger != nil && cfg.Router.Service() == "" {
+		return nil, errors.New("kafka: a ledger has what is routed by service: the router needs the name of this one")
 	}
 	cfg.setDefaults()
 	l := &Log{
@@ -182,6 +187,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	if cfg.Ledger != nil && cfg.Router.Host() == "" {
 		l.view = ledger.NewView(cfg.Ledger, l.LedgerLog(), cfg.Router.Service())
+	}
+	if cfg.Ledger != nil && cfg.Router.Names().RouteKey {
+		l.keys = ledger.NewKeyView(cfg.Ledger, l.LedgerLog(), cfg.Router.Service(), l.begins)
 	}
 	return l, nil
 }

@@ -83,6 +83,9 @@ func (l *Log) owners(ctx context.Context, c *chunk) error {
 	for i, r := range c.records {
 		verdicts[i] = l.judge(r)
 	}
+	if err := l.resolve(ctx, c, verdicts); err != nil {
+		return err
+	}
 	if l.view == nil {
 		reg := l.registration.Load()
 		if reg == nil {

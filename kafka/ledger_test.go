@@ -40,7 +40,12 @@ const routingLease = 2 * time.Second
 
 func router(t testing.TB, host string) *tenancy.Router {
 	t.Helper()
-	rules := tenancy.Rules{Service: "notes", Host: host}
+	return routerBy(t, tenancy.Names{}, host)
+}
+
+func routerBy(t testing.TB, names tenancy.Names, host string) *tenancy.Router {
+	t.Helper()
+	rules := tenancy.Rules{Service: "notes", Host: host, Names: names}
 	if host != "" {
 		rules.Environment = tenancy.Sandbox
 	}
@@ -54,6 +59,12 @@ func router(t testing.TB, host string) *tenancy.Router {
 // startRouting starts the baseline (host "") or a sandbox, each with a schema of its own.
 func startRouting(t testing.TB, database, topic, host string, policy ledger.Policy, processors ...fairlead.Processor) *routing {
 	t.Helper()
+	return startRoutingBy(t, tenancy.Names{}, database, topic, host, policy, processors...)
+}
+
+// startRoutingBy is startRouting with other headers.
+func startRoutingBy(t testing.TB, names tenancy.Names, database, topic, host string, policy ledger.Policy, processors ...fairlead.Processor) *routing {
+	t.Helper()
 	ctx := t.Context()
 	m := &routing{}
 	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -64,7 +75,7 @@ func startRouting(t testing.TB, database, topic, host string, policy ledger.Poli
 	if m.l, err = postgres.OpenLedger(ctx, database); err != nil {
 		t.Fatal(err)
 	}
-	if m.log, err = kafka.Open(ctx, kafka.Config{Brokers: kafkatest.Brokers(t), Topic: topic, Router: router(t, host), Ledger: m.l, Unowned: policy, Logger: logger}); err != nil {
+	if m.log, err = kafka.Open(ctx, kafka.Config{Brokers: kafkatest.Brokers(t), Topic: topic, Router: routerBy(t, names, host), Ledger: m.l, Unowned: policy, Logger: logger}); err != nil {
 		t.Fatal(err)
 	}
 	if m.Consumer, err = fairlead.New(fairlead.Config{Log: m.log, Store: m.db, Logger: logger, Lease: routingLease}); err != nil {
@@ -77,7 +88,7 @@ func startRouting(t testing.TB, database, topic, host string, policy ledger.Poli
 	var wg sync.WaitGroup
 	if host == "" {
 		wg.Go(func() {
-			k := fairlead.RouteKeeper{Store: m.db, Ledger: m.l, Log: m.log.LedgerLog(), Service: "notes", Policy: policy, Every: 100 * time.Millisecond, Logger: logger, Start: m.log.Start}
+			k := fairlead.RouteKeeper{Store: m.db, Ledger: m.l, Log: m.log.LedgerLog(), Service: "notes", Policy: policy, Every: 100 * time.Millisecond, Logger: logger, Start: m.log.Start, Bind: m.log.Bind}
 			if err := k.Run(run); !errors.Is(err, context.Canceled) {
 				t.Errorf("the keeper's Run = %v", err)
 			}

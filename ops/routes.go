@@ -34,6 +34,10 @@ type Routes struct {
 	Class   string         // of tests, which are what is routed
 	Store   store.Store    // whose dead letters wait for sandboxes: the baseline's; nil: it is not told
 
+	// Bind has changes of routes take effect in the log at once, where events carry their
+	// names as routing keys ([tenancy.Names.RouteKey]); nil: a baseline that runs does so.
+	Bind func(ctx context.Context, names []string) error
+
 	// Token is what requests over HTTP that change something must have, as
 	// "Authorization: Bearer TOKEN". "": those that come to a loopback address may do so
 	// without, and no others.
@@ -175,22 +179,18 @@ func (r *Routes) named(ctx context.Context) ([]NamedRoute, error) {
 	out := []NamedRoute{}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		n := NamedRoute{Name: name, Route: all[name]}
-		n.Headers, _ = r.headers(n.Route) // which cannot be carried has none
+		n.Headers, _ = r.headers(name, n.Route) // which cannot be carried has none
 		out = append(out, n)
 	}
 	return out, nil
 }
 
-// headers returns the lines that carry a route.
-func (r *Routes) headers(route map[string]string) ([]string, error) {
+// headers returns the lines that carry a route: its name, where these headers have a
+// routing key.
+func (r *Routes) headers(name string, route map[string]string) ([]string, error) {
 	o := tenancy.Origin{Class: r.Class, Route: route}
-	if r.Names.RouteKey { // one key is the label for every service
-		hosts := slices.Compact(slices.Sorted(maps.Values(route)))
-		if len(hosts) != 1 {
-			return nil, routeError(http.StatusUnprocessableEntity, "these headers carry one routing key, which is the host label for every service, and the route has the labels %q: "+
-				"give the sandboxes of one route one label", hosts)
-		}
-		o.Route = map[string]string{"": hosts[0]}
+	if r.Names.RouteKey {
+		o.Route = map[string]string{"": name}
 	}
 	written, err := tenancy.Write[tenancy.Header](r.Names, nil, o)
 	if err != nil {
@@ -214,14 +214,16 @@ func (r *Routes) Show(ctx context.Context, name string) (n NamedRoute, err error
 		return n, routeError(http.StatusNotFound, "there is no route %q: there are %q", name, slices.Sorted(maps.Keys(all)))
 	}
 	n = NamedRoute{Name: name, Route: route}
-	n.Headers, err = r.headers(route)
+	n.Headers, err = r.headers(name, route)
 	return n, err
 }
 
 var routeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 // Set names a route, or changes the one of that name. It returns the hosts of this
-// service in it that no open sandbox has.
+// service in it that no open sandbox has. What is sent with its name as routing key when
+// Set has returned goes by the new route; what was sent before goes by the one before, up
+// to a position that Set chooses.
 func (r *Routes) Set(ctx context.Context, name string, route map[string]string) (n NamedRoute, absent []string, err error) {
 	n = NamedRoute{Name: name, Route: route}
 	if !routeName.MatchString(name) {
@@ -235,7 +237,7 @@ func (r *Routes) Set(ctx context.Context, name string, route map[string]string) 
 			return n, nil, routeError(http.StatusBadRequest, "route %q: service %q has the host %q: neither may be empty", name, service, host)
 		}
 	}
-	if n.Headers, err = r.headers(route); err != nil {
+	if n.Headers, err = r.headers(name, route); err != nil {
 		return n, nil, err
 	}
 	if host := route[r.Service]; host != "" {
@@ -247,7 +249,21 @@ func (r *Routes) Set(ctx context.Context, name string, route map[string]string) 
 			absent = append(absent, host)
 		}
 	}
-	return n, absent, r.Ledger.PutRoute(ctx, name, route)
+	if err := r.Ledger.PutRoute(ctx, name, route); err != nil {
+		return n, nil, err
+	}
+	return n, absent, r.bind(ctx, name, "set")
+}
+
+// bind has a change take effect that has been written.
+func (r *Routes) bind(ctx context.Context, name, done string) error {
+	if r.Bind == nil {
+		return nil
+	}
+	if err := r.Bind(ctx, []string{name}); err != nil {
+		return fmt.Errorf("route %q is %s, but from where on in the log could not be written down: a baseline that runs does so as soon as it can: %w", name, done, err)
+	}
+	return nil
 }
 
 // Remove removes a route's name. Events that were sent with it keep their route.
@@ -256,7 +272,10 @@ func (r *Routes) Remove(ctx context.Context, name string) error {
 	if err == nil && !there {
 		err = routeError(http.StatusNotFound, "there is no route %q", name)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return r.bind(ctx, name, "removed")
 }
 
 // Close closes the registration of a host, whether its sandbox lives or not: what it

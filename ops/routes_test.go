@@ -2,10 +2,12 @@ package ops_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -107,5 +109,33 @@ func TestWhoMayChangeRoutes(t *testing.T) {
 				t.Errorf("read: %d, %s", status, body)
 			}
 		})
+	}
+}
+
+// With headers that have a routing key, what is sent is the route's name, and a change
+// takes effect before it is answered.
+func TestRoutesOfKeys(t *testing.T) {
+	names := tenancy.Presets["signadot"]
+	l, bound := &noLedger{}, []string(nil)
+	var failed error
+	r := &ops.Routes{Ledger: l, Service: "shop", Names: &names, Class: "test", Bind: func(_ context.Context, names []string) error {
+		bound = append(bound, names...)
+		return failed
+	}}
+	n, absent, err := r.Set(t.Context(), "k1", map[string]string{"shop": "pr-1", "mail": "pr-2"})
+	if err != nil || len(n.Headers) != 1 || !strings.Contains(n.Headers[0], "sd-routing-key=k1") || !slices.Equal(absent, []string{"pr-1"}) {
+		t.Errorf("set: %+v, %q, %v", n, absent, err)
+	}
+	if err := r.Remove(t.Context(), "k1"); err != nil {
+		t.Error(err)
+	}
+	if !slices.Equal(bound, []string{"k1", "k1"}) {
+		t.Errorf("bound: %q", bound)
+	}
+	failed = errors.New("no leader")
+	for _, err := range []error{r.Remove(t.Context(), "k1"), func() error { _, _, err := r.Set(t.Context(), "k1", n.Route); return err }()} {
+		if !errors.Is(err, failed) || !strings.Contains(err.Error(), `"k1"`) {
+			t.Errorf("not bound: %v", err)
+		}
 	}
 }

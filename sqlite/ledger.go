@@ -39,7 +39,7 @@ CREATE TABLE fairlead_spans(
 	PRIMARY KEY(sandbox, partition)
 ) WITHOUT ROWID;
 CREATE TABLE fairlead_routes(name TEXT PRIMARY KEY, route TEXT NOT NULL) WITHOUT ROWID;
-`}}
+`}, {"routing keys", ledgerKeys}}
 
 // A Ledger is a route ledger in a file of its own, beside the files of the sandboxes on
 // one machine. No transaction spans two files. So that a registration is open is
@@ -462,41 +462,6 @@ func (c *conn) liveLanes() (out []store.Lane, err error) {
 		}
 	}
 	return out, err
-}
-
-// Routes implements [ledger.Routes].
-func (l *Ledger) Routes(ctx context.Context) (out map[string]map[string]string, err error) {
-	out = map[string]map[string]string{}
-	err = l.db.read(ctx, "read routes", func(c *conn) error {
-		return c.rows("SELECT name, route FROM fairlead_routes", func(s *zs.Stmt) error {
-			var route map[string]string
-			err := json.Unmarshal([]byte(s.ColumnText(1)), &route)
-			out[s.ColumnText(0)] = route
-			return err
-		})
-	})
-	return out, err
-}
-
-// PutRoute implements [ledger.Routes].
-func (l *Ledger) PutRoute(ctx context.Context, name string, route map[string]string) error {
-	text, err := json.Marshal(route)
-	if err != nil {
-		return err
-	}
-	return l.db.write(ctx, "write route", func(w *writer) error {
-		return w.exec("INSERT INTO fairlead_routes VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET route = excluded.route", name, string(text))
-	})
-}
-
-// DeleteRoute implements [ledger.Routes].
-func (l *Ledger) DeleteRoute(ctx context.Context, name string) (there bool, err error) {
-	err = l.db.write(ctx, "delete route", func(w *writer) error {
-		err := w.exec("DELETE FROM fairlead_routes WHERE name = ?", name)
-		there = w.Changes() > 0
-		return err
-	})
-	return there, err
 }
 
 // guarded fails where the store's registration is closed.

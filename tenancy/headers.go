@@ -23,8 +23,9 @@ type Names struct {
 
 	// Encoded headers have percent-encoded values, as those of Jaeger.
 	Encoded bool
-	// RouteKey says that the route is one opaque key and not a list of services:
-	// whoever has that key as its host label is meant, for every service.
+	// RouteKey says that the route is one opaque key and not a list of services. With a
+	// route ledger it is the name of a route there. Without one, whoever has that key as
+	// its host label is meant, for every service.
 	RouteKey bool
 }
 

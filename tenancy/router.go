@@ -183,6 +183,29 @@ func (n *Router) Judge(c Context) Verdict {
 	return v
 }
 
+// Keyed reports whether the verdict on an event, whose route is a key, depends on what the
+// key stands for. Its Host is the key then.
+func (n *Router) Keyed(v *Verdict) bool {
+	return n.rules.Names.RouteKey && v.Class == Test && v.Host != nil && v.Rule != RuleInconsistent
+}
+
+// Resolve is the verdict on an event that is [Router.Keyed], where its key stands for a
+// host of this service. Nil: for none, because there is no such route, or it names other
+// services only.
+func (n *Router) Resolve(v Verdict, host []byte) Verdict {
+	target := OtherService
+	switch {
+	case host == nil:
+	case string(host) == n.rules.Host:
+		target = ForMe
+	default:
+		target = ForOther
+	}
+	v.Host = host
+	v.Action, v.Rule = Decide(n.rules.Environment, v.Class, target, n.list, n.rules.Routing)
+	return v
+}
+
 func (n *Router) class(c *Context) Class {
 	if c.Class != nil {
 		if class, ok := n.classes[string(c.Class)]; ok {

@@ -103,11 +103,15 @@ func (t *settler) page(p *store.Processor, f *store.LetterFilter) (more bool, er
 	}
 	fates, settled := map[int64]ledger.Fate{}, 0
 	for i := range letters {
-		fate, err := t.fate(p, rows, &letters[i])
-		if err != nil {
+		if fates[letters[i].ID], err = t.fate(p, rows, &letters[i]); err != nil {
 			return false, err
 		}
-		if fates[letters[i].ID] = fate; fate != ledger.Keep {
+	}
+	if err := t.doubt(p, rows, letters, fates); err != nil {
+		return false, err
+	}
+	for _, fate := range fates {
+		if fate != ledger.Keep {
 			settled++
 		}
 	}
@@ -118,6 +122,68 @@ func (t *settler) page(p *store.Processor, f *store.LetterFilter) (more bool, er
 	}
 	f.AfterID = letters[len(letters)-1].ID
 	return len(letters) == f.Limit, nil
+}
+
+// doubt keeps letters that were to be released, of which the ledger says something else
+// now that they have been read: a letter may have been written after the ledger was read,
+// for a registration that had not begun then, and not for the one before it, which is
+// closed. Nothing is released by what the ledger says now, or an event could overtake one
+// of its key that was looked at before.
+func (t *settler) doubt(p *store.Processor, rows []store.Lane, letters []store.DeadLetter, fates map[int64]ledger.Fate) error {
+	var hosts []string
+	for i := range letters {
+		if fates[letters[i].ID] == ledger.Release {
+			hosts = append(hosts, letters[i].Error)
+		}
+	}
+	if len(hosts) == 0 || t.Newest == nil {
+		return nil
+	}
+	slices.Sort(hosts)
+	all, err := t.Newest(t.ctx, slices.Compact(hosts))
+	if err != nil {
+		return err
+	}
+	now := map[string][]ledger.Sandbox{}
+	for i := range all {
+		now[all[i].Host] = append(now[all[i].Host], all[i])
+	}
+	for i := range letters {
+		d := &letters[i]
+		if fates[d.ID] != ledger.Release {
+			continue
+		}
+		part, of := logPartition(p, rows, d)
+		var failed error
+		fate := ledger.Settle(now[d.Error], part, d.Event.Position, func(s *ledger.Sandbox) bool {
+			if s.Open {
+				return false
+			}
+			ok, err := Applied(ledger.LanesOf(s.Lanes, p.Name), d, of)
+			failed = err
+			return ok
+		})
+		if failed != nil {
+			return failed
+		}
+		if fate != ledger.Release && ledger.Decide(now[d.Error], part, d.Event.Position) == ledger.Sandboxes {
+			fates[d.ID] = ledger.Keep
+		}
+	}
+	return nil
+}
+
+// logPartition returns the partition of the log that a letter's event is in, and the
+// modulus of the lane that kept it; 0: the partitions are the log's.
+func logPartition(p *store.Processor, rows []store.Lane, d *store.DeadLetter) (part, of int) {
+	if p.Builds.LogPartitions > 1 {
+		return d.Partition, 0
+	}
+	// The lanes are shares of one log partition.
+	if i := slices.IndexFunc(rows, func(l store.Lane) bool { return l.Build == d.Build && l.Partition == d.Partition && l.Tenant == "" }); i >= 0 {
+		of = Modulus(*p, &rows[i])
+	}
+	return 0, of
 }
 
 // settle carries fates out. Others may have done so just before.
@@ -177,13 +243,7 @@ func (t *settler) settle(f *store.LetterFilter, fates map[int64]ledger.Fate) err
 }
 
 func (t *settler) fate(p *store.Processor, rows []store.Lane, d *store.DeadLetter) (ledger.Fate, error) {
-	logPart, of := d.Partition, 0
-	if p.Builds.LogPartitions <= 1 { // the lanes are shares of one log partition
-		logPart = 0
-		if i := slices.IndexFunc(rows, func(l store.Lane) bool { return l.Build == d.Build && l.Partition == d.Partition && l.Tenant == "" }); i >= 0 {
-			of = Modulus(*p, &rows[i])
-		}
-	}
+	logPart, of := logPartition(p, rows, d)
 	var failed error
 	host, at := d.Error, d.Event.Position
 	fate := ledger.Settle(t.hosts[host], logPart, at, func(s *ledger.Sandbox) bool {

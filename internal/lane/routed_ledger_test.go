@@ -16,6 +16,95 @@ type memLedger struct {
 	rows     []*ledger.Sandbox
 	stores   map[int64]store.Store
 	lanesNow bool // of one that is closed too: a planted bug
+
+	routes    map[string]memRoute
+	bindings  map[string]map[int][]ledger.Binding
+	version   int64
+	bindStale bool // a planted bug: what was read of a route that has changed since is bound
+}
+
+type memRoute struct {
+	host    string // "": it was removed, or names other services only
+	version int64
+}
+
+func (l *memLedger) put(name, host string) {
+	if r, ok := l.routes[name]; ok && r.host == host {
+		return
+	}
+	l.version++
+	l.routes[name] = memRoute{host, l.version}
+}
+
+func (l *memLedger) Versions(context.Context) (map[string]int64, error) {
+	out := map[string]int64{}
+	for name, r := range l.routes {
+		out[name] = r.version
+	}
+	return out, nil
+}
+
+func (l *memLedger) Keys(_ context.Context, _, _ string, names []string) (out []ledger.Key, _ error) {
+	for _, name := range slices.Sorted(maps.Keys(l.routes)) {
+		if names != nil && !contains(names, name) {
+			continue
+		}
+		k := ledger.Key{Name: name, Host: l.routes[name].host, Version: l.routes[name].version, Bindings: map[int][]ledger.Binding{}}
+		for p, all := range l.bindings[name] {
+			k.Bindings[p] = slices.Clone(all)
+		}
+		out = append(out, k)
+	}
+	return out, nil
+}
+
+func (l *memLedger) Bind(_ context.Context, _, _ string, k *ledger.Key, p int, from event.Position) error {
+	r, ok := l.routes[k.Name]
+	if !ok || r.version != k.Version && !l.bindStale {
+		return nil
+	}
+	now := ledger.Key{Host: k.Host, Bindings: l.bindings[k.Name]}
+	if !now.Pending(p) {
+		return nil
+	}
+	if l.bindings[k.Name] == nil {
+		l.bindings[k.Name] = map[int][]ledger.Binding{}
+	}
+	b := ledger.Binding{From: from}
+	if k.Host != "" {
+		b.Host = []byte(k.Host)
+	}
+	all := l.bindings[k.Name][p]
+	if n := len(all); n > 0 && all[n-1].From >= from {
+		b.From, all = all[n-1].From, all[:n-1]
+	}
+	l.bindings[k.Name][p] = append(all, b)
+	return nil
+}
+
+func (l *memLedger) ForgetKeys(_ context.Context, _, _ string, upTo map[int]event.Position) error {
+	for name, of := range l.bindings {
+		for p, all := range of {
+			end, ok := upTo[p]
+			if !ok {
+				continue
+			}
+			var left []ledger.Binding
+			for i, b := range all {
+				if b.From > end || b.Host != nil && (i == len(all)-1 || all[i+1].From > end) {
+					left = append(left, b)
+				}
+			}
+			if of[p] = left; len(left) == 0 {
+				delete(of, p)
+			}
+		}
+		if len(of) == 0 {
+			delete(l.bindings, name)
+		}
+	}
+	maps.DeleteFunc(l.routes, func(name string, r memRoute) bool { return r.host == "" && l.bindings[name] == nil })
+	return nil
 }
 
 func copyOf(s *ledger.Sandbox) ledger.Sandbox {

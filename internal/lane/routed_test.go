@@ -29,6 +29,13 @@ const (
 	freshOnly     = "a letter that is unknown to an older reading of the ledger is released"
 	forgetInLog   = "a sandbox is forgotten while events that it has are in the log"
 	forgetNeeded  = "a sandbox is forgotten while letters wait for it"
+	staleRelease  = "a letter of a later registration is released by a reading that has only the one before"
+	keysTooEarly  = "a consumer resolves a key by a ledger that it read before the event"
+	bindTooEarly  = "a key is bound at an end that was read before its route was changed"
+	bindStale     = "a key is bound to what its route was"
+	newestBinding = "a consumer takes what a key's route says now, wherever the event is"
+	forgetKeys    = "what a key stood for is forgotten while its events are in the log"
+	forgetInHand  = "what a key stood for is forgotten while a sandbox has a page in hand"
 )
 
 // A routedWorld is a log, a ledger, a baseline and sandboxes, in which a random number
@@ -43,9 +50,12 @@ type routedWorld struct {
 	policy ledger.Policy
 	depth  int
 
-	log  [2][]string // the hosts that events are routed to; an event's position is its index and one
-	view *ledger.View
-	old  []ledger.Sandbox // a reading of the ledger, for settling
+	log   [2][]string // the hosts that events are routed to, or key: and a routing key; an event's position is its index and one
+	view  *ledger.View
+	keys  *ledger.KeyView   // the baseline's
+	keyed bool              // events carry routing keys too
+	said  map[string]string // the hosts that committed events were taken to be for, as partition/position
+	old   []ledger.Sandbox  // a reading of the ledger, for settling
 
 	base  *memstore.Store
 	pages [2]basePage
@@ -60,11 +70,16 @@ type routedWorld struct {
 	times map[string]int  // that an event was processed or parked, as partition/position
 	boxed map[string]bool // a sandbox has processed it
 	steps int
+	nos   int // of pages
+
+	faults []string
 }
 
 type basePage struct {
+	no       int
 	fence    store.Fence
 	to, head event.Position
+	keys     map[string]*ledger.Key
 	hosts    map[string][]ledger.Sandbox
 	asked    bool
 }
@@ -75,6 +90,7 @@ type box struct {
 	reg  *ledger.Registration
 	id   int64
 	disk *memstore.Store
+	keys *ledger.KeyView
 	hand [2]struct {
 		fence store.Fence
 		to    event.Position
@@ -92,14 +108,19 @@ func base(p int) store.LaneID {
 	return store.LaneID{Build: store.Build{Processor: "p", Number: 1}, Partition: p}
 }
 
-func newRoutedWorld(t *testing.T, seed uint64, broken string) *routedWorld {
+func newRoutedWorld(t *testing.T, seed uint64, broken string, keyed bool) *routedWorld {
 	w := &routedWorld{
-		memLedger: &memLedger{stores: map[int64]store.Store{}, lanesNow: broken == lanesTooLate}, t: t, rng: rand.New(rand.NewPCG(seed, 7)), broken: broken,
+		memLedger: &memLedger{
+			stores: map[int64]store.Store{}, lanesNow: broken == lanesTooLate, bindStale: broken == bindStale,
+			routes: map[string]memRoute{}, bindings: map[string]map[int][]ledger.Binding{},
+		},
+		keyed: keyed, said: map[string]string{}, t: t, rng: rand.New(rand.NewPCG(seed, 7)), broken: broken,
 		base: memstore.New(), boxes: map[string]*box{}, disks: map[string]*memstore.Store{}, times: map[string]int{}, boxed: map[string]bool{},
 	}
 	w.short = seed%3 == 0
 	w.policy = []ledger.Policy{ledger.TakeOver, ledger.TakeOver, ledger.Park}[w.rng.IntN(3)]
 	w.view = ledger.NewView(w, "l", "s")
+	w.keys = w.keyView()
 	w.setup(w.base, event.Beginning)
 	return w
 }
@@ -125,14 +146,104 @@ func (w *routedWorld) row(s store.Store, p int) (l store.Lane) {
 
 func (w *routedWorld) count(p int, at event.Position) { w.times[fmt.Sprintf("%d/%d", p, at)]++ }
 
+func (w *routedWorld) keyView() *ledger.KeyView { return ledger.NewKeyView(w, "l", "s", w.head) }
+
+// head is the end of a partition, for who binds keys. Things happen before and after.
+func (w *routedWorld) head(_ context.Context, p int) (event.Position, error) {
+	w.meanwhile()
+	end := w.end(p)
+	w.meanwhile()
+	return end, nil
+}
+
+// keysOf returns what is known of the keys of events of a page that ends at to.
+func (w *routedWorld) keysOf(v *ledger.KeyView, p int, after, to, seen event.Position) map[string]*ledger.Key {
+	last := map[string]event.Position{}
+	for at := after + 1; at <= to; at++ {
+		if k, ok := strings.CutPrefix(w.log[p][at-1], "key:"); ok {
+			last[k] = at
+		}
+	}
+	if w.broken == keysTooEarly {
+		seen += 3
+	}
+	keys, err := v.Keys(context.Background(), p, last, seen)
+	w.must(err)
+	return keys
+}
+
+// host returns the host that an event is for, "" for none.
+func (w *routedWorld) host(keys map[string]*ledger.Key, p int, at event.Position) string {
+	name, ok := strings.CutPrefix(w.log[p][at-1], "key:")
+	if !ok {
+		return name
+	}
+	if w.broken == newestBinding {
+		if keys[name] == nil {
+			return ""
+		}
+		return keys[name].Host
+	}
+	return string(keys[name].At(p, at))
+}
+
+// bind changes a route, removes it, or lets a change take effect that was not bound.
+func (w *routedWorld) bind() {
+	name, stale := []string{"k", "l"}[w.rng.IntN(2)], [2]event.Position{w.end(0), w.end(1)}
+	w.meanwhile()
+	if w.rng.IntN(4) > 0 {
+		w.put(name, []string{"", "a", "b", "c", "gone"}[w.rng.IntN(5)])
+	}
+	w.meanwhile()
+	if w.rng.IntN(4) == 0 {
+		return // who changed it died
+	}
+	head := w.head
+	if w.broken == bindTooEarly {
+		head = func(_ context.Context, p int) (event.Position, error) { return stale[p], nil }
+	}
+	if w.rng.IntN(2) == 0 { // as the keeper does
+		w.must(ledger.NewKeyView(w, "l", "s", head).Bind(context.Background(), nil, 2))
+		return
+	}
+	w.must(ledger.Bind(context.Background(), w, "l", "s", nil, 2, head))
+}
+
+func (w *routedWorld) forgetKeys() {
+	r := w.registrations(nil)
+	r.All, _ = w.Sandboxes(context.Background(), "l", "s", nil)
+	if w.broken == forgetInHand {
+		r.All = nil
+	}
+	upTo, err := lane.Unread(context.Background(), w.base, r)
+	w.must(err)
+	if w.broken == forgetKeys {
+		upTo = map[int]event.Position{0: event.Unbounded, 1: event.Unbounded}
+	}
+	w.must(w.ForgetKeys(context.Background(), "l", "s", upTo))
+}
+
+// says notes for whom a committed event was taken to be.
+func (w *routedWorld) says(who string, p int, at event.Position, host string) {
+	key := fmt.Sprintf("%d/%d", p, at)
+	if before, ok := w.said[key]; ok && before != host {
+		w.faults = append(w.faults, fmt.Sprintf("event %s, %q: %s takes it to be for %q, and another did for %q", key, w.log[p][at-1], who, host, before))
+	}
+	w.said[key] = host
+}
+
 // step does one thing.
 func (w *routedWorld) step() {
 	w.steps++
 	p, host := w.rng.IntN(2), routedHosts[w.rng.IntN(len(routedHosts))]
-	switch w.rng.IntN(18) {
+	things, routes := 18, []string{"", "a", "b", "c", "gone"}
+	if w.keyed {
+		things, routes = 23, []string{"", "a", "b", "gone", "key:k", "key:k", "key:l", "key:new"}
+	}
+	switch w.rng.IntN(things) {
 	case 0, 1:
 		for range 1 + w.rng.IntN(3) {
-			w.log[p] = append(w.log[p], []string{"", "a", "b", "c", "gone"}[w.rng.IntN(5)])
+			w.log[p] = append(w.log[p], routes[w.rng.IntN(len(routes))])
 		}
 	case 2, 3:
 		w.fetch(p)
@@ -162,6 +273,11 @@ func (w *routedWorld) step() {
 		w.starts[p] = max(w.starts[p], w.settled(p)-event.Position(w.rng.IntN(6)))
 	case 17:
 		w.forget()
+	case 18, 19, 20:
+		w.bind()
+	case 21, 22:
+		w.starts[p] = max(w.starts[p], w.settled(p)-event.Position(w.rng.IntN(2)))
+		w.forgetKeys()
 	}
 }
 
@@ -214,8 +330,9 @@ func (w *routedWorld) forget() {
 // replay compares what a rebuild would find out with what happened.
 func (w *routedWorld) replay(p int) (faults []string) {
 	all, _ := w.Sandboxes(context.Background(), "l", "s", nil)
+	keys := w.keysOf(w.keyView(), p, w.starts[p], w.end(p), w.end(p))
 	for at := w.starts[p] + 1; at <= w.end(p); at++ {
-		host, box := w.log[p][at-1], false
+		host, box := w.host(keys, p, at), false
 		of := slices.DeleteFunc(slices.Clone(all), func(s ledger.Sandbox) bool { return s.Host != host })
 		if host != "" && ledger.Decide(of, p, at) == ledger.Sandboxes {
 			d := &store.DeadLetter{Build: base(p).Build, Partition: p, Event: event.Event{Tenant: "t", Position: at}}
@@ -225,8 +342,12 @@ func (w *routedWorld) replay(p int) (faults []string) {
 				return ok
 			}) == ledger.Done
 		}
-		if key := fmt.Sprintf("%d/%d", p, at); box != w.boxed[key] {
+		key := fmt.Sprintf("%d/%d", p, at)
+		if box != w.boxed[key] {
 			faults = append(faults, fmt.Sprintf("event %s, routed to %q: a sandbox's %v, and %v when it is read again", key, host, w.boxed[key], box))
+		}
+		if host != w.said[key] {
+			faults = append(faults, fmt.Sprintf("event %s, %q: it was for %q, and is for %q when it is read again", key, w.log[p][at-1], w.said[key], host))
 		}
 	}
 	return faults
@@ -246,18 +367,25 @@ func (w *routedWorld) meanwhile() {
 func (w *routedWorld) fetch(p int) {
 	l := w.row(w.base, p)
 	head := w.end(p)
+	w.nos++
 	w.pages[p] = basePage{
-		fence: store.Fence{Epoch: l.Epoch, Position: l.Position, Revision: l.Revision},
-		to:    min(head, l.Position+event.Position(w.rng.IntN(6))), head: head,
+		no: w.nos, fence: store.Fence{Epoch: l.Epoch, Position: l.Position, Revision: l.Revision},
+		to: min(head, l.Position+event.Position(w.rng.IntN(6))), head: head,
 	}
 }
 
 // ask asks the ledger of the page in hand.
 func (w *routedWorld) ask(p int) {
 	pg := &w.pages[p]
+	read := *pg
+	keys := w.keysOf(w.keys, p, read.fence.Position, read.to, read.head)
+	if pg.no != read.no {
+		return // another page was read meanwhile
+	}
+	pg.keys = keys
 	last := map[string]event.Position{}
 	for at := pg.fence.Position + 1; at <= pg.to; at++ {
-		if h := w.log[p][at-1]; h != "" {
+		if h := w.host(keys, p, at); h != "" {
 			last[h] = at
 		}
 	}
@@ -289,7 +417,7 @@ func (w *routedWorld) commit(p int) {
 	c := store.Commit{Lane: base(p), Fence: pg.fence, Position: pg.to}
 	var mine []event.Position
 	for at := pg.fence.Position + 1; at <= pg.to; at++ {
-		h := w.log[p][at-1]
+		h := w.host(pg.keys, p, at)
 		switch {
 		case h != "" && ledger.Decide(pg.hosts[h], p, at) == ledger.Sandboxes:
 			if w.broken != notKept {
@@ -307,6 +435,9 @@ func (w *routedWorld) commit(p int) {
 		return
 	}
 	w.must(err)
+	for at := pg.fence.Position + 1; at <= pg.to; at++ {
+		w.says("the baseline", p, at, w.host(pg.keys, p, at))
+	}
 	for _, at := range mine {
 		w.count(p, at)
 	}
@@ -321,7 +452,20 @@ func (w *routedWorld) settle() {
 			all = append(all, s)
 		}
 	}
-	_, err := lane.SettleRouted(context.Background(), w.base, w.policy, w.registrations(all))
+	r := w.registrations(all)
+	if newest := r.Newest; w.broken == freshOnly || w.broken == staleRelease { // of hosts that it has, it does not ask again
+		r.Newest = func(ctx context.Context, hosts []string) (out []ledger.Sandbox, err error) {
+			for _, host := range hosts {
+				had := slices.DeleteFunc(slices.Clone(all), func(s ledger.Sandbox) bool { return s.Host != host })
+				if len(had) == 0 {
+					had, err = newest(ctx, []string{host})
+				}
+				out = append(out, had...)
+			}
+			return out, err
+		}
+	}
+	_, err := lane.SettleRouted(context.Background(), w.base, w.policy, r)
 	w.must(err)
 }
 
@@ -359,7 +503,7 @@ func (w *routedWorld) start(host string) {
 		}
 		w.setup(disk, at)
 	}
-	b := &box{host: host, disk: disk}
+	b := &box{host: host, disk: disk, keys: w.keyView()}
 	stale := [2]event.Position{w.end(0), w.end(1)}
 	w.meanwhile()
 	reg, err := ledger.Join(context.Background(), w, "l", "s", host, disk, time.Minute, w.rng.IntN(3), func(_ context.Context, p int) (event.Position, error) {
@@ -397,6 +541,7 @@ func (w *routedWorld) work(b *box, p int) {
 		}
 		w.must(err)
 		for _, at := range hand.mine {
+			w.says("sandbox "+b.host, p, at, b.host)
 			w.count(p, at)
 			w.boxed[fmt.Sprintf("%d/%d", p, at)] = true
 		}
@@ -413,7 +558,12 @@ func (w *routedWorld) work(b *box, p int) {
 		}))
 	}
 	l := w.row(b.disk, p)
-	to := min(w.end(p), l.Position+event.Position(w.rng.IntN(6)))
+	seen := w.end(p)
+	to := min(seen, l.Position+event.Position(w.rng.IntN(6)))
+	if w.keyed {
+		w.meanwhile()
+	}
+	keys := w.keysOf(b.keys, p, l.Position, to, seen)
 	from, err := b.reg.From(context.Background(), p)
 	if errors.Is(err, ledger.ErrClosed) {
 		return
@@ -421,7 +571,7 @@ func (w *routedWorld) work(b *box, p int) {
 	w.must(err)
 	hand.fence, hand.to, hand.mine, hand.held = store.Fence{Epoch: l.Epoch, Position: l.Position, Revision: l.Revision}, to, nil, true
 	for at := l.Position + 1; at <= to; at++ {
-		if w.log[p][at-1] == b.host && at > from {
+		if w.host(keys, p, at) == b.host && at > from {
 			hand.mine = append(hand.mine, at)
 		}
 	}
@@ -460,6 +610,7 @@ func (w *routedWorld) history(steps int) (faults []string) {
 	for w.steps < steps {
 		w.step()
 	}
+	w.depth = 3 // from here on nothing happens meanwhile
 	for _, host := range routedHosts {
 		for s := w.open(host); s != nil; s = w.open(host) {
 			w.close(s.ID)
@@ -491,42 +642,60 @@ func (w *routedWorld) history(steps int) (faults []string) {
 	// In the end nothing needs any of them.
 	w.starts = [2]event.Position{w.end(0), w.end(1)}
 	w.old, _ = w.Sandboxes(context.Background(), "l", "s", nil)
+	for name := range w.routes {
+		w.put(name, "")
+	}
+	w.must(ledger.Bind(context.Background(), w, "l", "s", nil, 2, w.head))
+	w.forgetKeys()
+	if len(w.routes)+len(w.bindings) > 0 {
+		faults = append(faults, fmt.Sprintf("routes %v and bindings %v are left", w.routes, w.bindings))
+	}
 	w.forget()
 	if left, _ := w.Sandboxes(context.Background(), "l", "s", nil); len(left) > 0 {
 		faults = append(faults, fmt.Sprintf("%d registrations are left, the first %+v", len(left), left[0]))
 	}
-	return faults
+	return append(w.faults, faults...)
 }
 
 func TestOneOwner(t *testing.T) {
-	events, boxes := 0, 0
-	most := uint64(2500)
-	if testing.Short() {
-		most = 500
-	}
-	for seed := range most {
-		w := newRoutedWorld(t, seed, "")
-		if faults := w.history(120 + int(seed%200)); len(faults) > 0 {
-			t.Fatalf("seed %d: %q", seed, faults)
-		}
-		events, boxes = events+len(w.times), boxes+len(w.all)
-	}
-	t.Logf("%d events, %d processes of sandboxes", events, boxes)
-	if boxes < int(most) {
-		t.Errorf("only %d processes of sandboxes registered", boxes)
+	for _, keyed := range []bool{false, true} {
+		t.Run(map[bool]string{false: "routes", true: "routing keys"}[keyed], func(t *testing.T) {
+			events, boxes := 0, 0
+			most := uint64(2500)
+			if testing.Short() {
+				most = 500
+			}
+			for seed := range most {
+				w := newRoutedWorld(t, seed, "", keyed)
+				if faults := w.history(120 + int(seed%200)); len(faults) > 0 {
+					t.Fatalf("seed %d: %q", seed, faults)
+				}
+				events, boxes = events+len(w.times), boxes+len(w.all)
+			}
+			t.Logf("%d events, %d processes of sandboxes", events, boxes)
+			if boxes < int(most) {
+				t.Errorf("only %d processes of sandboxes registered", boxes)
+			}
+		})
 	}
 }
 
 // TestOneOwnerFinds breaks each rule and sees that it is missed.
 func TestOneOwnerFinds(t *testing.T) {
-	for _, broken := range []string{viewTooEarly, beginTooEarly, closeUnfenced, lanesTooEarly, notKept, lanesTooLate, freshOnly, forgetInLog, forgetNeeded} {
+	keys := []string{staleRelease, keysTooEarly, bindTooEarly, bindStale, newestBinding, forgetKeys, forgetInHand}
+	for _, broken := range append([]string{viewTooEarly, beginTooEarly, closeUnfenced, lanesTooEarly, notKept, lanesTooLate, freshOnly, forgetInLog, forgetNeeded}, keys...) {
 		t.Run(broken, func(t *testing.T) {
 			first := uint64(0)
-			if broken == lanesTooLate { // it takes many
+			switch broken { // they take many
+			case lanesTooLate:
 				first = 2600
+			case staleRelease:
+				first = 1500
+			case forgetInHand:
+				first = 2700
 			}
 			for seed := first; seed < first+4000; seed++ {
-				if faults := newRoutedWorld(t, seed, broken).history(200); len(faults) > 0 {
+				if faults := newRoutedWorld(t, seed, broken, slices.Contains(keys, broken)).history(200); len(faults) > 0 {
 					t.Logf("seed %d: %s", seed, faults[0])
 					return
 				}

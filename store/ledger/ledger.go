@@ -69,6 +69,8 @@ type Ledger interface {
 	// Forget removes a registration that is closed: for whoever reads the ledger from
 	// then on it has never been. One that is open stays, and so may the last one.
 	Forget(ctx context.Context, id int64) error
+
+	Keys
 }
 
 // When says when a registration may be closed.
@@ -126,7 +128,8 @@ func (e *HostError) Error() string {
 }
 
 // Routes are routes with names, for people who test: the sandbox for each of some
-// services. They decide nothing: what an event is routed to, its headers say.
+// services. Where events carry their route they decide nothing; where events carry a
+// name, as a routing key, they are what [Keys] binds.
 type Routes interface {
 	// Routes returns all, by name, as service -> host.
 	Routes(ctx context.Context) (map[string]map[string]string, error)

@@ -33,6 +33,7 @@ func Run(t *testing.T, open Open) {
 		"Register": testRegister, "Partitions": testPartitions, "RegisterAtOnce": testAtOnce, "ClosedRefusesCommits": testClosed,
 		"CloseBesideCommits": testBeside, "Lease": testLease, "Left": testLeft, "LanesOfTheLiveBuild": testLanes, "DroppedStore": testDropped, "Routes": testRoutes,
 		"HostileHosts": testHostileHosts, "ReplacedStore": testReplaced, "Forget": testForget, "CloseABusySandbox": testBusy,
+		"Keys": testKeys, "KeysAtOnce": testKeysAtOnce, "ForgetKeys": testForgetKeys, "HostileKeys": testHostileKeys,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
