@@ -62,7 +62,7 @@ type Directory struct {
 
 // A question is a call of the resolver for a tenant.
 type question struct {
-	done, late chan struct{} // closed when it has been answered, and when it should have been
+	done, late chan struct{} // closed when it has been answered, and when it should have been and is not
 	shard      string
 	err        error
 	failures   int       // in a row, with this one
@@ -241,7 +241,9 @@ func (d *Directory) question(ctx context.Context, tenant string, rest bool) *que
 		ctx, cancel := context.WithTimeout(ctx, answerWithin)
 		context.AfterFunc(ctx, func() {
 			<-d.turns
-			close(q.late)
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) { // not where it has answered
+				close(q.late)
+			}
 		})
 		defer cancel()
 		q.shard, q.err = d.call(ctx, tenant)
