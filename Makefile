@@ -11,7 +11,7 @@ ARGS  ?=
 # How long each fuzz target runs; how many package tests run at once: more than
 # there are cores, because those with servers mostly wait.
 FUZZTIME ?= 3s
-PROCS    ?= 4
+PROCS    ?= 3
 # Those that take longest begin first, so that none of them is left alone at the end;
 # of those, the ones that mostly wait.
 LONGEST  = ./internal/chaos ./postgres ./kafka ./internal/crash ./internal/engine ./sqlite ./cli

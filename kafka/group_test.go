@@ -59,6 +59,15 @@ func (w *fakeWorker) last() []int {
 	return w.owns[len(w.owns)-1]
 }
 
+// settled reports whether it has n partitions, and will be told nothing more of how it
+// came to them: who gives some up is told so, and told again at the end of the rebalance.
+func (w *fakeWorker) settled(n int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	last := len(w.owns) - 1
+	return last >= 0 && len(w.owns[last]) == n && (len(w.owns[0]) == n || last > 0 && len(w.owns[last-1]) == n)
+}
+
 func (w *fakeWorker) set(f func(*fakeWorker)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -173,7 +182,7 @@ func TestStaticMember(t *testing.T) {
 	cfg.InstanceID = "one"
 	first := &fakeWorker{}
 	leave := join(t, cfg, first)
-	eventually(t, 30*time.Second, "both have two", func() bool { return len(first.last()) == 2 && len(other.last()) == 2 })
+	eventually(t, 30*time.Second, "both have two", func() bool { return len(first.last()) == 2 && other.settled(2) })
 	had := first.last()
 	other.set(func(w *fakeWorker) { w.owns = nil })
 	leave()

@@ -137,7 +137,11 @@ func TestProcessorFollowsAddedPartitions(t *testing.T) {
 	if _, err := kadm.NewClient(client).UpdatePartitions(t.Context(), 4, topic); err != nil {
 		t.Fatal(err)
 	}
-	client = kafkatest.Client(t)
+	eventually(t, 20*time.Second, "the broker knows of the new partitions", func() bool {
+		topics, err := kadm.NewClient(client).ListTopics(t.Context(), topic)
+		return err == nil && len(topics[topic].Partitions) == 4
+	})
+	client = kafkatest.Client(t) // one that has not heard of two partitions: it would not ask again
 	eventually(t, 20*time.Second, "the new partitions can be written", func() bool {
 		return client.ProduceSync(t.Context(), record(topic, 3, "a", "s", "Other", "1")).FirstErr() == nil
 	})

@@ -37,7 +37,6 @@ const (
 // applied ask their database next to nothing. FAIRLEAD_IDLE says for how long
 // they are counted, "20s" by default.
 func TestIdle(t *testing.T) {
-	t.Parallel()
 	lasts := 20 * time.Second
 	if s := os.Getenv("FAIRLEAD_IDLE"); s != "" {
 		var err error
