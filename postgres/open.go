@@ -80,6 +80,7 @@ type DB struct {
 	mapped     *mapped     // a log that another program writes; nil: our own
 	head       safeHead
 	sizes      eventSize
+	warmed     sync.Once // see warm
 	watch      watch
 	rows       rowWatch
 
