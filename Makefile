@@ -12,9 +12,6 @@ ARGS  ?=
 # there are cores, because those with servers mostly wait.
 FUZZTIME ?= 3s
 PROCS    ?= 3
-# Those that take longest begin first, so that none of them is left alone at the end;
-# of those, the ones that mostly wait.
-LONGEST  = ./internal/chaos ./postgres ./kafka ./internal/crash ./internal/engine ./sqlite ./cli
 
 GOFMT = "$$($(GO) env GOROOT)/bin/gofmt"
 # The linter lives in a module file of its own, so that its 200 requirements
@@ -39,7 +36,7 @@ test-short: fmt-check vet ## tests without servers, race detector or long runs: 
 
 .PHONY: race
 race: cgo ## all tests under the race detector
-	$(GO) test -race -vet=off -p $(PROCS) -parallel 4 -timeout 15m $(if $(filter ./...,$(PKG)),$(LONGEST)) $(PKG)
+	$(GO) test -race -vet=off -p $(PROCS) -parallel 4 -timeout 15m $(PKG)
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (3s)
