@@ -10,7 +10,7 @@ NAME  ?=
 ARGS  ?=
 # How long each fuzz target runs; how many package tests run at once: more than
 # there are cores, because those with servers mostly wait.
-FUZZTIME ?= 3s
+FUZZTIME ?= 2s
 PROCS    ?= 3
 
 GOFMT = "$$($(GO) env GOROOT)/bin/gofmt"
@@ -39,7 +39,7 @@ race: cgo ## all tests under the race detector
 	$(GO) test -race -vet=off -p $(PROCS) -parallel 4 -timeout 15m $(PKG)
 
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZTIME (3s)
+fuzz: ## each fuzz target for FUZZTIME (2s)
 	@GO="$(GO)" FUZZTIME="$(FUZZTIME)" PKG="$(PKG)" scripts/fuzz.sh
 
 # The simulation and the examples are tests of their packages. Here they run
