@@ -287,9 +287,7 @@ func (p *Producer) settle(there []*placed) {
 			x.there, x.move, x.own = false, at.move, at.own
 			p.again++
 			p.mu.Unlock()
-			if err := p.send(x); err != nil {
-				x.tell(err)
-			}
+			_ = p.send(x) // what fails has ended, and is told of it below
 		}
 	}
 	p.mu.Lock()

@@ -176,14 +176,13 @@ func (t *settler) doubt(p *store.Processor, rows []store.Lane, letters []store.D
 // logPartition returns the partition of the log that a letter's event is in, and the
 // modulus of the lane that kept it; 0: the partitions are the log's.
 func logPartition(p *store.Processor, rows []store.Lane, d *store.DeadLetter) (part, of int) {
-	if p.Builds.LogPartitions > 1 {
-		return d.Partition, 0
+	if part = logPart(p, d.Partition); p.Builds.LogPartitions > 1 {
+		return part, 0
 	}
-	// The lanes are shares of one log partition.
 	if i := slices.IndexFunc(rows, func(l store.Lane) bool { return l.Build == d.Build && l.Partition == d.Partition && l.Tenant == "" }); i >= 0 {
 		of = Modulus(*p, &rows[i])
 	}
-	return 0, of
+	return part, of
 }
 
 // settle carries fates out. Others may have done so just before.
