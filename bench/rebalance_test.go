@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -40,6 +41,57 @@ func TestRebalanceFigures(t *testing.T) {
 	}
 	if err := times.add(p, window{at(400), at(600)}, window{at(1900), at(2100)}); err == nil || !strings.Contains(err.Error(), "wrong result") {
 		t.Errorf("a partition that stands still to the end: got %v, want a wrong result", err)
+	}
+}
+
+// A pause of partitions that stay is told from what a machine does to all of them, and
+// what is no pause is not taken for one.
+func TestShiftIsTold(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	run := func(pause time.Duration, one int) []excess {
+		longer := make([]excess, 12)
+		for i := range longer {
+			// All partitions of a window feel what its machine does.
+			here, there := time.Duration(random.ExpFloat64()*30e6), time.Duration(random.ExpFloat64()*30e6)
+			for range 8 {
+				own := time.Duration(random.NormFloat64() * 10e6)
+				longer[i].sum += here - there + own
+				if longer[i].n++; longer[i].n%one == 0 {
+					longer[i].sum += pause
+				}
+			}
+		}
+		return longer
+	}
+	for _, c := range []struct {
+		name  string
+		pause time.Duration
+		one   int // of so many partitions
+		found [2]int
+	}{
+		{"no pause", 0, 1, [2]int{0, 10}},
+		{"50 ms each", 50 * time.Millisecond, 1, [2]int{160, 200}},
+		{"400 ms one of eight", 400 * time.Millisecond, 8, [2]int{160, 200}},
+	} {
+		found, below := 0, 0
+		for range 200 {
+			mean, p, most := shift(run(c.pause, c.one))
+			if p <= 0.01 {
+				found++
+			}
+			if most < c.pause/time.Duration(c.one) {
+				below++
+			}
+			if most < mean {
+				t.Fatalf("%s: at most %v of %v", c.name, most, mean)
+			}
+		}
+		if found < c.found[0] || found > c.found[1] || below > 10 {
+			t.Errorf("%s: found in %d of 200 runs, want %d to %d; the bound is below it in %d, want 2 or so", c.name, found, c.found[0], c.found[1], below)
+		}
+	}
+	if mean, p, most := shift(nil); mean != 0 || p != 1 || most != 0 {
+		t.Errorf("nothing: %v %v %v", mean, p, most)
 	}
 }
 

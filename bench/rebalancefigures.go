@@ -77,6 +77,60 @@ func (p pulse) owners(partition int, w window) (in []int) {
 // A rebalanceTimes is what partitions felt.
 type rebalanceTimes struct {
 	moved, stayed, control []time.Duration
+	longer                 []excess // of the partitions that stayed, a step each
+}
+
+// An excess is by how much the gaps of n partitions are longer, in all, than the gaps
+// that the same partitions have in the control window.
+type excess struct {
+	sum time.Duration
+	n   int
+}
+
+// shift returns by how much gaps are longer in the mean, how probable it is that it is
+// as much or more where there is no difference, and the most by which they may be
+// longer: a larger shift would show in all but one of a hundred runs. It is Fisher's
+// randomisation test for pairs (The Design of Experiments, 1935, section 21): without a
+// difference either window of a step may be the control. What partitions of one step feel
+// is not independent, so a step is swapped whole.
+func shift(longer []excess) (mean time.Duration, p float64, most time.Duration) {
+	n := 0
+	for _, x := range longer {
+		mean += x.sum
+		n += x.n
+	}
+	if n == 0 {
+		return 0, 1, 0
+	}
+	// tail is the share of the ways to swap of which the sum of what is left above
+	// a shift is as large as in the run, or as small.
+	tail := func(by time.Duration, large bool) float64 {
+		hits, ways := 0, 1<<len(longer)
+		for way := range ways {
+			var sum, run time.Duration
+			for i, x := range longer {
+				d := x.sum - time.Duration(x.n)*by
+				if run += d; way>>i&1 == 1 {
+					d = -d
+				}
+				sum += d
+			}
+			if large && sum >= run || !large && sum <= run {
+				hits++
+			}
+		}
+		return float64(hits) / float64(ways)
+	}
+	mean /= time.Duration(n)
+	low, high := mean, mean+time.Minute
+	for high-low > 100*time.Microsecond {
+		if mid := (low + high) / 2; tail(mid, false) > 0.01 {
+			low = mid
+		} else {
+			high = mid
+		}
+	}
+	return mean, tail(0, true), high
 }
 
 func (t *rebalanceTimes) sort() {
@@ -94,6 +148,7 @@ func above(gap, usual time.Duration) time.Duration { return max(0, gap-usual) }
 // add adds what partitions felt in the window of a rebalance and in its control
 // window.
 func (t *rebalanceTimes) add(p pulse, rebalance, control window) error {
+	var longer excess
 	for part := range p {
 		g, ok := p.gap(part, rebalance)
 		c, calm := p.gap(part, control)
@@ -104,8 +159,11 @@ func (t *rebalanceTimes) add(p pulse, rebalance, control window) error {
 			t.moved = append(t.moved, g)
 		} else {
 			t.stayed = append(t.stayed, g)
+			longer.sum += g - c
+			longer.n++
 		}
 	}
+	t.longer = append(t.longer, longer)
 	return nil
 }
 
