@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // How processes learn of changes in the store. Whoever raises the revision
@@ -219,33 +218,4 @@ func (db *DB) Extend(ctx context.Context, id, notes string, ttl time.Duration) (
 		}
 	}
 	return tag.RowsAffected() == 1, db.fault(ctx, "extend a lease", err)
-}
-
-// warmConns is how many connections a process opens before it is given work, or three
-// quarters of the most that it may have.
-const warmConns = 8
-
-// warm opens connections. To open one takes a server's process, a login and its first look
-// at the catalog, some ten milliseconds each on a busy machine: lanes that come to a
-// process that has just begun would all wait for theirs at once. What fails is
-// tried again when it is needed.
-func (db *DB) warm(ctx context.Context) {
-	if db.opts.Pooler { // it keeps sessions itself
-		return
-	}
-	n := min(warmConns, int(db.pool.Config().MaxConns)*3/4)
-	conns := make(chan *pgxpool.Conn, n)
-	var wg sync.WaitGroup
-	for range n {
-		wg.Go(func() {
-			if c, err := db.pool.Acquire(ctx); err == nil {
-				conns <- c
-			}
-		})
-	}
-	wg.Wait()
-	close(conns)
-	for c := range conns {
-		c.Release()
-	}
 }

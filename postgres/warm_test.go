@@ -1,8 +1,13 @@
 package postgres
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/fairlead-dev/fairlead/store"
+	"github.com/jackc/pgx/v5"
 )
 
 // TestConnectsBeforeItIsGivenWork: with its first heartbeat a process has the connections
@@ -27,5 +32,51 @@ func TestConnectsBeforeItIsGivenWork(t *testing.T) {
 	}
 	if n := few.pool.Stat().TotalConns(); n > 2 {
 		t.Errorf("%d connections of 2", n)
+	}
+}
+
+// TestRehearsesWhatLanesSay: the statements of a lane run on a new connection without a
+// fault and without an effect, and the connection knows them then.
+func TestRehearsesWhatLanesSay(t *testing.T) {
+	db := openTemp(t)
+	err := db.Update(t.Context(), func(tx store.Tx) error {
+		for _, name := range []string{"carts", "a;\"b'"} {
+			if err := tx.PutProcessor(store.Processor{Name: name, Kind: "projection", Collection: name, Partitions: 1, Live: 1}); err != nil {
+				return err
+			}
+		}
+		return tx.PutProcessor(store.Processor{Name: "reactor", Kind: "reactor", Partitions: 1, Live: 1, LastBuild: 1})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := db.knownTables(t.Context())
+	if err != nil || len(tables) != 2 {
+		t.Fatalf("%d tables, %v, want 2", len(tables), err)
+	}
+	revision, err := db.Revision(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := db.pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Release()
+	if err := db.rehearse(t.Context(), c, tables, 0); err != nil {
+		t.Error(err)
+	}
+	statements, _ := c.Query(t.Context(), "SELECT left(statement, 200) FROM pg_prepared_statements")
+	prepared, err := pgx.CollectRows(statements, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"INSERT INTO " + tables[0].name, "INSERT INTO " + tables[1].name, "WITH "} {
+		if !slices.ContainsFunc(prepared, func(s string) bool { return strings.HasPrefix(s, want) }) {
+			t.Errorf("no statement that begins with %q is prepared, but %q", want, prepared)
+		}
+	}
+	if now, err := db.Revision(t.Context()); err != nil || now != revision {
+		t.Errorf("revision %d, %v, was %d", now, err, revision)
 	}
 }

@@ -1,0 +1,81 @@
+package postgres
+
+import (
+	"context"
+	"math"
+	"sync"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	// warmConns is how many connections a process opens before it is given work, or three
+	// quarters of the most that it may have.
+	warmConns = 8
+	// warmTables is of how many collections a connection prepares the statements.
+	warmTables = 16
+)
+
+// warm opens connections. To open one takes a server's process, a login and its first look
+// at the catalog, some ten milliseconds each on a busy machine, and as much again for the
+// first of each statement: lanes that come to a process that has just begun would all wait
+// for theirs at once. What fails is tried again when it is needed.
+func (db *DB) warm(ctx context.Context) {
+	if db.opts.Pooler { // it keeps sessions itself
+		return
+	}
+	tables, _ := db.knownTables(ctx)
+	safe, _, _ := db.known(ctx)
+	n := min(warmConns, int(db.pool.Config().MaxConns)*3/4)
+	conns := make(chan *pgxpool.Conn, n)
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			if c, err := db.pool.Acquire(ctx); err == nil {
+				conns <- c
+			}
+		})
+	}
+	wg.Wait()
+	close(conns)
+	for c := range conns {
+		wg.Go(func() {
+			_ = db.rehearse(ctx, c, tables, safe)
+			c.Release()
+		})
+	}
+	wg.Wait()
+}
+
+// knownTables returns where the documents of some processors are.
+func (db *DB) knownTables(ctx context.Context) ([]table, error) {
+	rows, _ := db.pool.Query(ctx, db.q("SELECT no, document_table FROM {schema}.processors WHERE no IS NOT NULL AND document_table IS NOT NULL ORDER BY name LIMIT $1"), warmTables)
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t table, err error) {
+		err = row.Scan(&t.no, &t.name)
+		t.name = pgx.Identifier{db.opts.Schema, t.name}.Sanitize()
+		return t, err
+	})
+}
+
+// rehearse runs the statements of a lane on a connection, without an effect: with no documents,
+// no events, and for a lane that there is none of, whose refusal is not an error in the server's log.
+func (db *DB) rehearse(ctx context.Context, c *pgxpool.Conn, tables []table, safe int64) error {
+	b := &pgx.Batch{}
+	if db.mapped == nil {
+		b.Queue(db.planned(db.sql.readAll, safe), safe, safe, int64(event.Unbounded), 1, int64(1), math.MaxInt32)
+	}
+	b.Queue(db.q(`DO $$ BEGIN
+		PERFORM {schema}.fence('', 0, 0, '', -1, -1, -1, 0, NULL, NULL, NULL, NULL);
+	EXCEPTION WHEN OTHERS THEN NULL; END $$`))
+	none := documents{}
+	for _, t := range tables {
+		b.Queue(t.q(db, putDocuments), t.no, int64(0), none.tenants, none.ids, none.versions, none.positions, none.docs)
+	}
+	err := c.SendBatch(ctx, b).Close()
+	for i := 0; i < len(tables) && err == nil; i++ {
+		_, err = c.Exec(ctx, tables[i].q(db, loadDocuments), planned, tables[i].no, "", int64(0), []string{}, []string{})
+	}
+	return err
+}
