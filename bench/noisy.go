@@ -70,7 +70,7 @@ func (p *probe) handle(e *event.Event) error {
 	if ev.noisy && p.shape.slow {
 		wait *= slowFactor
 	}
-	handlerWait(wait)
+	ioWait(wait)
 	p.busy.Add(-1)
 	if ev.noisy && p.shape.failing {
 		n, _ := p.fails.LoadOrStore(i, new(int))

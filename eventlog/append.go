@@ -51,6 +51,14 @@ type BucketFilter interface {
 	FiltersBuckets() bool
 }
 
+// A HeadKnower is a log that has learned, when Wait returns, how far it reaches: who
+// waited need not ask for the head.
+type HeadKnower interface {
+	// KnownHead returns the head of a partition as it is known without asking for it, 0
+	// where it is not. It may be lower than what Head returns, never higher.
+	KnownHead(partition int) event.Position
+}
+
 // A Counter is a log that can count cheaply what a lane has still to read.
 type Counter interface {
 	// Count returns how many events f selects with after < position <= until,

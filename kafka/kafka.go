@@ -132,6 +132,8 @@ type Log struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // the pollers
 
+	pollAgain time.Duration // see the constant; tests have other ones
+
 	mu      sync.Mutex
 	leaders []int32          // by partition
 	looked  time.Time        // when they were asked for
@@ -159,7 +161,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	cfg.setDefaults()
 	l := &Log{
 		cfg: cfg, logger: cfg.Logger, decode: cfg.Decode, moved: make(chan struct{}),
-		watched: map[int]*watched{}, pollers: map[int32]*poller{},
+		watched: map[int]*watched{}, pollers: map[int32]*poller{}, pollAgain: pollAgain,
 	}
 	l.rest.limit, l.rest.rawLimit, l.fallback = restBytes, rawBytes, &l.cfg.Mapping
 	opts := append([]kgo.Opt{kgo.SeedBrokers(cfg.Brokers...), kgo.RetryTimeout(20 * time.Second)}, cfg.Options...)

@@ -13,7 +13,7 @@ import (
 
 const (
 	pollWait  = 5 * time.Second       // that a broker holds a request back for want of records
-	pollAgain = time.Second           // after an error
+	pollAgain = time.Second           // after two errors
 	idleAfter = 30 * time.Second      // a partition that nobody waits for is not polled
 	gatherFor = 5 * time.Millisecond  // so that partitions that are waited for at once come into one request
 	busyEvery = 10 * time.Millisecond // the most often that a broker is polled, and what a request in flight is left for one more partition
@@ -152,6 +152,7 @@ func (l *Log) watch(partition int) {
 
 // poll asks a broker until nobody waits for its partitions any more.
 func (l *Log) poll(leader int32, p *poller) {
+	failed := false
 	for changed := false; changed && l.ctx.Err() == nil || pause(l.ctx, gatherFor); {
 		ctx, cancel := context.WithCancel(l.ctx)
 		froms := l.begin(leader, p, cancel)
@@ -168,9 +169,14 @@ func (l *Log) poll(leader int32, p *poller) {
 		cancel()
 		switch {
 		case changed: // there is another partition to ask for
+		case (err != nil || resp.ErrorCode != 0) && !failed:
+			// The client gives up a connection whose request is ended, as above, and may hand
+			// it out once more before it notices. That is no reason to leave all partitions alone.
+			failed, changed = true, true
 		case err != nil || resp.ErrorCode != 0:
 			l.lost(leader, p)
 		default:
+			failed = false
 			l.keepNews(froms, resp)
 			l.grown(p, resp)
 			if took := time.Since(began); took < busyEvery && !pause(l.ctx, busyEvery-took) {
@@ -279,7 +285,7 @@ func (l *Log) grown(p *poller, resp *kmsg.FetchResponse) {
 // lost ends the poller of a broker that does not answer. Those who wait ask for
 // the head then, which finds the new leader.
 func (l *Log) lost(leader int32, p *poller) {
-	pause(l.ctx, pollAgain)
+	pause(l.ctx, l.pollAgain)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.pollers, leader)

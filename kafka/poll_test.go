@@ -2,10 +2,16 @@ package kafka
 
 import (
 	"context"
+	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/fairlead-dev/fairlead/event"
+	"github.com/fairlead-dev/fairlead/internal/kafkatest"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // A partition whose leader moved and moved back has been with two pollers. What the
@@ -89,4 +95,48 @@ func TestOnePartitionMoreLeavesOthersAlone(t *testing.T) {
 			t.Error("a request that is not answered goes on without the new partition")
 		}
 	})
+}
+
+// A connection that dies under a request costs those who wait nothing: the broker is
+// asked again at once.
+func TestDeadConnectionIsNoPause(t *testing.T) {
+	topic := kafkatest.Topic(t, 2)
+	var mu sync.Mutex
+	var conns []net.Conn
+	dial := kgo.Dialer(func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, address)
+		mu.Lock()
+		defer mu.Unlock()
+		conns = append(conns, c)
+		return c, err
+	})
+	l, err := Open(t.Context(), Config{Brokers: kafkatest.Brokers(t), Topic: topic, Options: []kgo.Opt{dial}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	l.pollAgain = time.Hour
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for i := range 3 {
+		told := make(chan error, 1)
+		go func() { told <- l.Wait(ctx, 0, event.Position(i)) }()
+		for inFlight := false; !inFlight && ctx.Err() == nil; {
+			pause(ctx, time.Millisecond)
+			l.mu.Lock()
+			p := l.pollers[l.leaders[0]]
+			inFlight = p != nil && p.cancel != nil && l.watched[0] != nil && l.watched[0].waiting > 0
+			l.mu.Unlock()
+		}
+		mu.Lock()
+		for _, c := range conns {
+			_ = c.Close()
+		}
+		conns = nil
+		mu.Unlock()
+		kafkatest.Produce(t, kafkatest.Client(t), &kgo.Record{Topic: topic, Value: []byte("{}")})
+		if err := <-told; err != nil {
+			t.Fatalf("round %d: %v", i+1, err)
+		}
+	}
 }

@@ -149,6 +149,9 @@ func (db *DB) Wait(ctx context.Context, partition int, after event.Position) err
 	}
 }
 
+// KnownHead implements [eventlog.HeadKnower].
+func (db *DB) KnownHead(int) event.Position { return db.head.position() }
+
 // watchLog looks at the log while somebody waits, until the DB is closed.
 func (db *DB) watchLog() {
 	defer db.uses.Done()

@@ -173,8 +173,17 @@ func (p *pages) readAny(ctx context.Context, req eventlog.ReadRequest, own *even
 // the log answers.
 func (p *pages) watch(ctx context.Context, partition int, told func(error)) {
 	t, waits := p.tail(partition), true
+	knows, _ := p.log.(eventlog.HeadKnower)
+	var head event.Position
 	for ctx.Err() == nil {
-		head, err := p.log.Head(ctx, partition)
+		before := head
+		var err error
+		if knows != nil && waits && before > 0 { // it has just been told
+			head = knows.KnownHead(partition)
+		}
+		if head <= before {
+			head, err = p.log.Head(ctx, partition)
+		}
 		if err == nil {
 			p.grown(t, head)
 			if waits { // else it has not answered all that it is asked

@@ -301,7 +301,7 @@ func (r *streamRunner) fetch(ctx context.Context) {
 		req.Until = l.row.Until
 	}
 	p := streamPage{after: req.After, tenant: tenant, refill: refill, shared: req.Filter.All() && req.Until == 0 && !refill}
-	r.reading = true
+	r.reading, r.fetched = true, time.Now()
 	bucket := l.p.logBucket(&l.row)
 	r.async(func() {
 		p.page, p.err = r.e.pages.read(ctx, req, bucket)

@@ -327,6 +327,67 @@ func TestStreamNoisyNeighbour(t *testing.T) {
 	}
 }
 
+// A readCounter counts the reads of a log that are for a tenant alone.
+type readCounter struct {
+	eventlog.Log
+	tenants atomic.Int64
+}
+
+func (l *readCounter) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
+	if req.Filter.Tenants != nil {
+		l.tenants.Add(1)
+	}
+	return l.Log.Read(ctx, req)
+}
+
+// A tenant's lane that has enough to do does not ask for each event of the others, and
+// yet its workers are never without work.
+func TestStreamLaneThatIsWellFedReadsRarely(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		reads := &readCounter{Log: r.log}
+		e, err := New(Config{Log: reads, Store: r.st, Name: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.e = e
+		w := newWitness(t, sleeps(4*time.Millisecond))
+		r.add(reactor(w, Processor{Concurrency: 4}))
+		if err := lane.Detach(t.Context(), r.st, "r", "noisy"); err != nil {
+			t.Fatal(err)
+		}
+		stop := r.run(r.e)
+		const n = 1000 // events that take a second
+		r.append("quiet", "k", added{})
+		time.Sleep(time.Second)
+		began, before := time.Now(), reads.tenants.Load()
+		for i := range n {
+			r.append("noisy", fmt.Sprint("k", i%100), added{})
+		}
+		for i := range n {
+			time.Sleep(time.Millisecond)
+			r.append("quiet", fmt.Sprint("k", i%100), added{})
+			r.append("noisy", fmt.Sprint("k", i%100), added{})
+		}
+		asked := reads.tenants.Load() - before
+		time.Sleep(3 * time.Second)
+		stop()
+		w.check(r, 0)
+		last := began
+		for _, c := range w.calls {
+			if c.tenant == "noisy" && c.end.After(last) {
+				last = c.end
+			}
+		}
+		t.Logf("%d reads in a second, all done after %v", asked, last.Sub(began))
+		if asked > 60 {
+			t.Errorf("the lane read %d times in a second, want 50 or so", asked)
+		}
+		if took := last.Sub(began); took > 3050*time.Millisecond { // with the thousand events of the other tenant
+			t.Errorf("3,000 events of 4 ms took four workers %v, want 3 s", took)
+		}
+	})
+}
+
 // A key that is stuck does not stop the others, however long it takes: when its
 // own events have filled the window, its tenant leaves.
 func TestStreamStuckKeyFillsTheWindow(t *testing.T) {

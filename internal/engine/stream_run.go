@@ -51,6 +51,7 @@ type streamRunner struct {
 	backOff time.Duration
 	again   time.Time     // no I/O before, after an error
 	flushed time.Time     // the last commit
+	fetched time.Time     // the last page was asked for
 	began   time.Time     // the commit in flight
 	spacing time.Duration // from one commit to the next
 	merge   time.Time     // the next try
@@ -95,8 +96,9 @@ const (
 	commitEvery   = 2 * time.Millisecond
 	commitAtLeast = 20 * time.Millisecond
 	isolateEvery  = 20 * time.Millisecond
-	admitAtOnce   = 64      // events taken in under one lock
-	leastWindow   = 4 << 10 // bytes; where a process has so many lanes that it comes to this, one event may be more
+	feedEvery     = 20 * time.Millisecond // between two reads of a lane that is well fed
+	admitAtOnce   = 64                    // events taken in under one lock
+	leastWindow   = 4 << 10               // bytes; where a process has so many lanes that it comes to this, one event may be more
 )
 
 func (e *Engine) streamRunner(p *Processor, row store.Lane, logPart int) *streamRunner {
@@ -274,7 +276,22 @@ func (r *streamRunner) decideRead(p *streamPlan, full bool, now time.Time, due f
 			return
 		}
 	}
+	if next := r.fetched.Add(feedEvery); r.rest == nil && l.wellFed() && now.Before(next) {
+		due(next)
+		return
+	}
 	p.fetch = l.held() < int(r.limit.Load())
+}
+
+// wellFed reports whether a tenant's own lane has so much to do that what is new may wait for
+// more to come: a read of a few events costs the database nearly as much as one of many, and
+// it is the other tenants who wait for it meanwhile. The lane passes a page for their events too.
+func (l *streamLane) wellFed() bool {
+	if l.id.Tenant == "" || len(l.refill) > 0 {
+		return false
+	}
+	work := time.Duration(l.undone) * l.queue.fair.UnitCost(l.id.Tenant)
+	return work >= 2*feedEvery*time.Duration(l.p.Concurrency)
 }
 
 // decideCommit says whether there is something to commit now, or when.

@@ -38,6 +38,7 @@ import (
 type Queue[T any] struct {
 	workers int
 	cap     int // 0: by default
+	light   int // the cap of flows that are not slow; 0: cap
 	hold    time.Duration
 	weights map[string]float64
 	clock   time.Time // the latest that a caller gave
@@ -103,6 +104,9 @@ type Grant[T any] struct {
 // firstCost is the guess for an item of the very first flow.
 const firstCost = float64(time.Millisecond)
 
+// slowerThan is how many times the average an item costs, for a flow to be slow.
+const slowerThan = 1.5
+
 // Limits of weights. Wider would cost precision of the tags.
 const (
 	MinWeight = 1.0 / 1024
@@ -120,6 +124,16 @@ func New[T any](workers int) *Queue[T] {
 // share of them by weight, rounded up, if that is more.
 func (q *Queue[T]) SetCap(n int) {
 	q.cap = max(n, 0)
+	for _, f := range q.active {
+		q.offer(f)
+	}
+}
+
+// SetLightCap sets the cap of a flow whose items take no longer than the average, or half as
+// much longer. A worker that has such an item is free again soon, so fewer need be kept for
+// the others. 0, the default: such a flow has the cap of all.
+func (q *Queue[T]) SetLightCap(n int) {
+	q.light = max(n, 0)
 	for _, f := range q.active {
 		q.offer(f)
 	}
@@ -346,6 +360,8 @@ func (q *Queue[T]) capOf(f *flow) int {
 	switch {
 	case q.alone(f):
 		return q.workers
+	case q.light > 0 && q.unitCost(f) <= slowerThan*q.cost:
+		return min(q.light, q.workers)
 	case q.cap > 0:
 		return min(q.cap, q.workers)
 	}
