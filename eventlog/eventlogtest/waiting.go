@@ -61,6 +61,8 @@ func testWaitBelowHead(t *fixture) {
 	for _, after := range []event.Position{event.Beginning, t.head(p) - 1} {
 		if err := t.log.Wait(ctx, p, after); err != nil {
 			t.Errorf("Wait(%v) with head %v = %v, want nil", after, t.head(p), err)
+		} else if knows, ok := t.log.(eventlog.HeadKnower); ok && (knows.KnownHead(p) <= after || knows.KnownHead(p) > t.head(p)) {
+			t.Errorf("Wait(%v) has returned, and the known head is %v of %v", after, knows.KnownHead(p), t.head(p))
 		}
 	}
 }

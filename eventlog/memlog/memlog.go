@@ -127,6 +127,17 @@ func (l *Log) Head(ctx context.Context, partition int) (event.Position, error) {
 	return p.last, nil
 }
 
+// KnownHead implements [eventlog.HeadKnower].
+func (l *Log) KnownHead(partition int) event.Position {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p, err := l.partition(partition)
+	if err != nil {
+		return 0
+	}
+	return p.last
+}
+
 // Wait implements [eventlog.Log]. It does not return early.
 func (l *Log) Wait(ctx context.Context, partition int, after event.Position) error {
 	for {

@@ -125,6 +125,38 @@ func TestCap(t *testing.T) {
 	}
 }
 
+// A flow whose items take no longer than those of others has the cap of light ones; one
+// whose items do has not.
+func TestLightCap(t *testing.T) {
+	for _, c := range []struct {
+		cost time.Duration // of an item of a, where one of b takes a millisecond
+		want int
+	}{{ms, 3}, {10 * ms, 2}} {
+		q := New[int](4)
+		q.SetCap(2)
+		q.SetLightCap(3)
+		for i := range 500 {
+			q.Push("a", 1, i)
+			q.Push("b", 1, i)
+		}
+		for range 400 { // so that the costs are known
+			g, ok := q.Pop(epoch)
+			if !ok {
+				t.Fatal("no turn")
+			}
+			cost := ms
+			if g.Flow == "a" {
+				cost = c.cost
+			}
+			q.Done(g, cost, epoch)
+		}
+		popAll(q)
+		if _, got := q.Flow("a"); got != c.want {
+			t.Errorf("items of %v beside items of %v: %d in flight, want %d", c.cost, ms, got, c.want)
+		}
+	}
+}
+
 func TestCapFollowsTheWeight(t *testing.T) {
 	q := New[int](8)
 	if err := q.SetWeight("a", 3); err != nil {
