@@ -49,9 +49,15 @@ func (db *DB) warm(ctx context.Context) {
 	wg.Wait()
 }
 
-// knownTables returns where the documents of some processors are.
+// knownTables returns where the documents of some processors are: those that this role may
+// write to, and that nobody is working on, as one who builds an index is.
 func (db *DB) knownTables(ctx context.Context) ([]table, error) {
-	rows, _ := db.pool.Query(ctx, db.q("SELECT no, document_table FROM {schema}.processors WHERE no IS NOT NULL AND document_table IS NOT NULL ORDER BY name LIMIT $1"), warmTables)
+	rows, _ := db.pool.Query(ctx, db.q(`SELECT p.no, p.document_table FROM {schema}.processors p, to_regclass(format('%I.%I', $2::text, p.document_table)) r
+		WHERE p.no IS NOT NULL AND p.document_table IS NOT NULL
+		AND has_table_privilege(r, 'SELECT') AND has_table_privilege(r, 'INSERT') AND has_table_privilege(r, 'UPDATE')
+		AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.relation = r AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+			AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))
+		ORDER BY p.name LIMIT $1`), warmTables, db.opts.Schema)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t table, err error) {
 		err = row.Scan(&t.no, &t.name)
 		t.name = pgx.Identifier{db.opts.Schema, t.name}.Sanitize()
@@ -61,6 +67,7 @@ func (db *DB) knownTables(ctx context.Context) ([]table, error) {
 
 // rehearse runs the statements of a lane on a connection, without an effect: with no documents,
 // no events, and for a lane that there is none of, whose refusal is not an error in the server's log.
+// It waits next to nothing for a table that somebody has locked: that would be the first heartbeat's time.
 func (db *DB) rehearse(ctx context.Context, c *pgxpool.Conn, tables []table, safe int64) error {
 	b := &pgx.Batch{}
 	if db.mapped == nil {
@@ -73,9 +80,15 @@ func (db *DB) rehearse(ctx context.Context, c *pgxpool.Conn, tables []table, saf
 	for _, t := range tables {
 		b.Queue(t.q(db, putDocuments), t.no, int64(0), none.tenants, none.ids, none.versions, none.positions, none.docs)
 	}
-	err := c.SendBatch(ctx, b).Close()
-	for i := 0; i < len(tables) && err == nil; i++ {
-		_, err = c.Exec(ctx, tables[i].q(db, loadDocuments), planned, tables[i].no, "", int64(0), []string{}, []string{})
-	}
-	return err
+	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
+		// Statements lock tables as soon as they are prepared, so this cannot be of the batch.
+		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = 100"); err != nil {
+			return err
+		}
+		err := tx.SendBatch(ctx, b).Close()
+		for i := 0; i < len(tables) && err == nil; i++ {
+			_, err = tx.Exec(ctx, tables[i].q(db, loadDocuments), planned, tables[i].no, "", int64(0), []string{}, []string{})
+		}
+		return err
+	})
 }

@@ -131,7 +131,8 @@ func (q *Queue[T]) SetCap(n int) {
 
 // SetLightCap sets the cap of a flow whose items take no longer than the average, or half as
 // much longer. A worker that has such an item is free again soon, so fewer need be kept for
-// the others. 0, the default: such a flow has the cap of all.
+// the others. A flow of which nothing has ended yet is not known to be one. 0, the default:
+// such a flow has the cap of all.
 func (q *Queue[T]) SetLightCap(n int) {
 	q.light = max(n, 0)
 	for _, f := range q.active {
@@ -360,7 +361,7 @@ func (q *Queue[T]) capOf(f *flow) int {
 	switch {
 	case q.alone(f):
 		return q.workers
-	case q.light > 0 && q.unitCost(f) <= slowerThan*q.cost:
+	case q.light > 0 && f.cost > 0 && f.cost <= slowerThan*q.cost:
 		return min(q.light, q.workers)
 	case q.cap > 0:
 		return min(q.cap, q.workers)
