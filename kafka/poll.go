@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 const (
 	pollWait  = 5 * time.Second       // that a broker holds a request back for want of records
 	pollAgain = time.Second           // after two errors
+	pollTwice = 2 * time.Second       // the most that the request after an error takes
 	idleAfter = 30 * time.Second      // a partition that nobody waits for is not polled
 	gatherFor = 5 * time.Millisecond  // so that partitions that are waited for at once come into one request
 	busyEvery = 10 * time.Millisecond // the most often that a broker is polled, and what a request in flight is left for one more partition
@@ -154,15 +156,19 @@ func (l *Log) watch(partition int) {
 func (l *Log) poll(leader int32, p *poller) {
 	failed := false
 	for changed := false; changed && l.ctx.Err() == nil || pause(l.ctx, gatherFor); {
-		ctx, cancel := context.WithCancel(l.ctx)
+		wait, most := pollWait, time.Hour // the client has a limit of its own
+		if failed {                       // a broker that cannot be reached is not to be waited for: another may lead its partitions
+			wait, most = pollTwice/8, pollTwice
+		}
+		ctx, cancel := context.WithTimeout(l.ctx, most)
 		froms := l.begin(leader, p, cancel)
 		if froms == nil {
 			cancel()
 			return
 		}
 		began := time.Now()
-		resp, err := l.request(int32(pollWait/time.Millisecond), 1<<20, froms...).RequestWith(ctx, l.polls.Broker(int(leader)))
-		changed = ctx.Err() != nil && err != nil && l.ctx.Err() == nil
+		resp, err := l.request(int32(wait/time.Millisecond), 1<<20, froms...).RequestWith(ctx, l.polls.Broker(int(leader)))
+		changed = errors.Is(ctx.Err(), context.Canceled) && err != nil && l.ctx.Err() == nil
 		l.mu.Lock()
 		p.cancel = nil
 		l.mu.Unlock()

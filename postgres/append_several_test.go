@@ -72,7 +72,10 @@ func TestAppendToSeveralAtOnce(t *testing.T) {
 		for _, s := range random.Perm(streams)[:2+random.IntN(streams-1)] {
 			as = append(as, eventlog.StreamAppend{Tenant: "t", Stream: fmt.Sprint("s", s), Events: []eventlog.NewEvent{{Type: "x"}}})
 		}
-		_, err := db.Append(t.Context(), as...)
+		c, err := newAppendCall(as)
+		if err == nil { // not by Append, which runs again what a deadlock has ended
+			_, err = c.answer(db.pool.QueryRow(t.Context(), db.q(callAppend), c.args()...))
+		}
 		return err
 	}
 	var wg sync.WaitGroup

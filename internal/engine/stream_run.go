@@ -286,8 +286,13 @@ func (r *streamRunner) decideRead(p *streamPlan, full bool, now time.Time, due f
 // wellFed reports whether a tenant's own lane has so much to do that what is new may wait for
 // more to come: a read of a few events costs the database nearly as much as one of many, and
 // it is the other tenants who wait for it meanwhile. The lane passes a page for their events too.
+// Where no key waits for a worker, what there is to do is one behind the other, or for later, and
+// workers may be free for what is new.
 func (l *streamLane) wellFed() bool {
 	if l.id.Tenant == "" || len(l.refill) > 0 {
+		return false
+	}
+	if ready, _ := l.queue.fair.Flow(l.id.Tenant); ready == 0 {
 		return false
 	}
 	work := time.Duration(l.undone) * l.queue.fair.UnitCost(l.id.Tenant)
