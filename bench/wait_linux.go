@@ -23,7 +23,7 @@ var ioTimers = sync.Pool{New: func() any {
 func ioWait(d time.Duration) {
 	f := ioTimers.Get().(*os.File)
 	defer ioTimers.Put(f)
-	if f != nil {
+	if f != nil && d > 0 { // zero would disarm it
 		c, err := f.SyscallConn()
 		if err == nil {
 			spec := unix.ItimerSpec{Value: unix.NsecToTimespec(d.Nanoseconds())}

@@ -61,7 +61,7 @@ func newKeyQueue(workers int) *keyQueue {
 	}
 	// With few workers half of them are kept for the others. Of many one gets
 	// free all the time, so a small reserve does; so it does of few, where the tenant's
-	// events take no longer than others.
+	// events take no longer than the average.
 	q.fair.SetCap(max((workers+1)/2, workers-max(2, workers/16)))
 	q.fair.SetLightCap(max((workers+1)/2, workers-max(1, workers/16)))
 	return q
