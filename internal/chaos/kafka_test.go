@@ -177,7 +177,7 @@ func (f *fleet) produces() {
 func TestChaosKafka(t *testing.T) {
 	length, seed := asked(t, 45*time.Second)
 	if os.Getenv("CI") != "" && os.Getenv("FAIRLEAD_CHAOS_TIME") == "" {
-		length = 75 * time.Second
+		length = 2 * time.Minute
 	}
 	rng := rand.New(rand.NewPCG(seed, 3))
 	n, lites, server := 3+rng.IntN(2), 2+rng.IntN(2), rng.IntN(2) == 0

@@ -58,7 +58,11 @@ func eachSeed(t *testing.T, from, to uint64, f func(t *testing.T, seed uint64) (
 }
 
 func TestSimulation(t *testing.T) {
-	from, to := seeds(t, 100)
+	number := uint64(100)
+	if raced { // make sim has 2,000
+		number = 40
+	}
+	from, to := seeds(t, number)
 	eachSeed(t, from, to, func(t *testing.T, seed uint64) bool {
 		s, err := runSeed(t, seed, func(*sim) {})
 		return reportSeed(t, seed, to == from+1, err, s.trace)
