@@ -291,23 +291,15 @@ func (b *bench) rebalanceFigures(stamps [][]stamp, plan rebalancePlan, windows [
 			}
 		}
 		planned.sort()
-		mean, p, most := shift(planned.longer)
-		// A quick run has too few steps to tell a difference from chance.
+		pause, p, most := planned.unaffected()
 		must := atMost(0)
-		if len(planned.longer) < 8 {
+		if len(planned.longer) < 8 { // a quick run has too few steps to tell a difference from chance
 			must = line{}
-		} else if p > 0.01 {
-			mean = 0
-		}
-		// What happens in one step alone is no difference in the mean.
-		most99, longest := quantile(planned.stayed, 0.99), quantile(planned.control, 1)
-		if most99 > 2*longest {
-			mean = max(mean, most99-longest)
 		}
 		at := func(of []time.Duration) string {
 			return fmt.Sprintf("P50 %s, P99 %s, max %s ms of %d", number(ms(quantile(of, 0.5))), number(ms(quantile(of, 0.99))), number(ms(quantile(of, 1))), len(of))
 		}
-		b.add("pause_unaffected", max(0, ms(mean)), "ms", must, "%s; by how much the longest gap of a partition that stays is longer, in the mean, than its gap in a control window of the same length, in which a process of another group comes or goes: 0 if chance makes as much more than once in a hundred runs (here p = %.2g; more than %s ms would have shown), or their P99 above the longest gap in control windows where it is twice as long; gaps %s; of control windows %s; %d steps; %s",
+		b.add("pause_unaffected", ms(pause), "ms", must, "%s; by how much the longest gap of a partition that stays is longer, in the mean, than its gap in a control window of the same length, in which a process of another group comes or goes: 0 if chance makes as much more than once in a hundred runs (here p = %.2g; more than %s ms would have shown), or their P99 above the longest gap in control windows where it is twice as long; gaps %s; of control windows %s; %d steps; %s",
 			kind.name, p, number(ms(most)), at(planned.stayed), at(planned.control), len(planned.longer), cond)
 		for _, name := range []string{"", "join", "leave", "killed"} {
 			t, must := &planned, atMost(250)

@@ -95,6 +95,26 @@ func TestShiftIsTold(t *testing.T) {
 	}
 }
 
+// Partitions that stand still in one step of twelve are told, although the mean tells nothing.
+func TestPauseInOneStepIsTold(t *testing.T) {
+	for _, pause := range []time.Duration{0, time.Second} {
+		times := &rebalanceTimes{}
+		for step := range 12 {
+			g := 50 * time.Millisecond
+			if step == 5 {
+				g += pause
+			}
+			times.stayed, times.control = append(times.stayed, g), append(times.control, 60*time.Millisecond)
+			times.longer = append(times.longer, excess{g - 60*time.Millisecond, 1})
+		}
+		times.sort()
+		got, p, _ := times.unaffected()
+		if want := max(0, pause-10*time.Millisecond); got != want || p <= 0.01 {
+			t.Errorf("a pause of %v in one step: got %v, p %v, want %v and no difference in the mean", pause, got, p, want)
+		}
+	}
+}
+
 func TestRepeatsAreTold(t *testing.T) {
 	call := func(id int64, from, to int64) []stamp {
 		all := []stamp{{stampBegin, 0, id, from, from}}

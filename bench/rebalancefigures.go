@@ -133,6 +133,21 @@ func shift(longer []excess) (mean time.Duration, p float64, most time.Duration) 
 	return mean, tail(0, true), high
 }
 
+// unaffected returns the pause of partitions that stay: the shift in the mean, where
+// chance makes as much no more than once in a hundred runs, and what the P99 is above the longest
+// gap of a control window, where it is twice as long, as what happens in one step alone is no
+// difference in the mean. With it come p and the bound of [shift]. The times are sorted.
+func (t *rebalanceTimes) unaffected() (pause time.Duration, p float64, most time.Duration) {
+	mean, p, most := shift(t.longer)
+	if p <= 0.01 {
+		pause = max(0, mean)
+	}
+	if p99, longest := quantile(t.stayed, 0.99), quantile(t.control, 1); p99 > 2*longest {
+		pause = max(pause, p99-longest)
+	}
+	return pause, p, most
+}
+
 func (t *rebalanceTimes) sort() {
 	for _, s := range [][]time.Duration{t.moved, t.stayed, t.control} {
 		slices.Sort(s)

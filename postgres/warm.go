@@ -75,7 +75,7 @@ func (db *DB) rehearse(ctx context.Context, c *pgxpool.Conn, tables []table, saf
 	}
 	b.Queue(db.q(`DO $$ BEGIN
 		PERFORM {schema}.fence('', 0, 0, '', -1, -1, -1, 0, NULL, NULL, NULL, NULL);
-	EXCEPTION WHEN OTHERS THEN NULL; END $$`))
+	EXCEPTION WHEN SQLSTATE '` + stateFenced + `' THEN NULL; END $$`))
 	none := documents{}
 	for _, t := range tables {
 		b.Queue(t.q(db, putDocuments), t.no, int64(0), none.tenants, none.ids, none.versions, none.positions, none.docs)
