@@ -45,13 +45,7 @@ func TestUnreachableBrokerIsGivenUp(t *testing.T) {
 	defer cancel()
 	told := make(chan error, 1)
 	go func() { told <- l.Wait(ctx, 0, 0) }()
-	for inFlight := false; !inFlight && ctx.Err() == nil; {
-		pause(ctx, time.Millisecond)
-		l.mu.Lock()
-		p := l.pollers[l.leaders[0]]
-		inFlight = p != nil && p.cancel != nil && l.watched[0] != nil && l.watched[0].waiting > 0
-		l.mu.Unlock()
-	}
+	untilPolled(ctx, l)
 	pause(ctx, 200*time.Millisecond)
 	away.Store(true)
 	mu.Lock()

@@ -121,13 +121,7 @@ func TestDeadConnectionIsNoPause(t *testing.T) {
 	for i := range 3 {
 		told := make(chan error, 1)
 		go func() { told <- l.Wait(ctx, 0, event.Position(i)) }()
-		for inFlight := false; !inFlight && ctx.Err() == nil; {
-			pause(ctx, time.Millisecond)
-			l.mu.Lock()
-			p := l.pollers[l.leaders[0]]
-			inFlight = p != nil && p.cancel != nil && l.watched[0] != nil && l.watched[0].waiting > 0
-			l.mu.Unlock()
-		}
+		untilPolled(ctx, l)
 		mu.Lock()
 		for _, c := range conns {
 			_ = c.Close()
@@ -138,5 +132,16 @@ func TestDeadConnectionIsNoPause(t *testing.T) {
 		if err := <-told; err != nil {
 			t.Fatalf("round %d: %v", i+1, err)
 		}
+	}
+}
+
+// untilPolled waits until a request is in flight, with somebody who waits for partition 0.
+func untilPolled(ctx context.Context, l *Log) {
+	for inFlight := false; !inFlight && ctx.Err() == nil; {
+		pause(ctx, time.Millisecond)
+		l.mu.Lock()
+		p := l.pollers[l.leaders[0]]
+		inFlight = p != nil && p.cancel != nil && l.watched[0] != nil && l.watched[0].waiting > 0
+		l.mu.Unlock()
 	}
 }
