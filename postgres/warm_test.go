@@ -11,9 +11,29 @@ import (
 )
 
 // TestConnectsBeforeItIsGivenWork: with its first heartbeat a process has the connections
-// that its first lanes need; who only looks has not.
+// that its first lanes need, if there is another that may hand it some; who only looks has not.
 func TestConnectsBeforeItIsGivenWork(t *testing.T) {
 	db := openTemp(t)
+	err := db.Update(t.Context(), func(tx store.Tx) error {
+		return tx.PutMember(store.Member{ID: "gone", Until: tx.Now().Add(-time.Minute)})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone := openAt(t, db.pool.Config().ConnString())
+	if _, err := alone.Extend(t.Context(), "me", "", time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if n := alone.pool.Stat().TotalConns(); n != 1 {
+		t.Errorf("%d connections of the only process after its first heartbeat, want 1", n)
+	}
+	err = db.Update(t.Context(), func(tx store.Tx) error {
+		return tx.PutMember(store.Member{ID: "other", Until: tx.Now().Add(time.Minute)})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db = openAt(t, db.pool.Config().ConnString())
 	if _, err := db.Revision(t.Context()); err != nil {
 		t.Fatal(err)
 	}

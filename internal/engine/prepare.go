@@ -19,6 +19,8 @@ import (
 type batch struct {
 	seq      int64
 	from, to event.Position // events in (from, to]
+	behind   event.Position // that the log has beyond to
+	began    time.Time
 
 	// The part in hand; empty once the batch of a projection is sealed.
 	items   []item
@@ -335,7 +337,7 @@ func (l *batchLane) stops() bool { return l.p.Poison == ParkTenant || l.p.Poison
 
 // newBatch returns an empty batch from where the lane is.
 func (l *batchLane) newBatch(to event.Position) *batch {
-	b := &batch{seq: l.seq + 1, from: l.at, to: to, grouper: &l.grouper}
+	b := &batch{seq: l.seq + 1, from: l.at, to: to, began: time.Now(), grouper: &l.grouper}
 	l.nextPart(b)
 	return b
 }

@@ -20,7 +20,8 @@ type flight struct {
 // While the commit before is in flight, waiting for its turn in the store or
 // being written, the batch could not be committed. So it grows: what comes then
 // is no later for it, and a document that changes all the time is written less
-// often the busier the store is.
+// often the busier the store is. Far behind the head it grows even then, as long as
+// that saves writes.
 func (r *batchRunner) step(ctx context.Context, page eventlog.Page) error {
 	l := r.l
 	if l.small > 0 { // one commit of such lanes is in flight
@@ -35,7 +36,7 @@ func (r *batchRunner) step(ctx context.Context, page eventlog.Page) error {
 	}
 	b, sealed, err := r.turn(ctx, nil, &page)
 	for err == nil && !sealed {
-		b, sealed, err = r.turn(ctx, b, r.following(ctx))
+		b, sealed, err = r.turn(ctx, b, r.following(ctx, b))
 	}
 	if err != nil {
 		return r.join(ctx, err)
@@ -72,6 +73,7 @@ func (r *batchRunner) turn(ctx context.Context, b *batch, page *eventlog.Page) (
 	defer func() { done(n) }()
 	if page != nil {
 		b = r.prepare(ctx, b, page)
+		b.behind = page.Head - b.to
 		n = len(b.items)
 	}
 	started := time.Now()
@@ -111,7 +113,7 @@ func (r *batchRunner) prepare(ctx context.Context, b *batch, page *eventlog.Page
 }
 
 // grows reports whether b, all of which is folded, is to have another page: while
-// it could not be committed, and has room for half of what it may have. To fill the
+// it could not be committed or that saves writes, and has room for half of what it may have. To fill the
 // rest bit by bit would cost a call to the store for each, and b is better sealed
 // by the time at which it can be committed.
 func (r *batchRunner) grows(b *batch) bool {
@@ -121,19 +123,36 @@ func (r *batchRunner) grows(b *batch) bool {
 	if r.pending == nil || r.look.Load() || r.l.stands() || !r.l.extends(b) || r.limit(b) < (r.limit(nil)+1)/2 {
 		return false
 	}
+	return r.saves(b) || !r.landed() && r.e.pages.more(r.l.logPart, r.l.at) == nil
+}
+
+// landed reports whether the commit that was sent has ended.
+func (r *batchRunner) landed() bool {
 	select {
 	case <-r.pending.ended:
-		return false
+		return true
 	default:
-		return r.e.pages.more(r.l.logPart, r.l.at) == nil
+		return false
 	}
 }
 
+// saves reports whether b may grow although it could be committed: the lane catches up, so
+// nobody waits for what b has, and a document that another page changes again is written
+// once. As many documents as a page may have are the end of it.
+func (r *batchRunner) saves(b *batch) bool {
+	return b.behind >= pageEvents && time.Since(b.began) < growAtMost
+}
+
 // following returns the page after what is in the batch. It returns nil if there
-// is none, or the commit in flight ends before the page is read.
-func (r *batchRunner) following(ctx context.Context) *eventlog.Page {
+// is none, or the page takes longer to read than the batch may wait.
+func (r *batchRunner) following(ctx context.Context, b *batch) *eventlog.Page {
 	if r.ahead == nil {
 		r.readAhead(ctx, r.l.at)
+	}
+	ended := r.pending.ended
+	var late <-chan time.Time
+	if r.saves(b) {
+		ended, late = nil, time.After(growAtMost-time.Since(b.began))
 	}
 	select {
 	case f := <-r.ahead:
@@ -142,7 +161,9 @@ func (r *batchRunner) following(ctx context.Context) *eventlog.Page {
 			return nil // whoever reads next sees to it
 		}
 		return &f.page
-	case <-r.pending.ended:
+	case <-ended:
+		return nil
+	case <-late:
 		return nil
 	}
 }

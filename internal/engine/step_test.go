@@ -105,28 +105,74 @@ func TestGrownBatchHasNoMoreDocumentsThanAPage(t *testing.T) {
 	})
 }
 
-// A batch does not wait for a page once it could be committed.
+// A lane that catches up writes hot documents once for many pages, however fast the
+// store is, but not more documents at once than a page has.
+func TestCatchUpSavesWrites(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		events, docs int
+		least, most  int64 // commits
+	}{
+		{"hot documents", 20 * pageEvents, 1000, 0, 6},
+		{"each document once", 8 * pageEvents, 8 * pageEvents, 8, 16},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, p := newRig(t), tallies("docs", true)
+				st := &slowStore{Store: r.st}
+				r.over(r.log, st)
+				r.add(Processor{Projection: p, Name: "docs", NoIsolation: true})
+				tok, want := r.backlog(tt.events, tt.docs)
+				defer r.run(r.e)()
+				r.wait("docs", tok)
+				for doc, w := range want {
+					if got := r.get(p, "t", doc); got != w {
+						t.Errorf("document %s = %+v, want %+v", doc, got, w)
+					}
+				}
+				if n := st.commits.Load(); n < tt.least || n > tt.most {
+					t.Errorf("%d commits with %d writes, want %d to %d", n, st.writes.Load(), tt.least, tt.most)
+				}
+			})
+		})
+	}
+}
+
+// A batch does not wait for a page once it could be committed, but for a moment where
+// that saves writes.
 func TestGrowingBatchDoesNotWaitForTheLog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r, p := newRig(t), tallies("docs", true)
-		log := &stuckLog{Log: r.log, after: 2 * pageEvents, takes: time.Hour}
-		st := &slowStore{Store: r.st, takes: time.Second}
-		r.over(log, st)
-		r.add(Processor{Projection: p, Name: "docs", NoIsolation: true})
-		r.backlog(4*pageEvents, 1)
-		defer r.run(r.e)()
-		time.Sleep(5 * time.Second)
-		if at := r.lanes("docs")[0].Position; at < log.after {
-			t.Errorf("after 5 s the lane has committed up to %v, want the %v that the log has given", at, log.after)
-		}
-	})
+	for _, tt := range []struct {
+		name            string
+		commits, within time.Duration
+		behind          event.Position
+	}{
+		{"the store is slow", time.Second, 4500 * time.Millisecond, 2 * pageEvents},
+		{"the lane is far behind", 0, growAtMost + 10*time.Millisecond, 2 * pageEvents},
+		{"the lane is near the head", 0, 10 * time.Millisecond, 10},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, p := newRig(t), tallies("docs", true)
+				log := &stuckLog{Log: r.log, after: 2 * pageEvents, takes: time.Hour, behind: tt.behind}
+				r.over(log, &slowStore{Store: r.st, takes: tt.commits})
+				r.add(Processor{Projection: p, Name: "docs", NoIsolation: true})
+				r.backlog(4*pageEvents, 1)
+				defer r.run(r.e)()
+				time.Sleep(tt.within)
+				if at := r.lanes("docs")[0].Position; at < log.after {
+					t.Errorf("after %v the lane has committed up to %v, want the %v that the log has given", tt.within, at, log.after)
+				}
+			})
+		})
+	}
 }
 
 // A stuckLog takes long for what is after a position.
 type stuckLog struct {
 	eventlog.Log
-	after event.Position
-	takes time.Duration
+	after  event.Position
+	behind event.Position // that it says to have beyond
+	takes  time.Duration
 }
 
 func (s *stuckLog) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
@@ -135,7 +181,7 @@ func (s *stuckLog) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog
 			req.Until = s.after
 		}
 		page, err := s.Log.Read(ctx, req)
-		page.Head = max(page.Head, 2*s.after)
+		page.Head = s.after + s.behind
 		return page, err
 	}
 	select {
