@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// TestAppendIsAsBefore: whatever is appended, the function of 0011 says and does what that of
+// TestAppendIsAsBefore: whatever is appended, the newest function append says and does what that of
 // 0009 does.
 func TestAppendIsAsBefore(t *testing.T) {
 	db, was := openTemp(t), openTemp(t)

@@ -289,7 +289,7 @@ func (r *streamRunner) fetch(ctx context.Context) {
 	case refill:
 		req.After, req.Until, req.Filter.Tenants = again.From, again.To, []string{tenant}
 	case r.id.Tenant != "":
-		req.Filter.Tenants = []string{r.id.Tenant}
+		req.Filter.Tenants, req.MaxEvents = []string{r.id.Tenant}, r.most
 	case l.p.Tenants != nil:
 		req.Filter.Tenants = l.p.Tenants
 	}

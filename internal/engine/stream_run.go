@@ -37,6 +37,7 @@ type streamRunner struct {
 	pages   chan streamPage
 	reading bool
 	rest    *streamPage    // of a page that did not fit
+	most    int            // events of the next page; 0: as many as it may have
 	passed  event.Position // one more than the last barrier that is behind the lane
 	waits   barrierWait
 
@@ -96,9 +97,11 @@ const (
 	commitEvery   = 2 * time.Millisecond
 	commitAtLeast = 20 * time.Millisecond
 	isolateEvery  = 20 * time.Millisecond
-	feedEvery     = 20 * time.Millisecond // between two reads of a lane that is well fed
-	admitAtOnce   = 64                    // events taken in under one lock
-	leastWindow   = 4 << 10               // bytes; where a process has so many lanes that it comes to this, one event may be more
+	feedEvery     = 20 * time.Millisecond // between two reads of a lane that is well fed, at least
+	feedAtMost    = 250 * time.Millisecond
+	feedAtLeast   = 256     // events of such a read
+	admitAtOnce   = 64      // events taken in under one lock
+	leastWindow   = 4 << 10 // bytes; where a process has so many lanes that it comes to this, one event may be more
 )
 
 func (e *Engine) streamRunner(p *Processor, row store.Lane, logPart int) *streamRunner {
@@ -276,27 +279,35 @@ func (r *streamRunner) decideRead(p *streamPlan, full bool, now time.Time, due f
 			return
 		}
 	}
-	if next := r.fetched.Add(feedEvery); r.rest == nil && l.wellFed() && now.Before(next) {
+	wait, events := l.fed()
+	if next := r.fetched.Add(wait); r.rest == nil && now.Before(next) {
 		due(next)
 		return
 	}
+	r.most = events
 	p.fetch = l.held() < int(r.limit.Load())
 }
 
-// wellFed reports whether a tenant's own lane has so much to do that what is new may wait for
-// more to come: a read of a few events costs the database nearly as much as one of many, and
-// it is the other tenants who wait for it meanwhile. The lane passes a page for their events too.
+// fed says for how long a tenant's own lane need not read, because it has so much to do that
+// what is new may wait for more to come, and how many events it reads then at most (0: a page):
+// a read of a few events costs the database nearly as much as one of many, and one of many
+// takes a while. While a flood is appended the other tenants wait for both.
+// The lane passes a page for their events too.
+//
 // Where no key waits for a worker, what there is to do is one behind the other, or for later, and
-// workers may be free for what is new.
-func (l *streamLane) wellFed() bool {
+// workers may be free for what is new. So keys that wait count beyond the first feedEvery, not
+// their events.
+func (l *streamLane) fed() (wait time.Duration, events int) {
 	if l.id.Tenant == "" || len(l.refill) > 0 {
-		return false
+		return 0, 0
 	}
-	if ready, _ := l.queue.fair.Flow(l.id.Tenant); ready == 0 {
-		return false
+	ready, _ := l.queue.fair.Flow(l.id.Tenant)
+	unit := max(1, l.queue.fair.UnitCost(l.id.Tenant)/time.Duration(l.p.Concurrency))
+	if ready == 0 || time.Duration(l.undone)*unit < 2*feedEvery {
+		return 0, 0
 	}
-	work := time.Duration(l.undone) * l.queue.fair.UnitCost(l.id.Tenant)
-	return work >= 2*feedEvery*time.Duration(l.p.Concurrency)
+	wait = max(feedEvery, min(feedAtMost, time.Duration(ready)*unit/2))
+	return wait, int(min(pageEvents, max(feedAtLeast, 2*wait/unit)))
 }
 
 // decideCommit says whether there is something to commit now, or when.
