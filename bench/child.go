@@ -25,7 +25,7 @@ func child(ctx context.Context, task string) int {
 	err := json.Unmarshal([]byte(task), &t)
 	var r any
 	if err == nil && t.Do == "scale" {
-		r, err = scaleProcess(ctx, t.Path)
+		r, err = scaleProcess(ctx, t.Path, t.AtOnce)
 	} else if err == nil && t.Do == "rebalance" {
 		if err = rebalanceProcess(ctx, t.Path); err == nil {
 			return 0

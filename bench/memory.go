@@ -206,6 +206,7 @@ type childTask struct {
 	Path   string
 	Events int
 	Window time.Duration
+	AtOnce int // handlers of a process
 }
 
 type childReport struct {

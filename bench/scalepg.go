@@ -1,20 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
-	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/postgres"
 	"github.com/fairlead-dev/fairlead/store"
@@ -22,14 +15,20 @@ import (
 )
 
 const (
-	scaleWait        = 5 * time.Millisecond
-	scaleConcurrency = 16 // handlers at once in a process
-	scalePartitions  = 16
-	scaleLease       = 3 * time.Second
-	scaleKeys        = 5000
+	scaleWait       = 5 * time.Millisecond
+	scalePartitions = 16
+	scaleLease      = 3 * time.Second
+	scaleKeys       = 5000
 )
 
-// runScalePostgres works one backlog with 1, 2, 4 and 8 processes.
+// A scaleSet is some processes, each with so many handlers at once.
+type scaleSet struct{ processes, atOnce int }
+
+// allowed is how many events a second the handlers' waits allow.
+func (s scaleSet) allowed() float64 { return float64(s.processes*s.atOnce) / scaleWait.Seconds() }
+
+// runScalePostgres works one backlog with 1, 2, 4 and 8 processes, and with 8 whose
+// handlers are so many that something else is the limit.
 func runScalePostgres(ctx context.Context, b *bench) (err error) {
 	s, err := b.postgresServer(ctx)
 	if err != nil {
@@ -45,17 +44,21 @@ func runScalePostgres(ctx context.Context, b *bench) (err error) {
 		moves        []int64
 		last         scaleRun
 	}
-	sets := []int{1, 2, 4, 8}
+	const few, many = 16, 512
+	sets := []scaleSet{{1, few}, {2, few}, {4, few}, {8, few}, {8, many}}
 	got := make([]figures, len(sets))
 	var one float64
 	for range runs {
-		for i, n := range sets {
+		for i, set := range sets {
 			// So many that a run takes about so long, if the processes had the machine
 			// for themselves; eight cannot have two cores.
-			events := int(seconds * scaleConcurrency / scaleWait.Seconds() * float64(min(n, 4)))
-			run, err := b.scale(ctx, s, n, events, false)
+			events := int(seconds * min(set.allowed(), scaleSet{4, few}.allowed()))
+			if set.atOnce == many {
+				events *= 10
+			}
+			run, err := b.scale(ctx, s, set, events, false)
 			if err != nil {
-				return fmt.Errorf("%d processes: %w", n, err)
+				return fmt.Errorf("%d processes: %w", set.processes, err)
 			}
 			got[i].rates = append(got[i].rates, run.perSecond)
 			got[i].reads = append(got[i].reads, run.reads)
@@ -65,26 +68,26 @@ func runScalePostgres(ctx context.Context, b *bench) (err error) {
 	}
 	// The measurement begins when the lanes have their owners. What it costs when they
 	// get others while they are worked, the run with a process that joins says.
-	const joined = 4
-	events := int(seconds * scaleConcurrency / scaleWait.Seconds() * joined)
+	joined := scaleSet{4, few}
+	events := int(seconds * joined.allowed())
 	var joins figures
 	for range runs {
 		run, err := b.scale(ctx, s, joined, events, true)
 		if err != nil {
-			return fmt.Errorf("%d processes and one that joins: %w", joined, err)
+			return fmt.Errorf("%d processes and one that joins: %w", joined.processes, err)
 		}
 		joins.reads, joins.moves = append(joins.reads, run.reads), append(joins.moves, run.moves)
 	}
-	b.add("log_reads_per_event_join", median(joins.reads), "", line{}, "the same with %d processes and one that joins while they work; %s; moves of lanes, by run: %v; %d events; %s", joined, spread(joins.reads), joins.moves, events, s.settings)
-	for i, n := range sets {
+	b.add("log_reads_per_event_join", median(joins.reads), "", line{}, "the same with %d processes and one that joins while they work; %s; moves of lanes, by run: %v; %d events; %s", joined.processes, spread(joins.reads), joins.moves, events, s.settings)
+	for i, set := range sets {
 		f := &got[i]
 		rate := median(f.rates)
-		if n == 1 {
+		if i == 0 {
 			one = rate
 		}
 		cond := fmt.Sprintf("%d processes, reactor of %d partitions, handlers wait %v, %d at once in each process, %d events of %d streams, every event handled once, median of %d interleaved runs; %s",
-			n, scalePartitions, scaleWait, scaleConcurrency, f.last.events, scaleKeys, runs, s.settings)
-		b.add("events_per_second", rate, "events/s", line{}, "%.0f %% of what the handlers' waits allow; %s; %s", 100*rate*scaleWait.Seconds()/scaleConcurrency/float64(n), spread(f.rates), cond)
+			set.processes, scalePartitions, scaleWait, set.atOnce, f.last.events, scaleKeys, runs, s.settings)
+		b.add("events_per_second", rate, "events/s", line{}, "%.0f %% of what the handlers' waits allow; %s; %s", 100*rate/set.allowed(), spread(f.rates), cond)
 		b.add("speedup", rate/one, "x", line{}, "to one process; %s", cond)
 		b.add("log_reads_per_event", median(f.reads), "", atMost(1.1), "events that came from the log to any of the processes, to events in it; %s; moves of lanes while they were worked, by run: %v; %s", spread(f.reads), f.moves, cond)
 		b.add("processors_busy", f.last.busy, "%", line{}, "of all of the machine; server %.0f %%, consumers %.0f %%; limit: %s; the last run: %s; %s", f.last.serverBusy, f.last.childBusy, f.last.limit(), f.last.database, cond)
@@ -122,7 +125,7 @@ type scaleReport struct {
 }
 
 // scale runs one set of processes; joins: and one that comes while they work.
-func (b *bench) scale(ctx context.Context, s *pgServer, n, events int, joins bool) (r scaleRun, err error) {
+func (b *bench) scale(ctx context.Context, s *pgServer, set scaleSet, events int, joins bool) (r scaleRun, err error) {
 	r.events = events
 	url, err := s.empty(ctx)
 	if err != nil {
@@ -134,14 +137,14 @@ func (b *bench) scale(ctx context.Context, s *pgServer, n, events int, joins boo
 		return r, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	children := make([]*scaleChild, n)
+	children := make([]*scaleChild, set.processes)
 	for i := range children {
-		if children[i], err = startScaleChild(ctx, url); err != nil {
+		if children[i], err = startScaleChild(ctx, url, set.atOnce); err != nil {
 			return r, err
 		}
 		defer children[i].kill()
 	}
-	if err := sharedOut(ctx, db, n); err != nil {
+	if err := sharedOut(ctx, db, set.processes); err != nil {
 		return r, err
 	}
 	// The backlog comes when the lanes have their owners: what is read again because
@@ -186,7 +189,7 @@ func (b *bench) scale(ctx context.Context, s *pgServer, n, events int, joins boo
 		}
 		if joins && handled > int64(events)/20 {
 			joins = false
-			c, err := startScaleChild(ctx, url)
+			c, err := startScaleChild(ctx, url, set.atOnce)
 			if err != nil {
 				return r, err
 			}
@@ -281,151 +284,6 @@ func laneEpochs(ctx context.Context, db *postgres.DB) (sum int64, err error) {
 		return err
 	})
 	return sum, err
-}
-
-// A scaleChild is a process of the set.
-type scaleChild struct {
-	cmd     *exec.Cmd
-	in      interface{ Write([]byte) (int, error) }
-	handled atomic.Int64
-	ended   chan struct{}
-	last    []byte // line of its output
-}
-
-func startScaleChild(ctx context.Context, url string) (*scaleChild, error) {
-	task, err := json.Marshal(childTask{Do: "scale", Path: url})
-	if err != nil {
-		return nil, err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	c := &scaleChild{cmd: exec.CommandContext(ctx, self), ended: make(chan struct{})}
-	c.cmd.Env = append(os.Environ(), childEnv+"="+string(task))
-	c.cmd.Stderr = os.Stderr
-	in, err := c.cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	c.in = in
-	out, err := c.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := c.cmd.Start(); err != nil {
-		return nil, err
-	}
-	go func() {
-		defer close(c.ended)
-		lines := bufio.NewScanner(out)
-		for lines.Scan() {
-			c.last = append(c.last[:0], lines.Bytes()...)
-			if n, err := strconv.ParseInt(lines.Text(), 10, 64); err == nil {
-				c.handled.Store(n)
-			}
-		}
-	}()
-	return c, nil
-}
-
-func (c *scaleChild) say(s string) error {
-	_, err := c.in.Write([]byte(s + "\n"))
-	return err
-}
-
-// end stops the process and returns its report.
-func (c *scaleChild) end() (r scaleReport, err error) {
-	if err := c.say("stop"); err != nil {
-		return r, err
-	}
-	<-c.ended
-	if err := c.cmd.Wait(); err != nil {
-		return r, fmt.Errorf("a process of the set: %w", err)
-	}
-	return r, json.Unmarshal(c.last, &r)
-}
-
-// kill ends a process that is still there.
-func (c *scaleChild) kill() {
-	if c.cmd.ProcessState == nil {
-		_ = c.cmd.Process.Kill()
-		<-c.ended
-		_ = c.cmd.Wait()
-	}
-}
-
-// A readLog counts the events that come from a log.
-type readLog struct {
-	*postgres.DB
-	events atomic.Int64
-}
-
-func (l *readLog) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
-	page, err := l.DB.Read(ctx, req)
-	l.events.Add(int64(len(page.Events)))
-	return page, err
-}
-
-// scaleProcess is the whole of a process of the set: it works from "go" to
-// "stop" on its standard input, and says how much it has done.
-func scaleProcess(ctx context.Context, url string) (r scaleReport, err error) {
-	db, err := postgres.Open(ctx, url)
-	if err != nil {
-		return r, err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	log := &readLog{DB: db}
-	var handled, first, last atomic.Int64
-	begin := make(chan struct{})
-	p := fairlead.React("scale", func(ctx context.Context, _ fairlead.Delivery) error {
-		select {
-		case <-begin:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		first.CompareAndSwap(0, time.Now().UnixNano())
-		handlerWait(scaleWait)
-		handled.Add(1)
-		now := time.Now().UnixNano()
-		for old := last.Load(); now > old && !last.CompareAndSwap(old, now); old = last.Load() {
-		}
-		return nil
-	}, fairlead.Options{Partitions: scalePartitions, Concurrency: scaleConcurrency, NoIsolation: true}) // the wait for "go" would be a backlog
-	c, err := fairlead.New(fairlead.Config{Log: log, Store: db, Lease: scaleLease})
-	if err != nil {
-		return r, err
-	}
-	if err := c.Add(ctx, p); err != nil {
-		return r, err
-	}
-	consumer := start(ctx, c)
-	defer func() { err = errors.Join(err, consumer.stop()) }()
-	lines := make(chan string)
-	go func() {
-		defer close(lines)
-		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-			lines <- in.Text()
-		}
-	}()
-	var began time.Duration
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case said, ok := <-lines:
-			if !ok || said == "stop" {
-				r = scaleReport{handled.Load(), log.events.Load(), first.Load(), last.Load(), (processorTime() - began).Seconds()}
-				return r, nil
-			}
-			began = processorTime()
-			close(begin)
-		case <-tick.C:
-			fmt.Fprintln(os.Stdout, handled.Load())
-		case <-consumer.ended:
-			return r, consumer.stop()
-		}
-	}
 }
 
 // A sampled is what the server and the machine have done so far.
