@@ -21,8 +21,9 @@ const (
 // warm opens connections. To open one takes a server's process, a login and its first look
 // at the catalog, some ten milliseconds each on a busy machine, and as much again for the
 // first of each statement: lanes that come to a process that has just begun would all wait
-// for theirs at once. Where no other member is alive there is none to hand lanes over, and
-// who waits for nobody has begun sooner. What fails is tried again when it is needed.
+// for theirs at once. Where no other member is alive there is none to hand lanes over: who is alone, or
+// begins together with others, takes what nobody works, and has begun sooner. What fails is tried
+// again when it is needed.
 func (db *DB) warm(ctx context.Context) {
 	if db.opts.Pooler { // it keeps sessions itself
 		return

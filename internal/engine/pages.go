@@ -118,6 +118,19 @@ func (p *pages) solo(partition int) bool { return (*p.lanes.Load())[partition] <
 // what one reads, others want.
 func (p *pages) crowd(partition int) bool { return (*p.lanes.Load())[partition] > 3 }
 
+// full reports whether a page has about as much as it may have. How much is behind it its
+// Head does not say: positions may be far apart.
+func (p *pages) full(page *eventlog.Page) bool {
+	if len(page.Events) >= pageEvents/2 {
+		return true
+	}
+	bytes := 0
+	for i := range page.Events {
+		bytes += page.Events[i].Size()
+	}
+	return bytes >= int(p.pageBytes.Load())/2
+}
+
 // read returns a page. One without a filter may be shared, and then begins with
 // the event after `after`, whatever the kept page begins with. It has all events
 // of the lane's bucket (nil: all events), and others.

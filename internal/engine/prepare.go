@@ -19,7 +19,7 @@ import (
 type batch struct {
 	seq      int64
 	from, to event.Position // events in (from, to]
-	behind   event.Position // that the log has beyond to
+	behind   bool           // the log has a page or more beyond to
 	began    time.Time
 
 	// The part in hand; empty once the batch of a projection is sealed.

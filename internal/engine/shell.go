@@ -56,7 +56,7 @@ var (
 const (
 	flushAfter   = time.Second            // the most that a checkpoint lags behind events of no interest
 	quantum      = 50 * time.Millisecond  // the most estimated work of one batch
-	growAtMost   = 2 * quantum            // that a batch takes more pages without need
+	growAtMost   = 2 * quantum            // that a batch grows although it could be committed
 	firstEvents  = 256                    // of the first batch
 	heldAtMost   = 2 * time.Second        // then a lane stops waiting for who holds it
 	maxBackOff   = 5 * time.Second        // between tries of a store or log that fails

@@ -36,7 +36,10 @@ func (r *batchRunner) step(ctx context.Context, page eventlog.Page) error {
 	}
 	b, sealed, err := r.turn(ctx, nil, &page)
 	for err == nil && !sealed {
-		b, sealed, err = r.turn(ctx, b, r.following(ctx, b))
+		var next *eventlog.Page
+		if next, err = r.following(ctx, b); err == nil {
+			b, sealed, err = r.turn(ctx, b, next)
+		}
 	}
 	if err != nil {
 		return r.join(ctx, err)
@@ -73,7 +76,7 @@ func (r *batchRunner) turn(ctx context.Context, b *batch, page *eventlog.Page) (
 	defer func() { done(n) }()
 	if page != nil {
 		b = r.prepare(ctx, b, page)
-		b.behind = page.Head - b.to
+		b.behind = (b.to < page.Next || page.Next < page.Head) && r.e.pages.full(page)
 		n = len(b.items)
 	}
 	started := time.Now()
@@ -113,17 +116,17 @@ func (r *batchRunner) prepare(ctx context.Context, b *batch, page *eventlog.Page
 }
 
 // grows reports whether b, all of which is folded, is to have another page: while
-// it could not be committed or that saves writes, and has room for half of what it may have. To fill the
+// it has room for half of what it may have, and could not be committed or saves writes. To fill the
 // rest bit by bit would cost a call to the store for each, and b is better sealed
 // by the time at which it can be committed.
 func (r *batchRunner) grows(b *batch) bool {
 	if what, _ := r.gate(); what != goOn {
 		return false
 	}
-	if r.pending == nil || r.look.Load() || r.l.stands() || !r.l.extends(b) || r.limit(b) < (r.limit(nil)+1)/2 {
+	if r.look.Load() || r.l.stands() || !r.l.extends(b) || r.limit(b) < (r.limit(nil)+1)/2 {
 		return false
 	}
-	return r.saves(b) || !r.landed() && r.e.pages.more(r.l.logPart, r.l.at) == nil
+	return r.saves(b) || r.pending != nil && !r.landed() && r.e.pages.more(r.l.logPart, r.l.at) == nil
 }
 
 // landed reports whether the commit that was sent has ended.
@@ -138,33 +141,41 @@ func (r *batchRunner) landed() bool {
 
 // saves reports whether b may grow although it could be committed: the lane catches up, so
 // nobody waits for what b has, and a document that another page changes again is written
-// once. As many documents as a page may have are the end of it.
+// once. It has no more than half as many documents as a page may have, because the next part may
+// have as many as that.
 func (r *batchRunner) saves(b *batch) bool {
-	return b.behind >= pageEvents && time.Since(b.began) < growAtMost
+	return b.behind && len(b.changed) <= pageEvents/2 && time.Since(b.began) < growAtMost
 }
 
 // following returns the page after what is in the batch. It returns nil if there
-// is none, or the page takes longer to read than the batch may wait.
-func (r *batchRunner) following(ctx context.Context, b *batch) *eventlog.Page {
+// is none, or the page takes longer to read than the batch may wait. A commit that
+// ends meanwhile is seen to.
+func (r *batchRunner) following(ctx context.Context, b *batch) (*eventlog.Page, error) {
 	if r.ahead == nil {
 		r.readAhead(ctx, r.l.at)
 	}
-	ended := r.pending.ended
-	var late <-chan time.Time
-	if r.saves(b) {
-		ended, late = nil, time.After(growAtMost-time.Since(b.began))
-	}
-	select {
-	case f := <-r.ahead:
-		r.ahead = nil
-		if f.after != r.l.at || f.err != nil || f.page.Next <= r.l.at {
-			return nil // whoever reads next sees to it
+	for {
+		var ended <-chan struct{}
+		var late <-chan time.Time
+		if r.pending != nil {
+			ended = r.pending.ended
+		} else {
+			late = time.After(growAtMost - time.Since(b.began))
 		}
-		return &f.page
-	case <-ended:
-		return nil
-	case <-late:
-		return nil
+		select {
+		case f := <-r.ahead:
+			r.ahead = nil
+			if f.after != r.l.at || f.err != nil || f.page.Next <= r.l.at {
+				return nil, nil // whoever reads next sees to it
+			}
+			return &f.page, nil
+		case <-ended:
+			if err := r.join(ctx, nil); err != nil || !r.saves(b) {
+				return nil, err
+			}
+		case <-late:
+			return nil, nil
+		}
 	}
 }
 

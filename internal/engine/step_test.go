@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -35,7 +37,7 @@ func (s *slowStore) Commit(ctx context.Context, c *store.Commit) error {
 	return s.Store.Commit(ctx, c)
 }
 
-// backlog appends events of n hot documents, and returns the token of the last
+// backlog appends events of n hot documents (-1: each of 16 events, and at last of one), and returns the token of the last
 // and what a document must come to.
 func (r *rig) backlog(events, n int) (eventlog.Token, map[string]tally) {
 	want := map[string]tally{}
@@ -43,7 +45,12 @@ func (r *rig) backlog(events, n int) (eventlog.Token, map[string]tally) {
 	for i := 0; i < events; {
 		stream, some := fmt.Sprint("s", i), make([]added, 0, 500)
 		for ; len(some) < cap(some) && i < events; i++ {
-			doc := fmt.Sprint("d", i%n)
+			doc := fmt.Sprint("d", i%max(n, 1))
+			if hot := 14 * pageEvents; n < 0 && i < hot { // one of 16 is new
+				doc = fmt.Sprint("d", i/16)
+			} else if n < 0 {
+				doc = fmt.Sprint("new", i)
+			}
 			some = append(some, added{N: i + 1, Doc: doc})
 			w := want[doc]
 			w.N, w.Sum, w.Last = w.N+1, w.Sum*31+uint64(i+1), int64(len(some))
@@ -106,15 +113,16 @@ func TestGrownBatchHasNoMoreDocumentsThanAPage(t *testing.T) {
 }
 
 // A lane that catches up writes hot documents once for many pages, however fast the
-// store is, but not more documents at once than a page has.
+// store is, but not many more documents at once than a page has.
 func TestCatchUpSavesWrites(t *testing.T) {
 	for _, tt := range []struct {
 		name         string
 		events, docs int
-		least, most  int64 // commits
+		most         int64 // commits
 	}{
-		{"hot documents", 20 * pageEvents, 1000, 0, 6},
-		{"each document once", 8 * pageEvents, 8 * pageEvents, 8, 16},
+		{"hot documents", 20 * pageEvents, 1000, 6},
+		{"each document once", 8 * pageEvents, 8 * pageEvents, 16},
+		{"some documents hot, then all new", 20 * pageEvents, -1, 12},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -130,8 +138,11 @@ func TestCatchUpSavesWrites(t *testing.T) {
 						t.Errorf("document %s = %+v, want %+v", doc, got, w)
 					}
 				}
-				if n := st.commits.Load(); n < tt.least || n > tt.most {
-					t.Errorf("%d commits with %d writes, want %d to %d", n, st.writes.Load(), tt.least, tt.most)
+				if n := st.commits.Load(); n > tt.most {
+					t.Errorf("%d commits with %d writes, want at most %d", n, st.writes.Load(), tt.most)
+				}
+				if n := st.most.Load(); n > pageEvents*3/2 {
+					t.Errorf("a commit has %d documents, want at most %d", n, pageEvents*3/2)
 				}
 			})
 		})
@@ -144,16 +155,16 @@ func TestGrowingBatchDoesNotWaitForTheLog(t *testing.T) {
 	for _, tt := range []struct {
 		name            string
 		commits, within time.Duration
-		behind          event.Position
+		gives, behind   event.Position // by the log
 	}{
-		{"the store is slow", time.Second, 4500 * time.Millisecond, 2 * pageEvents},
-		{"the lane is far behind", 0, growAtMost + 10*time.Millisecond, 2 * pageEvents},
-		{"the lane is near the head", 0, 10 * time.Millisecond, 10},
+		{"the store is slow", time.Second, 4500 * time.Millisecond, 2 * pageEvents, 2 * pageEvents},
+		{"the lane is far behind", 0, 110 * time.Millisecond, 2 * pageEvents, 2 * pageEvents},
+		{"the lane is near the head", 0, 10 * time.Millisecond, pageEvents / 4, 2 * pageEvents},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r, p := newRig(t), tallies("docs", true)
-				log := &stuckLog{Log: r.log, after: 2 * pageEvents, takes: time.Hour, behind: tt.behind}
+				log := &stuckLog{Log: r.log, after: tt.gives, takes: time.Hour, behind: tt.behind}
 				r.over(log, &slowStore{Store: r.st, takes: tt.commits})
 				r.add(Processor{Projection: p, Name: "docs", NoIsolation: true})
 				r.backlog(4*pageEvents, 1)
@@ -190,4 +201,136 @@ func (s *stuckLog) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog
 		return eventlog.Page{}, ctx.Err()
 	}
 	return s.Log.Read(ctx, req)
+}
+
+// A slowLog takes time for each page.
+type slowLog struct {
+	eventlog.Log
+	takes time.Duration
+}
+
+func (s *slowLog) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
+	page, err := s.Log.Read(ctx, req)
+	time.Sleep(s.takes)
+	return page, err
+}
+
+// A lane that catches up on a slow log commits all the same every now and then, and tells
+// of a commit when it has ended.
+func TestCatchUpCommitsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const takes = 30 * time.Millisecond
+		r, p := newRig(t), tallies("docs", true)
+		st := &toldStore{Store: r.st, takes: 2 * time.Millisecond}
+		r.over(&slowLog{r.log, takes}, st)
+		r.add(Processor{Projection: p, Name: "docs", NoIsolation: true})
+		tok, _ := r.backlog(40*pageEvents, 10)
+		defer r.run(r.e)()
+		began, told, late := time.Now(), event.Position(0), time.Duration(0)
+		for told < tok.Position {
+			time.Sleep(time.Millisecond)
+			stats, err := r.e.Stats("docs")
+			if err != nil {
+				t.Fatal(err)
+			}
+			told = event.Position(stats.Events)
+			if at, since := st.last(); told < at {
+				late = max(late, time.Since(since))
+			}
+		}
+		if late > takes+5*time.Millisecond {
+			t.Errorf("a commit was told of %v after its end, want %v at most, which a page takes", late, takes)
+		}
+		if most := growAtMost + 2*takes; st.gap > most {
+			t.Errorf("from one commit to the next it took %v, want at most %v", st.gap, most)
+		}
+		t.Logf("%d commits in %v, at most %v from one to the next, told of after %v", st.n, time.Since(began), st.gap, late)
+	})
+}
+
+// A toldStore knows when commits have ended.
+type toldStore struct {
+	store.Store
+	takes time.Duration
+
+	mu    sync.Mutex
+	n     int
+	at    event.Position
+	ended time.Time
+	gap   time.Duration
+}
+
+func (s *toldStore) last() (event.Position, time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at, s.ended
+}
+
+func (s *toldStore) Commit(ctx context.Context, c *store.Commit) error {
+	time.Sleep(s.takes)
+	err := s.Store.Commit(ctx, c)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); err == nil {
+		if s.n++; s.n > 2 { // of the first ones nothing is known
+			s.gap = max(s.gap, now.Sub(s.ended))
+		}
+		s.at, s.ended = c.Position, now
+	}
+	return err
+}
+
+// A sparseLog is one whose positions are far apart, as those of a sequence that others use too.
+type sparseLog struct {
+	eventlog.Log
+	apart event.Position
+	takes time.Duration // from the reading of a page to the answer
+}
+
+func (s *sparseLog) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
+	after := req.After
+	req.After, req.Until = req.After/s.apart, req.Until/s.apart
+	page, err := s.Log.Read(ctx, req)
+	page.Events = slices.Clone(page.Events)
+	for i := range page.Events {
+		page.Events[i].Position *= s.apart
+	}
+	page.Next, page.Head = max(after, page.Next*s.apart), page.Head*s.apart
+	time.Sleep(s.takes)
+	return page, err
+}
+
+func (s *sparseLog) Head(ctx context.Context, partition int) (event.Position, error) {
+	head, err := s.Log.Head(ctx, partition)
+	return head * s.apart, err
+}
+
+func (s *sparseLog) Wait(ctx context.Context, partition int, after event.Position) error {
+	return s.Log.Wait(ctx, partition, after/s.apart)
+}
+
+// A lane near the head does not take itself for one that catches up where positions are far
+// apart: it commits at once.
+func TestNearTheHeadOfASparseLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		st := &toldStore{Store: r.st, takes: 3 * time.Millisecond}
+		log := &sparseLog{r.log, 2 * pageEvents, 2 * time.Millisecond}
+		r.over(log, st)
+		for _, name := range []string{"a", "b"} { // who read together know of a newer head
+			r.add(Processor{Projection: tallies(name, true), Name: name, NoIsolation: true})
+		}
+		defer r.run(r.e)()
+		var worst time.Duration
+		for i := range 500 {
+			time.Sleep(time.Millisecond)
+			r.append("t", fmt.Sprint("s", i), added{N: i + 1, Doc: fmt.Sprint("d", i%10)})
+			if at, ended := st.last(); i > 100 && at < event.Position(i-50)*log.apart {
+				worst = max(worst, time.Since(ended))
+			}
+		}
+		if worst > 0 {
+			t.Errorf("events were not visible after 50 ms, the last commit was %v ago", worst)
+		}
+	})
 }

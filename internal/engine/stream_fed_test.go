@@ -14,61 +14,106 @@ import (
 	"github.com/fairlead-dev/fairlead/internal/lane"
 )
 
-// A tenantReads counts the reads of one tenant's events, and the most of one.
+// A tenantReads says how long the reads of one tenant's events took, and how many events the
+// longest had. Each takes a while, and each of its events.
 type tenantReads struct {
 	eventlog.Log
 	tenant      string
+	took        atomic.Int64
 	reads, most atomic.Int64
 }
 
 func (l *tenantReads) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
 	page, err := l.Log.Read(ctx, req)
-	if slices.Contains(req.Filter.Tenants, l.tenant) && len(page.Events) > 0 {
+	if slices.Contains(req.Filter.Tenants, l.tenant) {
+		took := 200*time.Microsecond + time.Duration(len(page.Events))*10*time.Microsecond
+		time.Sleep(took)
+		l.took.Add(int64(took))
 		l.reads.Add(1)
 		l.most.Store(max(l.most.Load(), int64(len(page.Events))))
 	}
 	return page, err
 }
 
-// While a flood is appended the lane of its tenant, which has enough to do, reads seldom and little
-// at a time, because the others wait for that; and no worker waits for it.
+// While a flood is appended the lane of its tenant, which has enough to do, reads for a small part
+// of the time and a little at a time, because the others wait for that; and no worker waits for it.
 func TestStreamLaneThatIsFedReadsLittle(t *testing.T) {
+	for _, tt := range []struct {
+		concurrency, each int // handlers; events every 5 ms, twice what there are handlers for and more
+		most              int64
+	}{
+		{4, 50, feedEvents},
+		{64, 160, pageEvents},
+	} {
+		bubble(t, func(t *testing.T, r *rig) {
+			const took, lasts = 4 * time.Millisecond, 2 * time.Second
+			keys := 50 * tt.concurrency
+			log := &tenantReads{Log: r.log, tenant: "t"}
+			r.over(log, r.st)
+			w := newWitness(t, sleeps(took))
+			r.add(reactor(w, Processor{Concurrency: tt.concurrency}))
+			if err := lane.Detach(t.Context(), r.st, "r", "t"); err != nil {
+				t.Fatal(err)
+			}
+			stop := r.run(r.e)
+			for i := range 2 * keys {
+				r.append("t", fmt.Sprint("k", i%keys), added{})
+			}
+			time.Sleep(100 * time.Millisecond)
+			log.took.Store(0)
+			log.most.Store(0)
+			_, began := w.count()
+			for i := range int(lasts / (5 * time.Millisecond)) {
+				time.Sleep(5 * time.Millisecond)
+				for j := range tt.each {
+					r.append("t", fmt.Sprint("k", (i*tt.each+j)%keys), added{})
+				}
+			}
+			_, done := w.count()
+			read, most := time.Duration(log.took.Load()), log.most.Load()
+			done -= began
+			stop()
+			t.Logf("%d workers: read for %v, %d events at most, %d handled", tt.concurrency, read, most, done)
+			need := time.Duration(int(lasts/took)*tt.concurrency) * 10 * time.Microsecond // for what is handled
+			if limit := max(lasts/feedPart, need*4/3) + 10*time.Millisecond; read > limit {
+				t.Errorf("read for %v of %v, want at most %v", read, lasts, limit)
+			}
+			if most > tt.most {
+				t.Errorf("a read of %d events, want at most %d", most, tt.most)
+			}
+			if want := int(lasts/took) * tt.concurrency * 98 / 100; done < want {
+				t.Errorf("%d events were handled, want %d: workers waited", done, want)
+			}
+		})
+	}
+}
+
+// A backlog of many keys in a tenant's lane, with a hot key at its end: the hot key is known
+// before the others are done, so that one worker is not left with it.
+func TestStreamLaneThatIsFedSeesALongKey(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		const each, took, keys, concurrency = 50, 4 * time.Millisecond, 200, 4
-		log := &tenantReads{Log: r.log, tenant: "t"}
-		r.over(log, r.st)
-		w := newWitness(t, sleeps(took))
+		const many, hot, concurrency = 20_000, 2500, 8
+		w := newWitness(t, sleeps(time.Millisecond))
+		r.over(&tenantReads{Log: r.log, tenant: "t"}, r.st)
 		r.add(reactor(w, Processor{Concurrency: concurrency}))
 		if err := lane.Detach(t.Context(), r.st, "r", "t"); err != nil {
 			t.Fatal(err)
 		}
-		stop := r.run(r.e)
-		for i := range 2 * keys {
-			r.append("t", fmt.Sprint("k", i%keys), added{})
+		for i := range many {
+			r.append("t", fmt.Sprint("k", i), added{})
 		}
-		time.Sleep(100 * time.Millisecond)
-		log.reads.Store(0)
-		log.most.Store(0)
-		_, began := w.count()
-		for i := range 400 { // ten times as many as there are workers for, for two seconds
-			time.Sleep(5 * time.Millisecond)
-			for j := range each {
-				r.append("t", fmt.Sprint("k", (i*each+j)%keys), added{})
-			}
+		for range hot {
+			r.append("t", "hot", added{})
 		}
-		_, done := w.count()
-		reads, most := log.reads.Load(), log.most.Load()
-		done -= began
-		stop()
-		t.Logf("%d reads, %d events at most, %d handled", reads, most, done)
-		if reads > 30 {
-			t.Errorf("%d reads in 2 s, want at most 30", reads)
+		began := time.Now()
+		defer r.run(r.e)()
+		for done := 0; done < many+hot; _, done = w.count() {
+			time.Sleep(time.Millisecond)
 		}
-		if most > 500 {
-			t.Errorf("a read of %d events, want at most 500", most)
-		}
-		if want := int(2*time.Second/took) * concurrency * 98 / 100; done < want {
-			t.Errorf("%d events were handled, want %d: workers waited", done, want)
+		took, least := time.Since(began), (many+hot)/concurrency*time.Millisecond
+		t.Logf("all done after %v, least possible %v", took, least)
+		if took > least*21/20 {
+			t.Errorf("the backlog took %v, want at most a twentieth more than the least possible %v", took, least)
 		}
 	})
 }

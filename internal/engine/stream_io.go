@@ -304,7 +304,9 @@ func (r *streamRunner) fetch(ctx context.Context) {
 	r.reading, r.fetched = true, time.Now()
 	bucket := l.p.logBucket(&l.row)
 	r.async(func() {
+		began := time.Now()
 		p.page, p.err = r.e.pages.read(ctx, req, bucket)
+		p.took = time.Since(began)
 		r.pages <- p
 	})
 }
@@ -337,6 +339,7 @@ func (r *streamRunner) stopsAtBarrier(ctx context.Context, p *streamPage) bool {
 // take gives a page to the lane, as much of it as its window has room for.
 func (r *streamRunner) take(ctx context.Context, p streamPage) {
 	l, s := r.l, r.pool
+	r.readFor = p.took
 	if p.err != nil {
 		switch {
 		case ctx.Err() != nil:

@@ -53,6 +53,7 @@ type streamRunner struct {
 	again   time.Time     // no I/O before, after an error
 	flushed time.Time     // the last commit
 	fetched time.Time     // the last page was asked for
+	readFor time.Duration // that it took to come
 	began   time.Time     // the commit in flight
 	spacing time.Duration // from one commit to the next
 	merge   time.Time     // the next try
@@ -72,7 +73,8 @@ type streamPage struct {
 	refill bool
 	shared bool // the process keeps it, so the lane need not
 
-	barrier, passed bool // it is no page: what became of a barrier at after
+	took            time.Duration // to read it
+	barrier, passed bool          // it is no page: what became of a barrier at after
 	err             error
 }
 
@@ -99,7 +101,8 @@ const (
 	isolateEvery  = 20 * time.Millisecond
 	feedEvery     = 20 * time.Millisecond // between two reads of a lane that is well fed, at least
 	feedAtMost    = 250 * time.Millisecond
-	feedAtLeast   = 256     // events of such a read
+	feedPart      = 20      // of the time such a lane reads this part at most
+	feedEvents    = 500     // of such a read, or what the workers do in twice the time to the next
 	admitAtOnce   = 64      // events taken in under one lock
 	leastWindow   = 4 << 10 // bytes; where a process has so many lanes that it comes to this, one event may be more
 )
@@ -279,7 +282,7 @@ func (r *streamRunner) decideRead(p *streamPlan, full bool, now time.Time, due f
 			return
 		}
 	}
-	wait, events := l.fed()
+	wait, events := l.fed(r.readFor, now.Sub(r.e.pages.lastGrown()) < feedAtMost)
 	if next := r.fetched.Add(wait); r.rest == nil && now.Before(next) {
 		due(next)
 		return
@@ -289,25 +292,28 @@ func (r *streamRunner) decideRead(p *streamPlan, full bool, now time.Time, due f
 }
 
 // fed says for how long a tenant's own lane need not read, because it has so much to do that
-// what is new may wait for more to come, and how many events it reads then at most (0: a page):
-// a read of a few events costs the database nearly as much as one of many, and one of many
-// takes a while. While a flood is appended the other tenants wait for both.
-// The lane passes a page for their events too.
+// what is new may wait for more to come, and how many events it reads then at most (0: a page).
+// A read of a few events costs the database nearly as much as one of many, and one of many takes a
+// while; the lane passes a page for their events too, and the other tenants, whose events are
+// appended meanwhile, wait for all of that. So it reads for a small part of the time. While nothing is
+// appended nobody waits for it, and the sooner it knows which keys are long, the better.
 //
 // Where no key waits for a worker, what there is to do is one behind the other, or for later, and
-// workers may be free for what is new. So keys that wait count beyond the first feedEvery, not
-// their events.
-func (l *streamLane) fed() (wait time.Duration, events int) {
+// workers may be free for what is new.
+func (l *streamLane) fed(took time.Duration, appended bool) (wait time.Duration, events int) {
 	if l.id.Tenant == "" || len(l.refill) > 0 {
 		return 0, 0
 	}
 	ready, _ := l.queue.fair.Flow(l.id.Tenant)
 	unit := max(1, l.queue.fair.UnitCost(l.id.Tenant)/time.Duration(l.p.Concurrency))
-	if ready == 0 || time.Duration(l.undone)*unit < 2*feedEvery {
+	if ready == 0 || time.Duration(l.undone)*unit < 2*max(feedEvery, took) {
 		return 0, 0
 	}
-	wait = max(feedEvery, min(feedAtMost, time.Duration(ready)*unit/2))
-	return wait, int(min(pageEvents, max(feedAtLeast, 2*wait/unit)))
+	if !appended {
+		return feedEvery, 0
+	}
+	wait = max(feedEvery, min(feedAtMost, took*feedPart))
+	return wait, int(min(pageEvents, max(feedEvents, 2*wait/unit)))
 }
 
 // decideCommit says whether there is something to commit now, or when.

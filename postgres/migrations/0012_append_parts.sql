@@ -1,5 +1,7 @@
 -- append is as in 0011, and takes less for several parts of one stream without ids: what each
--- begins with is found by one statement for all of them.
+-- begins with is found by one statement for all of them. As there, the events are written last: from
+-- the first position that an append takes to its commit readers do not pass it, and so nobody's later
+-- events.
 CREATE OR REPLACE FUNCTION {schema}.append(
     r_tenant text[], r_stream text[],
     r_tenant_hash bigint[], r_stream_hash bigint[],
