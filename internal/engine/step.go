@@ -120,9 +120,6 @@ func (r *batchRunner) prepare(ctx context.Context, b *batch, page *eventlog.Page
 // rest bit by bit would cost a call to the store for each, and b is better sealed
 // by the time at which it can be committed.
 func (r *batchRunner) grows(b *batch) bool {
-	if what, _ := r.gate(); what != goOn {
-		return false
-	}
 	if r.look.Load() || r.l.stands() || !r.l.extends(b) || r.limit(b) < (r.limit(nil)+1)/2 {
 		return false
 	}
@@ -148,8 +145,8 @@ func (r *batchRunner) saves(b *batch) bool {
 }
 
 // following returns the page after what is in the batch. It returns nil if there
-// is none, or the page takes longer to read than the batch may wait. A commit that
-// ends meanwhile is seen to.
+// is none, a barrier stands before it, or the page takes longer to read than the batch may
+// wait. A commit that ends meanwhile is seen to.
 func (r *batchRunner) following(ctx context.Context, b *batch) (*eventlog.Page, error) {
 	if r.ahead == nil {
 		r.readAhead(ctx, r.l.at)
@@ -167,6 +164,10 @@ func (r *batchRunner) following(ctx context.Context, b *batch) (*eventlog.Page, 
 			r.ahead = nil
 			if f.after != r.l.at || f.err != nil || f.page.Next <= r.l.at {
 				return nil, nil // whoever reads next sees to it
+			}
+			if what, _ := r.gate(); what != goOn { // it is known now; what comes before the barrier is committed first
+				r.keep(f.page, f.after)
+				return nil, nil
 			}
 			return &f.page, nil
 		case <-ended:

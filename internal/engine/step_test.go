@@ -334,3 +334,76 @@ func TestNearTheHeadOfASparseLog(t *testing.T) {
 		}
 	})
 }
+
+// A barredLog has a barrier, of which is known once what is behind it has been read.
+type barredLog struct {
+	eventlog.Log
+	at    event.Position
+	known atomic.Bool
+}
+
+func (s *barredLog) Read(ctx context.Context, req eventlog.ReadRequest) (eventlog.Page, error) {
+	if req.After < s.at && (req.Until == 0 || req.Until > s.at) {
+		req.Until = s.at
+	}
+	head, err := s.Head(ctx, req.Partition)
+	if err != nil {
+		return eventlog.Page{}, err
+	}
+	page, err := s.Log.Read(ctx, req)
+	page.Head = head
+	if req.After >= s.at {
+		s.known.Store(true)
+	}
+	return page, err
+}
+
+func (s *barredLog) Barrier(_ int, at event.Position) *eventlog.Barrier {
+	if at != s.at || !s.known.Load() {
+		return nil
+	}
+	return &eventlog.Barrier{Tenant: "t", Alone: true, After: map[int]event.Position{0: s.at}}
+}
+
+func (s *barredLog) Moved(string) bool { return true }
+
+// A batch that grows ends where a barrier stands, of which is known only as the page behind it
+// has been read: what comes before is committed first.
+func TestGrowingBatchEndsAtABarrier(t *testing.T) {
+	for _, takes := range []time.Duration{0, time.Second} {
+		t.Run(takes.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, p := newRig(t), tallies("docs", true)
+				log := &barredLog{Log: r.log, at: 3*pageEvents + 7}
+				var over atomic.Int64
+				r.over(log, &spanStore{&slowStore{Store: r.st, takes: takes}, log.at, &over})
+				r.add(Processor{Projection: p, Name: "docs", NoIsolation: true})
+				tok, want := r.backlog(8*pageEvents, 10)
+				defer r.run(r.e)()
+				r.wait("docs", tok)
+				for doc, w := range want {
+					if got := r.get(p, "t", doc); got != w {
+						t.Errorf("document %s = %+v, want %+v", doc, got, w)
+					}
+				}
+				if n := over.Load(); n > 0 {
+					t.Errorf("%d commits have events from before and from behind the barrier", n)
+				}
+			})
+		})
+	}
+}
+
+// A spanStore counts commits that go over a position.
+type spanStore struct {
+	store.Store
+	at   event.Position
+	over *atomic.Int64
+}
+
+func (s *spanStore) Commit(ctx context.Context, c *store.Commit) error {
+	if c.Fence.Position < s.at && c.Position > s.at {
+		s.over.Add(1)
+	}
+	return s.Store.Commit(ctx, c)
+}
