@@ -80,7 +80,7 @@ func (s *rightsShop) add() error {
 			return nil
 		}),
 		fairlead.React("picky", func(_ context.Context, d fairlead.Delivery) error {
-			if d.Event.Version == 2 {
+			if d.Version == 2 {
 				return fairlead.Permanent(errors.New("I do not like it"))
 			}
 			return nil
@@ -106,7 +106,7 @@ func (s *rightsShop) works() {
 		letters := value[int](t, s.admin, "SELECT count(*) FROM fairlead.dead_letters")
 		return err == nil && d.State == sum{3, 123} && s.effects.Load() >= int64(3*s.streams) && letters == 2*s.streams
 	}
-	for end := time.Now().Add(20 * time.Second); !done(); <-time.After(10 * time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); !done(); <-time.After(10 * time.Millisecond) {
 		select {
 		case err := <-ended:
 			t.Fatalf("Run = %v, and stream %s is not done", err, stream)
@@ -150,7 +150,9 @@ func TestRightsListed(t *testing.T) {
 	if err := s.add(); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, s.admin, lacks(t, s.consumer.Run(t.Context()))) // the new table
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	exec(t, s.admin, lacks(t, s.consumer.Run(ctx))) // the new table
 	s.works()
 	openAt(t, s.as, Options{NoMigrate: true})
 }
