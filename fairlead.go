@@ -78,7 +78,8 @@ func (c *Consumer) Add(ctx context.Context, processors ...Processor) error {
 func (c *Consumer) Remove(ctx context.Context, name string) error { return c.e.Remove(ctx, name) }
 
 // Run works until ctx ends, hands its lanes over to other processes if there are
-// any, for 6 s at most and working them meanwhile, and returns ctx's error. It ends with
+// any, for 6 s at most and working them meanwhile, and returns ctx's error. It ends at
+// once with [store.ErrRights] where the store or the log says which rights lack, and with
 // [store.ErrNewerSchema] when a newer program has changed the store such that this one
 // cannot work on it. When it returns, everything it started has ended and its leases
 // are given up.

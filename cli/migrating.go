@@ -22,8 +22,9 @@ func (p *program) migrateCommand() *cobra.Command {
 		Short: "Bring the database's schema up to date",
 		Long: `Make the schema of the database, or bring it forward to what this program needs,
 and say from which version to which. Each step is done whole or not at all, once however
-many processes begin it. Consumers of the version before fail from then on: stop
-them first. A schema that is newer than this program is left as it is, and is an
+many processes begin it. Consumers of the version before go on as long as their
+statements fit the schema, then they end, and have applied nothing that does not fit;
+none begins anew. A schema that is newer than this program is left as it is, and is an
 error. run and import do the same by themselves, where their role may.`,
 		Example: `  $NAME migrate --db postgres://owner@localhost/app
   $NAME migrate --check || echo behind`,

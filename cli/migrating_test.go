@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -37,6 +38,9 @@ func TestMigrate(t *testing.T) {
 			t.Fatalf("check has made the schema: %t, %v", there, err)
 		}
 		made := object(t, "migrate", "--db", db)
+		if got := ok(t, "status", "--db", db); !strings.Contains(got, "\nno processors: ") {
+			t.Errorf("status without processors does not say so:\n%s", got)
+		}
 		to, _ := made["to"].(float64)
 		if made["from"] != 0.0 || to < 3 {
 			t.Errorf("migrate of an empty database = %v", made)
@@ -145,7 +149,8 @@ func TestStatusNamesWhoHoldsReadersBack(t *testing.T) {
 	if since, err := time.Parse(time.RFC3339, h["since"].(string)); err != nil || time.Since(since) > time.Minute {
 		t.Errorf("since = %v, %v", h["since"], err)
 	}
-	if got := ok(t, "status", "--db", db); !strings.Contains(got, "readers wait for 1 open") || !strings.Contains(got, "slow-importer") {
+	if got := ok(t, "status", "--db", db); !strings.Contains(got, "readers wait for 1 open") || !strings.Contains(got, "slow-importer") ||
+		!strings.Contains(got, fmt.Sprintf("SELECT pg_terminate_backend(%d)", c.PgConn().PID())) {
 		t.Errorf("status says nothing of it:\n%s", got)
 	}
 	if got := head(); got != 2 {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-dev/fairlead"
@@ -107,6 +108,9 @@ A transaction that has appended events and is still open holds all readers back:
 			return err
 		}
 		fmt.Fprintln(p.Stdout)
+		if len(s.Processors) == 0 {
+			fmt.Fprintln(p.Stdout, "no processors: a program that has some makes them at its first run; if there should be any, check --db and the schema in it")
+		}
 		t := newTable(p.Stdout, "PROCESSOR", "KIND", "STATE", "DOCUMENTS", "BEHIND", "LAG", "PARTITIONS", "LANES", "OF TENANTS", "PARKED KEYS", "REBUILD")
 		for _, r := range s.Processors {
 			rebuild := ""
@@ -156,6 +160,7 @@ func (p *program) writeHolders(holders []holderJSON) error {
 	}
 	fmt.Fprintf(p.Stdout, "\nreaders wait for %d open transactions that have appended events:\n", len(holders))
 	t := newTable(p.Stdout, "PID", "APPLICATION", "USER", "STATE", "AGE")
+	var end []string
 	for _, h := range holders {
 		pid, state, age := fmt.Sprint(h.PID), h.State, "unknown"
 		if h.Prepared != "" {
@@ -165,8 +170,15 @@ func (p *program) writeHolders(holders []holderJSON) error {
 			age = seconds(h.Age).Round(time.Second).String()
 		}
 		t.row(pid, h.Application, h.User, state, age)
+		if h.Prepared == "" {
+			end = append(end, fmt.Sprintf("SELECT pg_terminate_backend(%d)", h.PID))
+		}
 	}
-	return t.flush()
+	if err := t.flush(); err != nil || len(end) == 0 {
+		return err
+	}
+	_, err := fmt.Fprintf(p.Stdout, "let them commit, or end those that will not: %s\n", strings.Join(end, "; "))
+	return err
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -95,7 +95,7 @@ func (db *DB) migrate(ctx context.Context) error {
 	db.found = version
 	switch need := len(db.migrations); {
 	case version > need:
-		return fmt.Errorf("postgres: open schema %q of %s: it has version %d, this program knows %d: %w",
+		return fmt.Errorf("postgres: open schema %q of %s: it has version %d, this program knows %d: replace the program by one that is as new: %w",
 			db.opts.Schema, db.where, version, need, store.ErrNewerSchema)
 	case version == need:
 		return nil
@@ -104,9 +104,35 @@ func (db *DB) migrate(ctx context.Context) error {
 	}
 	for {
 		done, err := db.migrateOne(ctx)
+		if e := serverError(err); e != nil && e.Code == "42501" {
+			return fmt.Errorf("%w (%s at %s: %w)", ErrRights, db.grantMigrate(ctx), db.where, err)
+		}
 		if err != nil || done {
 			return err
 		}
+	}
+}
+
+// grantMigrate says what lets the role migrate. Only the owner of what is there may
+// change it: that is nothing that can be granted but by a role.
+func (db *DB) grantMigrate(ctx context.Context) string {
+	var role, database string
+	var owner *string
+	var own, create bool
+	err := db.pool.QueryRow(ctx, `SELECT current_user::text, current_database()::text, pg_get_userbyid(n.nspowner)::text,
+			coalesce(has_schema_privilege(n.oid, 'CREATE'), false),
+			coalesce(NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND NOT pg_has_role(c.relowner, 'USAGE')), false)
+		FROM (SELECT $1::name AS name) w LEFT JOIN pg_namespace n ON n.nspname = w.name`, db.opts.Schema).Scan(&role, &database, &owner, &create, &own)
+	to := " TO " + pgx.Identifier{role}.Sanitize()
+	switch {
+	case err != nil:
+		return "migrate"
+	case owner == nil:
+		return "run once: GRANT CREATE ON DATABASE " + pgx.Identifier{database}.Sanitize() + to
+	case own && !create:
+		return db.q("run once: GRANT USAGE, CREATE ON SCHEMA {schema}") + to
+	default:
+		return fmt.Sprintf("migrate as role %q, which owns the schema, or run once: GRANT %s%s", *owner, pgx.Identifier{*owner}.Sanitize(), to)
 	}
 }
 

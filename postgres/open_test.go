@@ -40,6 +40,10 @@ func TestOpenErrors(t *testing.T) {
 		})
 	}
 	cleanup("DROP ROLE " + nobody)
+	cleanup("DROP OWNED BY " + nobody)
+	exec(t, admin.pool, "CREATE SCHEMA bare")
+	exec(t, admin.pool, "CREATE SCHEMA older; CREATE TABLE older.migrations AS VALUES (3); ALTER TABLE older.migrations RENAME column1 TO version")
+	exec(t, admin.pool, "GRANT USAGE ON SCHEMA older TO "+nobody+"; GRANT SELECT ON older.migrations TO "+nobody)
 	exec(t, admin.pool, "CREATE SCHEMA newer")
 	exec(t, admin.pool, "CREATE TABLE newer.migrations(version integer)")
 	exec(t, admin.pool, "INSERT INTO newer.migrations VALUES (99)")
@@ -58,11 +62,15 @@ func TestOpenErrors(t *testing.T) {
 		{"wrong password", with(func(u *url.URL) { u.User = url.UserPassword("fairlead", "wrong") }), Options{}, ErrRefused, "password"},
 		{"no such database", with(func(u *url.URL) { u.Path = "/nothing_here" }), Options{}, ErrNoDatabase, "nothing_here"},
 		{"no right to make the schema", with(func(u *url.URL) { u.User = url.UserPassword(nobody, "secret") }),
-			Options{Schema: "mine"}, ErrRights, "GRANT"},
+			Options{Schema: "mine"}, ErrRights, fmt.Sprintf("GRANT CREATE ON DATABASE %q TO %q", name, nobody)},
+		{"no right to make tables in the schema", with(func(u *url.URL) { u.User = url.UserPassword(nobody, "secret") }),
+			Options{Schema: "bare"}, ErrRights, fmt.Sprintf(`run once: GRANT USAGE, CREATE ON SCHEMA "bare" TO %q`, nobody)},
+		{"no right to migrate the schema", with(func(u *url.URL) { u.User = url.UserPassword(nobody, "secret") }),
+			Options{Schema: "older"}, ErrRights, fmt.Sprintf(`migrate as role "fairlead", which owns the schema, or run once: GRANT "fairlead" TO %q`, nobody)},
 		{"no right to use the schema", with(func(u *url.URL) { u.User = url.UserPassword(nobody, "secret") }),
 			Options{}, ErrRights, "GRANT"},
 		{"not UTF8", with(func(u *url.URL) { u.Path = "/" + latin }), Options{}, ErrEncoding, "LATIN1"},
-		{"newer schema", base, Options{Schema: "newer"}, store.ErrNewerSchema, "version 99"},
+		{"newer schema", base, Options{Schema: "newer"}, store.ErrNewerSchema, "replace the program by one that is as new"},
 		{"not migrated", base, Options{Schema: "other", NoMigrate: true}, ErrOldSchema, "NoMigrate"},
 		{"name of the schema", base, Options{Schema: strings.Repeat("x", 64)}, nil, "63 bytes"},
 		{"not a URL", "postgres://%zz", Options{}, nil, "parse"},

@@ -158,6 +158,9 @@ func (e *Engine) Add(ctx context.Context, p Processor) error {
 	if err != nil {
 		return err
 	}
+	if err := e.permitted(ctx, p.Name); err != nil {
+		return fmt.Errorf("processor %q: %w", p.Name, err)
+	}
 	logParts, err := e.log.Partitions(ctx)
 	if err != nil {
 		return fmt.Errorf("processor %q: partitions of the log: %w", p.Name, err)
@@ -264,13 +267,16 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// Run works until ctx ends, or the store has become one of a newer program, which its
+// Run works until ctx ends, or rights lack at its begin ([store.ErrRights]), or the store has become one of a newer program, which its
 // statements do not fit any more ([store.ErrNewerSchema]), or the log excludes this
 // process ([eventlog.ErrExcluded]). Then it gives its lanes to
 // the other processes, for some seconds at most, if there are any: handlers may be
 // called until theirs is given. When it returns, every goroutine that it started has
 // returned, and its leases are given up. An engine runs once at a time.
 func (e *Engine) Run(ctx context.Context) error {
+	if err := e.permitted(ctx, e.Names()...); err != nil {
+		return fmt.Errorf("engine: %w", err)
+	}
 	e.mu.Lock()
 	if e.running {
 		e.mu.Unlock()

@@ -55,6 +55,14 @@ func (l *shardLog) Moved(tenant string) bool {
 	return ok && s.Moved(tenant)
 }
 
+// MissingReadRights implements [eventlog.RightsLister], where the log does.
+func (l *shardLog) MissingReadRights(ctx context.Context) ([]string, error) {
+	if r, ok := l.Log.(eventlog.RightsLister); ok {
+		return r.MissingReadRights(ctx)
+	}
+	return nil, nil
+}
+
 // A streamLog is a shardLog whose streams can be read.
 type streamLog struct {
 	*shardLog
