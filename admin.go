@@ -34,10 +34,14 @@ type Lane struct {
 	Live  bool // of the build that readers see, not of one in the making
 	Kept  bool // of the build before the last switch, which nobody works: see [Admin.GoBack]
 	Alive bool // its owner's lease has not ended
-	// Behind is how many events it has still to look at, counted to at most
-	// [BehindLimit]; Lag is the age of the oldest of them.
+	// Behind is how many events it has still to look at, those of its own partition
+	// and tenant, among the next [BehindLimit]; Lag is the age of the oldest of them.
 	Behind int64
 	Lag    time.Duration
+	// AtMost says that Behind and Lag count events of other lanes too: the log cannot
+	// count, or only the processor's PartitionBy could tell them apart, or no program
+	// that notes what does has run yet.
+	AtMost bool
 	Parked int // ordering keys in the dead letters
 
 	// Pool is the worker pool that the lane's tenant is given to. Unserved says
@@ -47,7 +51,9 @@ type Lane struct {
 	Unserved string
 }
 
-// BehindLimit is to where [Lane.Behind] counts.
+// BehindLimit is to where [Lane.Behind] counts: a lane that has all the log partition's
+// events, or a tenant's, to so many of them, one that shares them by hash to its part
+// of so many.
 const BehindLimit = 1_000_000
 
 // Processors returns the rows of all processors, by name.
@@ -127,7 +133,7 @@ func (a Admin) Lanes(ctx context.Context, processor string) ([]Lane, error) {
 			ofLog = append(ofLog, &lanes[i])
 		}
 	}
-	if err := a.countBehind(ctx, ofLog, parts); err != nil {
+	if err := a.countBehind(ctx, procs, ofLog, parts); err != nil {
 		return nil, err
 	}
 	return lanes, a.countLettersBehind(ctx, ofLetters)

@@ -7,15 +7,16 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/lane"
 	"github.com/fairlead-dev/fairlead/internal/letterlog"
 	"github.com/fairlead-dev/fairlead/store"
 )
 
 // countBehind fills in how far lanes are behind the log. Those of tenants are
 // thousands: where the log can it is asked for all at once, and for its head once.
-func (a Admin) countBehind(ctx context.Context, lanes []*Lane, parts int) error {
+func (a Admin) countBehind(ctx context.Context, procs map[string]store.Processor, lanes []*Lane, parts int) error {
 	heads := map[int]event.Position{}
-	tenants := map[int][]*Lane{}
+	tenants, asked := map[int][]*Lane{}, map[int][]eventlog.TenantAfter{}
 	counter, counts := a.Log.(eventlog.TenantCounter)
 	for _, l := range lanes {
 		if l.Kept {
@@ -33,23 +34,31 @@ func (a Admin) countBehind(ctx context.Context, lanes []*Lane, parts int) error 
 			}
 			heads[part] = head
 		}
+		if head <= l.Position {
+			continue
+		}
+		p := procs[l.Processor]
+		bucket, known := lane.Bucket(&p, &l.Lane, parts)
+		l.AtMost = !known
+		if bucket != nil && !bucket.ByStream && l.Tenant != "" { // one partition has all its events
+			if !bucket.Has(l.Tenant, "") {
+				continue
+			}
+			bucket = nil
+		}
 		switch {
-		case head <= l.Position:
 		case counts && l.Tenant != "":
 			tenants[part] = append(tenants[part], l)
+			asked[part] = append(asked[part], eventlog.TenantAfter{Tenant: l.Tenant, After: l.Position, Bucket: bucket})
 		default:
-			if err := a.behind(ctx, l, part, head); err != nil {
+			if err := a.behind(ctx, l, part, head, bucket); err != nil {
 				return fmt.Errorf("lane %v: %w", l.LaneID, err)
 			}
 		}
 	}
 	now := time.Now()
 	for part, lanes := range tenants {
-		asked := make([]eventlog.TenantAfter, len(lanes))
-		for i, l := range lanes {
-			asked[i] = eventlog.TenantAfter{Tenant: l.Tenant, After: l.Position}
-		}
-		counted, err := counter.CountTenants(ctx, part, asked, heads[part], BehindLimit)
+		counted, err := counter.CountTenants(ctx, part, asked[part], heads[part], BehindLimit)
 		if err != nil {
 			return fmt.Errorf("%d lanes of tenants: %w", len(lanes), err)
 		}
@@ -86,11 +95,12 @@ func (a Admin) countLettersBehind(ctx context.Context, lanes []*Lane) error {
 	})
 }
 
-// behind fills in how far a lane is behind the head.
-func (a Admin) behind(ctx context.Context, l *Lane, part int, head event.Position) error {
+// behind fills in how far a lane, which has the events of a bucket, is behind the head.
+func (a Admin) behind(ctx context.Context, l *Lane, part int, head event.Position, bucket *eventlog.Bucket) error {
 	counter, ok := a.Log.(eventlog.Counter)
 	if !ok {
 		l.Behind = int64(head - l.Position)
+		l.AtMost = l.AtMost || bucket != nil || l.Tenant != "" || len(l.Exclusions) > 0
 		return nil
 	}
 	var f eventlog.Filter
@@ -101,6 +111,9 @@ func (a Admin) behind(ctx context.Context, l *Lane, part int, head event.Positio
 		if until == event.Unbounded {
 			f.Exclude = append(f.Exclude, t)
 		}
+	}
+	if bucket != nil {
+		f.Buckets = []eventlog.Bucket{*bucket}
 	}
 	n, oldest, err := counter.Count(ctx, part, f, l.Position, head, BehindLimit)
 	if err != nil {

@@ -18,6 +18,7 @@ type partitionJSON struct {
 	State     store.State `json:"state"`
 	Position  int64       `json:"position"`
 	Behind    int64       `json:"behind"`
+	AtMost    bool        `json:"behind_at_most,omitempty"` // as of lanes
 	Tenants   int         `json:"tenant_lanes"`
 	Waits     string      `json:"waits_for,omitempty"` // why what is wanted is not done yet
 	Reason    string      `json:"reason,omitempty"`
@@ -53,7 +54,7 @@ N is I. TO BE says what was asked for and is not done yet, and for what it waits
 			if r.Waits != "" {
 				want += ": " + r.Waits
 			}
-			t.row(fmt.Sprintf("%d of %d", r.Partition, r.Of), string(r.State), r.Position, r.Behind, r.Tenants, want, short(r.Reason, 200))
+			t.row(fmt.Sprintf("%d of %d", r.Partition, r.Of), string(r.State), r.Position, behind(r.Behind, r.AtMost), r.Tenants, want, short(r.Reason, 200))
 		}
 		return t.flush()
 	})
@@ -145,7 +146,7 @@ func (p *program) partitions(ctx context.Context, db Database, processor string)
 		if l.Tenant == "" {
 			at[l.Partition] = len(rows)
 			rows = append(rows, partitionJSON{
-				Partition: l.Partition, Of: l.Of, Want: l.Want, State: l.State, Position: int64(l.Position), Behind: l.Behind, Reason: l.Reason,
+				Partition: l.Partition, Of: l.Of, Want: l.Want, State: l.State, Position: int64(l.Position), Behind: l.Behind, AtMost: l.AtMost, Reason: l.Reason,
 			})
 			continue
 		}

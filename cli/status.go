@@ -22,7 +22,8 @@ type processorJSON struct {
 	State       string       `json:"state"` // running, paused, stopped, or unowned: no consumer has it
 	Documents   int64        `json:"documents"`
 	Position    int64        `json:"position"` // of the lane furthest behind
-	Behind      int64        `json:"behind"`   // events, counted to a million in each lane
+	Behind      int64        `json:"behind"`   // events, among the next million of each lane
+	AtMost      bool         `json:"behind_at_most,omitempty"`
 	Lag         float64      `json:"lag_seconds"`
 	Lanes       int          `json:"lanes"`
 	Partitions  int          `json:"partitions"`
@@ -87,7 +88,8 @@ func (p *program) statusCommand() *cobra.Command {
 		Long: `Show the log, the processors and the processes that run them. STATE is running;
 paused by hand; stopped, with the reason in lanes; or unowned: no consumer has
 any of its lanes, or as many as are said. REBUILD says how far it is, and what it
-waits for. BEHIND is how many events it has still to look at, LAG the age of the first.
+waits for. BEHIND is how many events it has still to look at, LAG the age of the first;
+with <= it is at most so many, as some are counted for several lanes (see lanes).
 A transaction that has appended events and is still open holds all readers back: then it is named.`,
 		Example: `  $NAME status --db shop.db`,
 		Args:    between(0, 0),
@@ -127,7 +129,7 @@ A transaction that has appended events and is still open holds all readers back:
 			if r.Unowned > 0 && state == "running" {
 				state = fmt.Sprintf("%d unowned", r.Unowned)
 			}
-			t.row(r.Name, r.Kind, state, r.Documents, r.Behind, seconds(r.Lag), r.Partitions, r.Lanes, r.TenantLanes, r.Parked, rebuild)
+			t.row(r.Name, r.Kind, state, r.Documents, behind(r.Behind, r.AtMost), seconds(r.Lag), r.Partitions, r.Lanes, r.TenantLanes, r.Parked, rebuild)
 		}
 		if err := t.flush(); err != nil {
 			return err
@@ -281,6 +283,7 @@ func summary(proc store.Processor, lanes []fairlead.Lane) processorJSON {
 			r.unserved(l)
 		}
 		r.Behind += l.Behind
+		r.AtMost = r.AtMost || l.AtMost
 		r.Parked += l.Parked
 		lag = max(lag, l.Lag)
 	}
@@ -328,6 +331,7 @@ type laneJSON struct {
 	Pinned     bool            `json:"pinned"`
 	Position   int64           `json:"position"`
 	Behind     int64           `json:"behind"`
+	AtMost     bool            `json:"behind_at_most,omitempty"` // it counts events of other lanes too
 	Lag        float64         `json:"lag_seconds"`
 	Parked     int             `json:"parked_keys"`
 	Owner      string          `json:"owner,omitempty"`
@@ -352,7 +356,11 @@ func (p *program) lanesCommand() *cobra.Command {
 		Long: `Show the lanes of a processor, or of all. A lane without a tenant is the base
 lane of its partition: of the keys whose hash modulo so many is its number.
 EXCLUDES says how many tenants are, or were just now, in lanes of their own. A
-build beside the live one is a rebuild in the making, or kept for rebuild back.`,
+build beside the live one is a rebuild in the making, or kept for rebuild back.
+BEHIND is how many of the lane's events are among the next million that it is to
+read. With <= it counts events of other lanes too: the log cannot count, or which
+lane has them only the processor's own code can tell (PartitionBy), or no consumer
+of this version or a later one has run yet.`,
 		Example: `  $NAME lanes orders --db shop.db`,
 		Args:    between(0, 1),
 	}
@@ -400,16 +408,24 @@ build beside the live one is a rebuild in the making, or kept for rebuild back.`
 			if owner != "" && !l.Alive {
 				owner += " (dead)"
 			}
-			t.row(name, l.Tenant, state, int64(l.Position), l.Behind, l.Lag, len(l.Exclusions), l.Parked, owner, l.UpdatedAt, short(cmp.Or(l.Reason, l.Unserved), 80))
+			t.row(name, l.Tenant, state, int64(l.Position), behind(l.Behind, l.AtMost), l.Lag, len(l.Exclusions), l.Parked, owner, l.UpdatedAt, short(cmp.Or(l.Reason, l.Unserved), 80))
 		}
 		return t.flush()
 	})
 }
 
+// behind shows a number of events, with <= where it is an upper bound.
+func behind(n int64, atMost bool) string {
+	if atMost && n > 0 {
+		return "<=" + thousands(n)
+	}
+	return thousands(n)
+}
+
 func laneOf(l *fairlead.Lane) laneJSON {
 	j := laneJSON{
 		Processor: l.Processor, Build: l.Number, Live: l.Live, Kept: l.Kept, Partition: l.Partition, Of: l.Of, Want: l.Want, Tenant: l.Tenant,
-		State: l.State, Reason: l.Reason, Pinned: l.Pinned, Position: int64(l.Position), Behind: l.Behind,
+		State: l.State, Reason: l.Reason, Pinned: l.Pinned, Position: int64(l.Position), Behind: l.Behind, AtMost: l.AtMost,
 		Lag: l.Lag.Seconds(), Parked: l.Parked, Owner: l.Owner, Alive: l.Alive, Pool: l.Pool, Unserved: l.Unserved, Epoch: l.Epoch,
 		AppliedAt: stamp(l.AppliedAt), UpdatedAt: stamp(l.UpdatedAt),
 	}

@@ -9,8 +9,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/lane"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/spf13/cobra"
 )
@@ -167,40 +169,55 @@ func tenantRows(ctx context.Context, db Database, log eventlog.Log, ps []store.P
 			if !counts {
 				continue
 			}
-			for _, l := range lanes {
+			var behind int64
+			for j := range lanes {
+				l := &lanes[j]
 				mine := l.Tenant == rows[i].Tenant || (l.Tenant == "" && !own[l.Partition])
 				if l.Processor != proc.Name || l.Number != proc.Live || !mine {
 					continue
 				}
-				if err := rows[i].behind(ctx, log, counter, l); err != nil {
+				n, lag, known, err := tenantBehind(ctx, log, counter, &proc, l, rows[i].Tenant)
+				if err != nil {
 					return nil, err
 				}
+				if rows[i].Lag = max(rows[i].Lag, lag.Seconds()); known {
+					behind += n
+				} else { // each lane counts the others' too
+					behind = max(behind, n)
+				}
 			}
+			rows[i].Behind = max(rows[i].Behind, behind)
 		}
 	}
 	return rows, nil
 }
 
-// behind raises the tenant's backlog to that in lane l.
-func (r *tenantJSON) behind(ctx context.Context, log eventlog.Log, counter eventlog.Counter, l store.Lane) error {
+// tenantBehind returns a tenant's backlog in a lane. Where it is not known which of the
+// tenant's events are the lane's, it is all of them.
+func tenantBehind(ctx context.Context, log eventlog.Log, counter eventlog.Counter, proc *store.Processor, l *store.Lane, tenant string) (n int64, lag time.Duration, known bool, err error) {
 	parts, err := log.Partitions(ctx)
 	if err != nil {
-		return err
+		return 0, 0, false, err
 	}
 	part := l.Partition
 	if parts == 1 {
 		part = 0
 	}
 	head, err := log.Head(ctx, part)
-	if err != nil || head <= l.Position {
-		return err
+	if err != nil {
+		return 0, 0, false, err
 	}
-	const limit = 1_000_000
-	n, oldest, err := counter.Count(ctx, part, eventlog.Filter{Tenants: []string{r.Tenant}}, l.Position, event.Unbounded, limit)
-	if err != nil || n == 0 {
-		return err
+	f := eventlog.Filter{Tenants: []string{tenant}}
+	bucket, known := lane.Bucket(proc, l, parts)
+	if head <= l.Position || bucket != nil && !bucket.ByStream && !bucket.Has(tenant, "") {
+		return 0, 0, known, nil
 	}
-	r.Behind = max(r.Behind, int64(n))
-	r.Lag = max(r.Lag, time.Since(oldest).Seconds())
-	return nil
+	if bucket != nil && bucket.ByStream {
+		f.Buckets = []eventlog.Bucket{*bucket}
+	}
+	counted, oldest, err := counter.Count(ctx, part, f, l.Position, event.Unbounded, fairlead.BehindLimit)
+	if err != nil || counted == 0 {
+		return 0, 0, known, err
+	}
+	return int64(counted), time.Since(oldest), known, nil
 }

@@ -65,6 +65,10 @@ type Counter interface {
 	// counted to at most limit, and when the first of them was recorded (the
 	// zero time where n is 0). Until is taken literally: [event.Unbounded] is
 	// to the head, 0 selects nothing.
+	//
+	// With Buckets, what is counted to limit is what the rest of f selects: n is how
+	// many of those events are in the buckets, exactly, whatever the log makes of them
+	// when it is read. So a small bucket costs no more than the whole.
 	Count(ctx context.Context, partition int, f Filter, after, until event.Position, limit int) (n int, oldest time.Time, err error)
 }
 
@@ -80,6 +84,7 @@ type TenantCounter interface {
 type TenantAfter struct {
 	Tenant string
 	After  event.Position
+	Bucket *Bucket // only those of it; nil: all
 }
 
 // Counted is what was counted: how many events, and when the first of them was

@@ -71,7 +71,7 @@ var (
 	lanesFailing  = desc("lanes_failing", "Lanes of this process whose last try failed.", "processor")
 	unowned       = desc("lanes_unowned", "Lanes that should be worked and that no live process has.", "processor")
 	stopped       = desc("lanes_stopped", "Lanes that are paused: by hand, or by a poison policy.", "processor")
-	behind        = desc("behind_events", "Events still to be looked at, counted to a million in each lane.", "processor")
+	behind        = desc("behind_events", "Events still to be looked at, among the next million of each lane.", "processor")
 	lag           = desc("lag_seconds", "Age of the oldest event still to be looked at.", "processor")
 	parked        = desc("parked_keys", "Ordering keys with dead letters that hold up their later events.", "processor")
 	tenantLag     = desc("tenant_lag_seconds", "The same of tenants in lanes of their own, those with the highest.", "processor", "tenant")

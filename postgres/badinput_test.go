@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -409,12 +410,12 @@ func TestUnrelatedTransactionDelaysNobody(t *testing.T) {
 // TestHostileTenants: names are data, all the way from the log to the document.
 func TestHostileTenants(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, pgtest.Database(t), false)
+	s := newShop(t, pgtest.Database(t), true)
 	names := []string{"'; DROP TABLE fairlead.lanes; --", `"`, `\`, "$1", "%s%n", "../../etc/passwd", "a b", "ä", "😀", "{schema}", "NULL", "all", strings.Repeat("x", 128)}
 	var token eventlog.Token
 	for _, n := range names {
 		for _, stream := range []string{"s", n} {
-			got, err := s.db.Append(s.ctx, eventlog.StreamAppend{Tenant: n, Stream: stream, Events: []eventlog.NewEvent{fairlead.MustEvent("said", said{n})}})
+			got, err := s.db.Append(s.ctx, eventlog.StreamAppend{Tenant: n, Stream: stream, Events: []eventlog.NewEvent{fairlead.MustEvent("said", said{n + "/" + stream})}})
 			if err != nil {
 				t.Fatalf("tenant %q: %v", n, err)
 			}
@@ -433,8 +434,17 @@ func TestHostileTenants(t *testing.T) {
 	}
 	for _, n := range names {
 		for _, stream := range []string{"s", n} {
-			if _, err := s.db.Get(s.ctx, "minutes", n, stream); err != nil {
+			d, err := s.db.Get(s.ctx, "minutes", n, stream)
+			if err != nil {
 				t.Errorf("document %q of tenant %q: %v", stream, n, err)
+				continue
+			}
+			var got minutes
+			if err := json.Unmarshal(d.Data, &got); err != nil {
+				t.Fatal(err)
+			}
+			if want := (minutes{1, n + "/" + stream}); got != want || d.Tenant != n || d.ID != stream {
+				t.Errorf("document %q of tenant %q is %+v of %q, want %+v", stream, n, got, d.Key, want)
 			}
 		}
 	}

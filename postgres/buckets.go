@@ -86,19 +86,34 @@ func readBuckets(groups []bucketGroup, maxEvents int) (sql string, args []any) {
 	conditions := make([]string, len(groups))
 	for i, g := range groups {
 		none *= 1 - min(float64(len(g.residues))/float64(g.modulus), 1)
-		column := "e.tenant_hash"
-		if g.byStream {
-			column = "e.stream_hash"
-		}
-		// The hash counts as unsigned: of one that is negative here, the remainder of
-		// 2^64 is missing.
-		n := len(args) + 7
-		conditions[i] = fmt.Sprintf("%[1]s IS NULL OR (%[1]s %% $%[2]d::bigint + $%[2]d + CASE WHEN %[1]s < 0 THEN $%[3]d::bigint ELSE 0 END) %% $%[2]d = ANY($%[4]d::bigint[])",
-			column, n, n+1, n+2)
-		m := uint64(g.modulus)
-		args = append(args, g.modulus, int64((math.MaxUint64%m+1)%m), g.residues)
+		conditions[i] = g.column() + " IS NULL OR " + g.condition(len(args)+7)
+		args = append(args, g.args()...)
 	}
 	examined := float64(maxEvents) / (1 - none)
 	args[0] = max(maxEvents, int(min(examined, maxExamined)))
 	return fmt.Sprintf(readBucketsOf, strings.Join(conditions, " OR ")), args
+}
+
+// column is that of the hash which tells the buckets.
+func (g *bucketGroup) column() string {
+	if g.byStream {
+		return "e.stream_hash"
+	}
+	return "e.tenant_hash"
+}
+
+// condition is that of an event in one of the buckets, with the three args from $n on.
+// The hash counts as unsigned: of one that is negative here, the remainder of 2^64 is
+// missing.
+func (g *bucketGroup) condition(n int) string {
+	return fmt.Sprintf("(%[1]s %% $%[2]d::bigint + $%[2]d + CASE WHEN %[1]s < 0 THEN $%[3]d::bigint ELSE 0 END) %% $%[2]d = ANY($%[4]d::bigint[])",
+		g.column(), n, n+1, n+2)
+}
+
+func (g *bucketGroup) args() []any { return []any{g.modulus, overflow(g.modulus), g.residues} }
+
+// overflow returns the remainder of 2^64.
+func overflow(modulus int64) int64 {
+	m := uint64(modulus)
+	return int64((math.MaxUint64%m + 1) % m)
 }

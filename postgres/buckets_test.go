@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/internal/pgtest"
 )
@@ -50,6 +51,27 @@ func TestBucketsOfAnOldLog(t *testing.T) {
 				}
 			}
 			total += len(events) - 2
+			// They are counted where they belong.
+			want := map[string]int{}
+			for _, e := range events {
+				if b.Has(e.Tenant, e.Stream) {
+					want[e.Tenant]++
+					want[""]++
+				}
+			}
+			for _, tenant := range []string{"", "t", "a"} {
+				f := eventlog.Filter{Buckets: []eventlog.Bucket{b}}
+				if tenant != "" {
+					f.Tenants = []string{tenant}
+				}
+				if got, _, err := db.Count(t.Context(), 0, f, 0, event.Unbounded, 10_000); err != nil || got != want[tenant] {
+					t.Errorf("Count(%+v) = %d, %v, want %d", f, got, err, want[tenant])
+				}
+			}
+			counted, err := db.CountTenants(t.Context(), 0, []eventlog.TenantAfter{{Tenant: "t", Bucket: &b}, {Tenant: "a", Bucket: &b}}, event.Unbounded, 10_000)
+			if err != nil || counted[0].Events != want["t"] || counted[1].Events != want["a"] {
+				t.Errorf("CountTenants of %+v = %+v, %v, want %v", b, counted, err, want)
+			}
 		}
 		if modulus <= 10 && total != n {
 			t.Errorf("the buckets of %d have %d events together, want %d", modulus, total, n)

@@ -124,6 +124,12 @@ ORDER BY w.position`
 			` <= least((SELECT f.safe FROM f), $3)` + where + more + ` ORDER BY ` + p + ` LIMIT $4::bigint) q
 ) SELECT ` + frontierColumns + `, c.n, (SELECT ` + recorded + from + ` WHERE ` + p + ` = c.first LIMIT 1) FROM f CROSS JOIN c`
 	}
+	counted := func(more string) string {
+		return frontier + `, e AS (
+	SELECT ` + p + `::bigint AS position, ` + text(x.m.Tenant) + ` AS tenant, ` + text(x.m.Stream) + ` AS stream` + from + ` WHERE ` + p + ` > $2 AND ` + p +
+			` <= least((SELECT f.safe FROM f), $3)` + where + more + ` ORDER BY ` + p + ` LIMIT $4::bigint
+)`
+	}
 	return &statements{
 		readFrontier: frontier + " SELECT " + frontierColumns + " FROM f",
 		readSafeHead: "SELECT 0::bigint, " + server, // one list of holders finds it again
@@ -136,9 +142,11 @@ ORDER BY w.position`
 		countAll: count(""),
 		// Whoever draws a position locks the sequence first, until its transaction
 		// ends; whoever inserts locks the table.
-		listHolders: holdersOf + fmt.Sprintf(" UNION ALL SELECT %d::oid)", x.sequence),
-		countFound:  count(filter(5)),
-		positionAt:  frontier + " SELECT " + frontierColumns + ", (SELECT min(" + p + ")::bigint" + from + " WHERE " + recorded + " >= $2" + where + "), f.gone FROM f",
+		listHolders:  holdersOf + fmt.Sprintf(" UNION ALL SELECT %d::oid)", x.sequence),
+		countFound:   count(filter(5)),
+		countedAll:   counted(""),
+		countedFound: counted(filter(5)),
+		positionAt:   frontier + " SELECT " + frontierColumns + ", (SELECT min(" + p + ")::bigint" + from + " WHERE " + recorded + " >= $2" + where + "), f.gone FROM f",
 	}
 }
 

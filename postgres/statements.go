@@ -12,6 +12,8 @@ type statements struct {
 	readStream   string
 	countAll     string
 	countFound   string
+	countedAll   string // the beginning of a statement, with what is counted as e
+	countedFound string
 	positionAt   string
 	listHolders  string // $1 is the table
 }
@@ -25,6 +27,8 @@ var ownStatements = statements{
 	readStream:   readStream,
 	countAll:     countAll,
 	countFound:   countFound,
+	countedAll:   countedAll,
+	countedFound: countedFound,
 	listHolders:  listHolders,
 	positionAt:   selectFrontier + " SELECT " + frontierColumns + ", {schema}.position_at($2), f.gone FROM f",
 }

@@ -78,6 +78,16 @@ const (
 	SELECT cardinality(t.positions) AS n, t.positions[1] AS first FROM f CROSS JOIN LATERAL
 		{schema}.find($5, $6, $7, $8, $9, $2, least(f.safe, $3), $4::integer, 2147483647) t
 )` + countEnd
+	countedAll = selectFrontier + `, e AS (
+	SELECT e.position, e.tenant, e.stream, e.tenant_hash, e.stream_hash
+		FROM {schema}.events e WHERE e.position > $2 AND e.position <= least((SELECT f.safe FROM f), $3,
+		(SELECT e.position FROM {schema}.events e WHERE e.position > $2 ORDER BY e.position LIMIT 1 OFFSET $4::integer - 1))
+)`
+	countedFound = selectFrontier + `, e AS (
+	SELECT e.position, e.tenant, e.stream, e.tenant_hash, e.stream_hash FROM f CROSS JOIN LATERAL
+		{schema}.find($5, $6, $7, $8, $9, $2, least(f.safe, $3), $4::integer, 2147483647) t
+		CROSS JOIN LATERAL unnest(t.positions) u(position) JOIN {schema}.events e ON e.position = u.position
+)`
 	countEnd = ` SELECT ` + frontierColumns + `, c.n, (SELECT v.recorded_at FROM {schema}.events v WHERE v.position = c.first) FROM f CROSS JOIN c`
 )
 
@@ -91,6 +101,9 @@ func (db *DB) Count(ctx context.Context, partition int, in eventlog.Filter, afte
 		return 0, time.Time{}, nil
 	}
 	limit = min(limit, math.MaxInt32)
+	if in.Buckets != nil {
+		return db.countBuckets(ctx, &in, f, after, until, limit)
+	}
 	ctx, cancel := db.limit(ctx)
 	defer cancel()
 	var at *time.Time

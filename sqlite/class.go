@@ -71,14 +71,14 @@ func (c *conn) classPositions(classes []string, after, until event.Position, lim
 	return out[:n], until, nil
 }
 
-// countRows calls found with the positions in (after, until] of the events that f
-// accepts, by looking at rows, until it returns false. Those of one class are in
-// order.
-func (c *conn) countRows(f *rowFilter, after, until event.Position, found func(position int64) bool) error {
-	query, classes := "SELECT position, tenant_no, type_no, class FROM fairlead_events WHERE position > ? AND position <= ? ORDER BY position", []string{""}
+// countRows calls found with the positions in (after, until], and the streams, of the
+// events that f accepts, by looking at rows, until it returns false. Those of one class
+// are in order.
+func (c *conn) countRows(f *rowFilter, after, until event.Position, found func(position, stream int64) bool) error {
+	query, classes := "SELECT position, tenant_no, type_no, class, stream_no FROM fairlead_events WHERE position > ? AND position <= ? ORDER BY position", []string{""}
 	rare, byClass := f.rare()
 	if byClass {
-		query, classes = "SELECT position, tenant_no, type_no, class"+selectClass, rare
+		query, classes = "SELECT position, tenant_no, type_no, class, stream_no"+selectClass, rare
 	}
 	s, err := c.Prepare(query)
 	if err != nil {
@@ -101,7 +101,7 @@ func (c *conn) countRows(f *rowFilter, after, until event.Position, found func(p
 				break
 			}
 			if f.all || f.names(s.ColumnInt64(1), s.ColumnInt64(2)) && (f.classes == nil || f.classes[s.ColumnText(3)]) {
-				enough = !found(s.ColumnInt64(0))
+				enough = !found(s.ColumnInt64(0), s.ColumnInt64(4))
 			}
 		}
 		if err := s.Reset(); err != nil {

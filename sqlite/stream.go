@@ -131,32 +131,39 @@ func (c *conn) count(filter *eventlog.Filter, after, until event.Position, limit
 	if err != nil || f.none {
 		return 0, time.Time{}, err
 	}
-	if f.all && after >= m.removed {
+	buckets := c.buckets(filter.Buckets)
+	if f.all && buckets == nil && after >= m.removed {
 		// Positions are dense where nothing was deleted.
 		oldest, err := c.recordedAt(int64(after) + 1)
 		return int(min(int64(until-after), int64(limit))), oldest, err
 	}
-	n, first := 0, int64(0)
-	found := func(position, count int64) {
+	n, looked, first := 0, 0, int64(0)
+	found := func(position, count, stream int64) {
+		if looked = int(min(int64(looked)+count, int64(limit))); buckets == nil {
+			n = looked
+		} else if !buckets.has(position, stream) {
+			return
+		} else {
+			n++
+		}
 		if first == 0 || position < first {
 			first = position
 		}
-		n = int(min(int64(n)+count, int64(limit)))
 	}
 	if few, ok := f.few(); ok && f.typs == nil && f.classes == nil {
 		for _, no := range few {
 			err := c.tenantRuns(no, after, min(until, m.indexed), func(start, last, events int64, s *zs.Stmt) (bool, error) {
-				if start > int64(after) && last <= int64(until) {
-					found(start, events)
-					return n < limit, nil
+				if buckets == nil && start > int64(after) && last <= int64(until) {
+					found(start, events, 0)
+					return looked < limit, nil
 				}
 				err := eachPosting(columnBytes(s, 3), func(p int64) bool {
 					if p > int64(after) && p <= int64(until) {
-						found(p, 1)
+						found(p, 1, 0)
 					}
-					return p <= int64(until)
+					return p <= int64(until) && (buckets == nil || looked < limit)
 				})
-				return n < limit, err
+				return looked < limit, err
 			})
 			if err != nil {
 				return 0, time.Time{}, err
@@ -167,16 +174,19 @@ func (c *conn) count(filter *eventlog.Filter, after, until event.Position, limit
 			return 0, time.Time{}, err
 		}
 		for _, e := range tail[searchTail(tail, after):] {
-			if e.position <= int64(until) && slices.Contains(few, e.tenant) {
-				found(e.position, 1)
+			if e.position <= int64(until) && slices.Contains(few, e.tenant) && (buckets == nil || looked < limit) {
+				found(e.position, 1, e.stream)
 			}
 		}
 		after = until
 	}
 	if after < until {
-		if err := c.countRows(&f, after, until, func(p int64) bool { found(p, 1); return n < limit }); err != nil {
+		if err := c.countRows(&f, after, until, func(p, stream int64) bool { found(p, 1, stream); return looked < limit }); err != nil {
 			return 0, time.Time{}, err
 		}
+	}
+	if buckets != nil && buckets.err != nil {
+		return 0, time.Time{}, buckets.err
 	}
 	if n == 0 {
 		return 0, time.Time{}, nil

@@ -23,6 +23,9 @@ type Builds struct {
 	Log string `json:"log,omitempty"`
 	// LogPartitions is how many that log had when the lanes were made.
 	LogPartitions int `json:"log_partitions,omitempty"`
+	// Shares says what tells the partitions of one log partition apart, for who has not
+	// the processor's code; "" where it is not known. See package lane.
+	Shares string `json:"shares,omitempty"`
 	// Removed are the tenants that were removed last, the newest at the end: builds to
 	// come leave them out, whatever a process has in memory of the log.
 	Removed []Removed `json:"removed,omitempty"`

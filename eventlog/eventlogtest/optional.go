@@ -60,13 +60,21 @@ func testCount(t *fixture) {
 		for _, f := range []eventlog.Filter{
 			{}, {Tenants: []string{"a"}}, {Exclude: []string{"a", "b"}}, {Types: []string{"Paid"}}, {Tenants: []string{}},
 			{Tenants: []string{"a", "b"}, Exclude: []string{"b"}, Types: []string{"Paid", "Sent"}},
+			{Buckets: []eventlog.Bucket{{ByStream: true, Modulus: 3, Residue: 2}}}, {Buckets: []eventlog.Bucket{{Modulus: 2, Residue: 1}}},
+			{Buckets: []eventlog.Bucket{{ByStream: true, Modulus: 3, Residue: 1}}, Tenants: []string{"a"}},
+			{Buckets: []eventlog.Bucket{{ByStream: true, Modulus: 4, Residue: 3}}, Exclude: []string{"a", "b"}},
+			{Buckets: []eventlog.Bucket{{ByStream: true, Modulus: 2}, {Modulus: 3, Residue: 1}}, Types: []string{"Paid"}},
+			{Buckets: []eventlog.Bucket{}},
 		} {
 			for _, after := range bounds {
 				for _, until := range bounds {
 					for _, limit := range []int{1, 5, 1000} {
-						n, oldest := 0, time.Time{}
+						n, looked, oldest := 0, 0, time.Time{}
 						for _, e := range all {
-							if e.Position > after && e.Position <= until && n < limit && matches(f, e) {
+							if e.Position > after && e.Position <= until && looked < limit && matches(f, e) {
+								if looked++; f.Buckets != nil && !slices.ContainsFunc(f.Buckets, func(b eventlog.Bucket) bool { return b.Has(e.Tenant, e.Stream) }) {
+									continue
+								}
 								if n == 0 {
 									oldest = e.RecordedAt
 								}
@@ -92,35 +100,8 @@ func testCountTenants(t *fixture) {
 		t.fill(one(fmt.Sprint("t", i%30), "s", "T", 30))
 	}
 	fillMixed(t)
-	for p := range t.partitions() {
-		all := t.events(eventlog.ReadRequest{Partition: p})
-		var asked []eventlog.TenantAfter
-		for i, tenant := range append([]string{"a", "b", "c", "a/b", "nobody", "a\x00b", "t7", "a", "A"}, odd...) {
-			for _, after := range []event.Position{0, all[i*7%len(all)].Position, all[len(all)-1-i].Position, event.Unbounded} {
-				asked = append(asked, eventlog.TenantAfter{Tenant: tenant, After: after})
-			}
-		}
-		for _, until := range []event.Position{0, 1, all[len(all)/2].Position, all[len(all)-3].Position, event.Unbounded} {
-			for _, limit := range []int{0, 1, 7, 1000} {
-				got, err := log.CountTenants(t.Context(), p, asked, until, limit)
-				if err != nil || len(got) != len(asked) {
-					t.Fatalf("CountTenants of %d = %d, %v", len(asked), len(got), err)
-				}
-				for i, a := range asked {
-					var want eventlog.Counted
-					for _, e := range all {
-						if e.Tenant == a.Tenant && e.Position > a.After && e.Position <= until && want.Events < limit {
-							if want.Events++; want.Events == 1 {
-								want.Oldest = e.RecordedAt
-							}
-						}
-					}
-					if got[i].Events != want.Events || !got[i].Oldest.Equal(want.Oldest) {
-						t.Errorf("of tenant %q after %v until %v to %d: %+v, want %+v", a.Tenant, a.After, until, limit, got[i], want)
-					}
-				}
-			}
-		}
+	for _, withBuckets := range []bool{false, true} {
+		countsTenants(t, log, withBuckets)
 	}
 	if got, err := log.CountTenants(t.Context(), 0, nil, event.Unbounded, 10); err != nil || len(got) != 0 {
 		t.Errorf("CountTenants of none = %v, %v", got, err)
@@ -132,6 +113,47 @@ func testCountTenants(t *fixture) {
 	cancel()
 	if _, err := log.CountTenants(ctx, 0, []eventlog.TenantAfter{{Tenant: "a"}}, event.Unbounded, 10); !errors.Is(err, context.Canceled) {
 		t.Errorf("CountTenants with an ended context = %v, want %v", err, context.Canceled)
+	}
+}
+
+func countsTenants(t *fixture, log eventlog.TenantCounter, withBuckets bool) {
+	t.Helper()
+	for p := range t.partitions() {
+		all := t.events(eventlog.ReadRequest{Partition: p})
+		var asked []eventlog.TenantAfter
+		for i, tenant := range append([]string{"a", "b", "c", "a/b", "nobody", "a\x00b", "t7", "a", "A"}, odd...) {
+			for _, after := range []event.Position{0, all[i*7%len(all)].Position, all[len(all)-1-i].Position, event.Unbounded} {
+				asked = append(asked, eventlog.TenantAfter{Tenant: tenant, After: after})
+				if withBuckets {
+					asked[len(asked)-1].Bucket = []*eventlog.Bucket{nil, {ByStream: true, Modulus: 3, Residue: i % 3}, {Modulus: 2, Residue: i % 2}}[len(asked)%3]
+				}
+			}
+		}
+		for _, until := range []event.Position{0, 1, all[len(all)/2].Position, all[len(all)-3].Position, event.Unbounded} {
+			for _, limit := range []int{0, 1, 7, 1000} {
+				got, err := log.CountTenants(t.Context(), p, asked, until, limit)
+				if err != nil || len(got) != len(asked) {
+					t.Fatalf("CountTenants of %d = %d, %v", len(asked), len(got), err)
+				}
+				for i, a := range asked {
+					var want eventlog.Counted
+					looked := 0
+					for _, e := range all {
+						if e.Tenant == a.Tenant && e.Position > a.After && e.Position <= until && looked < limit {
+							if looked++; a.Bucket != nil && !a.Bucket.Has(e.Tenant, e.Stream) {
+								continue
+							}
+							if want.Events++; want.Events == 1 {
+								want.Oldest = e.RecordedAt
+							}
+						}
+					}
+					if got[i].Events != want.Events || !got[i].Oldest.Equal(want.Oldest) {
+						t.Errorf("of tenant %q in %+v after %v until %v to %d: %+v, want %+v", a.Tenant, a.Bucket, a.After, until, limit, got[i], want)
+					}
+				}
+			}
+		}
 	}
 }
 

@@ -105,12 +105,14 @@ func (l *Log) Count(ctx context.Context, partition int, f eventlog.Filter, after
 	l.mu.Unlock()
 
 	sel := newSelector(f)
-	for i := range events {
+	buckets := sel.buckets
+	sel.buckets = nil // they do not count towards the limit
+	for i, looked := 0, 0; i < len(events) && events[i].Position <= until && looked < limit; i++ {
 		e := &events[i]
-		if e.Position > until || n >= limit {
-			break
-		}
 		if !sel.selects(e) {
+			continue
+		}
+		if looked++; !inBuckets(buckets, e) {
 			continue
 		}
 		if n == 0 {
@@ -140,7 +142,7 @@ func (l *Log) CountTenants(ctx context.Context, partition int, tenants []eventlo
 	events := p.events[p.after(first):]
 	l.mu.Unlock()
 
-	out := make([]eventlog.Counted, len(tenants))
+	out, looked := make([]eventlog.Counted, len(tenants)), make([]int, len(tenants))
 	for i := range events {
 		e := &events[i]
 		if e.Position > until {
@@ -148,7 +150,10 @@ func (l *Log) CountTenants(ctx context.Context, partition int, tenants []eventlo
 		}
 		for _, n := range of[e.Tenant] {
 			c := &out[n]
-			if e.Position <= tenants[n].After || c.Events >= limit {
+			if e.Position <= tenants[n].After || looked[n] >= limit {
+				continue
+			}
+			if looked[n]++; tenants[n].Bucket != nil && !tenants[n].Bucket.Has(e.Tenant, e.Stream) {
 				continue
 			}
 			if c.Events == 0 {
@@ -191,7 +196,12 @@ func (s *selector) selects(e *event.Event) bool {
 		(s.exclude == nil || !s.exclude(e.Tenant)) &&
 		(s.types == nil || s.types(e.Type)) &&
 		(s.classes == nil || s.classes(e.Class)) &&
-		(s.buckets == nil || slices.ContainsFunc(s.buckets, func(b eventlog.Bucket) bool { return b.Has(e.Tenant, e.Stream) }))
+		inBuckets(s.buckets, e)
+}
+
+// inBuckets reports whether an event is in one of the buckets; nil has all.
+func inBuckets(buckets []eventlog.Bucket, e *event.Event) bool {
+	return buckets == nil || slices.ContainsFunc(buckets, func(b eventlog.Bucket) bool { return b.Has(e.Tenant, e.Stream) })
 }
 
 // finder returns a function that tells whether a name is in names.

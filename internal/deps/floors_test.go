@@ -29,7 +29,7 @@ var floors = []floor{
 		// Nothing stands on these, so nobody who uses Fairlead is built with
 		// package testing.
 		name:     "conformance suites, simulation, checks",
-		packages: []string{"store/storetest/...", "store/ledger/ledgertest/...", "eventlog/eventlogtest/...", "projection/projectiontest/...", "internal/crash/...", "internal/chaos/...", "internal/deps/...", "internal/pgtest/...", "internal/brokertest/...", "internal/kafkatest/...", "internal/turnover/..."},
+		packages: []string{"store/storetest/...", "store/ledger/ledgertest/...", "eventlog/eventlogtest/...", "projection/projectiontest/...", "internal/crash/...", "internal/chaos/...", "internal/deps/...", "internal/pgtest/...", "internal/behindtest/...", "internal/brokertest/...", "internal/kafkatest/...", "internal/turnover/..."},
 		peers:    true,
 		never:    []string{"cmd/...", "cli/...", "sqlite/...", "postgres/...", "kafka/...", "opensearch/...", "rabbitmq/...", "nats/..."},
 		why:      "a suite gets the adapter that it tests from the adapter's own test",

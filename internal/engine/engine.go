@@ -184,6 +184,7 @@ func (e *Engine) Add(ctx context.Context, p Processor) error {
 	if p.Projection != nil {
 		row.Collection, row.Version = p.Projection.Name(), p.Projection.Version()
 	}
+	row.Builds.Shares = p.shares()
 	if i, ok := e.log.(eventlog.Identity); ok {
 		row.Builds.Log, row.Builds.LogPartitions = i.Identity(), logParts
 	}

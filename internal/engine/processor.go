@@ -116,6 +116,17 @@ func (p *Processor) logBucket(l *store.Lane) *eventlog.Bucket {
 	return &eventlog.Bucket{ByStream: p.byStream(), Modulus: of, Residue: l.Partition}
 }
 
+// shares returns what tells the partitions apart, as it stands in [store.Builds].
+func (p *Processor) shares() string {
+	switch {
+	case p.PartitionBy != nil:
+		return lane.SharesOwn
+	case p.byStream():
+		return lane.SharesStreams
+	}
+	return lane.SharesTenants
+}
+
 // byStream reports whether a stream, and not a whole tenant, is in one partition.
 func (p *Processor) byStream() bool { return p.Projection == nil || p.Projection.ByStream() }
 

@@ -67,11 +67,19 @@ func Grow(ctx context.Context, s store.Store, processor string, partitions int) 
 	return p, err
 }
 
-// identify notes of which log a processor's positions are, and refuses another one.
+// identify notes of which log a processor's positions are, and refuses another one;
+// and what tells its partitions apart, where log says that.
 func identify(tx store.Tx, p *store.Processor, log *store.Builds) error {
+	shares := p.Builds.Shares
+	if log.Shares != "" {
+		p.Builds.Shares = log.Shares
+	}
 	switch p.Builds.Log {
 	case log.Log:
-		return nil
+		if p.Builds.Shares == shares {
+			return nil
+		}
+		return tx.PutProcessor(*p)
 	case "":
 		p.Builds.Log, p.Builds.LogPartitions = log.Log, log.LogPartitions
 		return tx.PutProcessor(*p)

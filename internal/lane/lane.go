@@ -45,7 +45,7 @@ func Setup(ctx context.Context, s store.Store, want store.Processor, start func(
 		return compatible(got, want)
 	}
 	err := s.View(ctx, check) // the common case costs no write
-	if err == nil && want.Builds.Log != got.Builds.Log {
+	if err == nil && (want.Builds.Log != got.Builds.Log || want.Builds.Shares != got.Builds.Shares && want.Builds.Shares != "") {
 		err = s.Update(ctx, func(tx store.Tx) error {
 			if err := check(tx); err != nil {
 				return err
