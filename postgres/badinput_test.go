@@ -489,7 +489,6 @@ func unrelatedTime(t *testing.T) time.Duration {
 // stays open and has written elsewhere, also where positions are missing; one that
 // has appended holds them up, and is named. FAIRLEAD_UNRELATED_TIME says for how long it stays open, as 3m does.
 func TestUnrelatedTransactionDelaysNobody(t *testing.T) {
-	t.Parallel()
 	s := newShop(t, pgtest.Database(t), false)
 	config := s.admin.Config()
 	config.Database = s.database
