@@ -354,7 +354,8 @@ func TestDiskFull(t *testing.T) {
 		}
 		s := newShop(t, u.String(), false)
 		s.do("CREATE TABLESPACE small_events LOCATION '" + events.dir + "'")
-		s.inDatabase("ALTER TABLE fairlead.events SET TABLESPACE small_events")
+		s.inDatabase("ALTER TABLE fairlead.events SET TABLESPACE small_events",
+			"CREATE TABLE filler TABLESPACE small_events AS SELECT repeat('x', 1000) FROM generate_series(1, 11000)") // 12 MiB
 		admin := fairlead.Admin{Log: s.db, Store: s.db}
 		// What is in the log when it is full is applied then.
 		if err := admin.Pause(s.ctx, "minutes", "", "until the disk is full"); err != nil {
@@ -362,7 +363,7 @@ func TestDiskFull(t *testing.T) {
 		}
 		// A part of it has room for what comes first: that must not be there either.
 		big := eventlog.StreamAppend{Tenant: "a", Stream: "s", Events: []eventlog.NewEvent{
-			fairlead.MustEvent("said", said{"a word"}), fairlead.MustEvent("said", said{noise(t, 2<<20)}),
+			fairlead.MustEvent("said", said{"a word"}), fairlead.MustEvent("said", said{noise(t, 512<<10)}),
 		}}
 		other := eventlog.StreamAppend{Tenant: "a", Stream: "other", Events: big.Events[:1]}
 		for err == nil && s.ctx.Err() == nil {
@@ -377,7 +378,7 @@ func TestDiskFull(t *testing.T) {
 			}
 		}
 		full(err)
-		if s.appended < 12 {
+		if s.appended < 14 { // ten of them were there before
 			t.Fatalf("full after %d events: there must be some", s.appended)
 		}
 		before := s.appended
