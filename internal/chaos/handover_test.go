@@ -28,7 +28,8 @@ var manyPartitions = []int{16, 16, 2}
 // does, then kills one, lets it join again, and lets one leave, under the load of
 // 10,000 tenants. What the rows of the lanes went through says how often each was
 // moved, and how long nothing was committed on it. With -v it says what
-// docs/benchmarks.md has of it.
+// docs/benchmarks.md has of it: the aim is a P99 of 100 ms where lanes are given up.
+// The test allows ten times that, for a busy machine and the race detector.
 func TestHandOver(t *testing.T) {
 	f := newFleet(t, 1, manyWorkers)
 	statements(t, f.server.URL, []string{"DROP TRIGGER committed ON fairlead.lanes"}) // one witness is enough
@@ -127,7 +128,7 @@ func TestHandOver(t *testing.T) {
 			quantiles(turnover.Pauses(moves)), quantiles(stands), quantiles(turnover.Frees(moves)), quantiles(turnover.Gaps(moves)))
 		return moves
 	}
-	const atMost = lease + time.Second
+	const atMost, p99AtMost = lease + time.Second, time.Second
 	quiet()
 
 	f.note("rolling restart")
@@ -166,6 +167,15 @@ func TestHandOver(t *testing.T) {
 			if m.Given {
 				t.Errorf("%s: lane %s was given up and not handed over: it was without an owner for %v", what, m.Lane, m.Free)
 			}
+		}
+		// Of those that were taken from an owner whose lease had ended nobody planned it;
+		// of those without a commit before and after nobody knows how long they paused.
+		known := slices.DeleteFunc(slices.Clone(moves), func(m turnover.Move) bool { return !m.Handed && !m.Given || !m.Committed })
+		if len(known) == 0 {
+			t.Errorf("%s: nothing is known of how long lanes paused, in %d moves", what, len(moves))
+		}
+		if d := turnover.Quantile(turnover.Pauses(known), .99); d > p99AtMost {
+			t.Errorf("%s: the P99 of the pause of %d lanes that were given up is %v, want %v at most", what, len(known), d, p99AtMost)
 		}
 	}
 	planned("rolling restart", moves)
