@@ -65,6 +65,8 @@ type process struct {
 	err  error // with which it ended
 	log  string
 
+	killed time.Time // the last time; guarded by the fleet's mu
+
 	clockMu sync.Mutex // not held for long
 	stdin   io.WriteCloser
 	wrong   int // seconds by which its clock is ahead
@@ -168,9 +170,24 @@ func (p *process) start(env ...string) {
 		defer p.f.mu.Unlock()
 		if !p.told {
 			said, _ := os.ReadFile(p.log)
+			if p.takenForAnother(said) {
+				return
+			}
 			p.f.ended = append(p.f.ended, fmt.Errorf("%s ended by itself: %w: %s", session, p.err, tail(said)))
 		}
 	}()
+}
+
+// lateJoin is how long a broker may still get what a process has sent that was killed:
+// the proxy holds back what is on its way.
+const lateJoin = 20 * time.Second
+
+// takenForAnother reports whether the process ended because a broker got the request to
+// join of the one of the same name that was killed before it, when this one had joined:
+// Kafka cannot tell which of two static members is the newer. Whoever supervises
+// processes starts it again, as is done here. The caller holds the fleet's mu.
+func (p *process) takenForAnother(said []byte) bool {
+	return time.Since(p.killed) < lateJoin && bytes.Contains(tail(said), []byte("FENCED_INSTANCE_ID"))
 }
 
 func tail(b []byte) []byte {
@@ -204,6 +221,9 @@ func (p *process) kill() bool {
 	p.expectEnd()
 	_ = p.cmd.Process.Kill()
 	<-p.done
+	p.f.mu.Lock()
+	p.killed = time.Now()
+	p.f.mu.Unlock()
 	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	p.cmd = nil
 	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
@@ -224,8 +244,11 @@ func (p *process) leave() bool {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.done:
-		if p.err != nil {
-			said, _ := os.ReadFile(p.log)
+		said, _ := os.ReadFile(p.log)
+		p.f.mu.Lock()
+		another := p.takenForAnother(said)
+		p.f.mu.Unlock()
+		if p.err != nil && !another {
 			p.f.t.Errorf("%s, which was to end: %v: %s", p.name, p.err, tail(said))
 		}
 	case <-time.After(leaveAtMost):

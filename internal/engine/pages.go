@@ -118,9 +118,9 @@ func (p *pages) solo(partition int) bool { return (*p.lanes.Load())[partition] <
 // what one reads, others want.
 func (p *pages) crowd(partition int) bool { return (*p.lanes.Load())[partition] > 3 }
 
-// full reports whether a page has about as much as it may have. How much is behind it its
-// Head does not say: positions may be far apart.
-func (p *pages) full(page *eventlog.Page) bool {
+// full reports whether a page has about as much as one may have of which there are few. How much is
+// behind it its Head does not say: positions may be far apart.
+func full(page *eventlog.Page) bool {
 	if len(page.Events) >= pageEvents/2 {
 		return true
 	}
@@ -128,7 +128,7 @@ func (p *pages) full(page *eventlog.Page) bool {
 	for i := range page.Events {
 		bytes += page.Events[i].Size()
 	}
-	return bytes >= int(p.pageBytes.Load())/2
+	return bytes >= maxPageBytes/4
 }
 
 // read returns a page. One without a filter may be shared, and then begins with

@@ -76,7 +76,7 @@ func (r *batchRunner) turn(ctx context.Context, b *batch, page *eventlog.Page) (
 	defer func() { done(n) }()
 	if page != nil {
 		b = r.prepare(ctx, b, page)
-		b.behind = (b.to < page.Next || page.Next < page.Head) && r.e.pages.full(page)
+		b.behind = (b.to < page.Next || page.Next < page.Head) && full(page)
 		n = len(b.items)
 	}
 	started := time.Now()
@@ -139,9 +139,9 @@ func (r *batchRunner) landed() bool {
 // saves reports whether b may grow although it could be committed: the lane catches up, so
 // nobody waits for what b has, and a document that another page changes again is written
 // once. It has no more than half as many documents as a page may have, because the next part may
-// have as many as that.
+// have as many as that. A lane that goes gently has its turn meanwhile, and rests for a multiple of it.
 func (r *batchRunner) saves(b *batch) bool {
-	return b.behind && len(b.changed) <= pageEvents/2 && time.Since(b.began) < growAtMost
+	return b.behind && r.l.small == 0 && len(b.changed) <= pageEvents/2 && time.Since(b.began) < growAtMost
 }
 
 // following returns the page after what is in the batch. It returns nil if there
