@@ -110,7 +110,7 @@ func (r *rowWatch) due(hears, hinted bool) time.Duration {
 
 // Changed implements [store.Store]. A change by another process is known as soon
 // as its notification comes; where none can come (a pooler is between), within a
-// moment while changes come often, and at the latest after 300 ms.
+// moment while changes come often, and at the latest after 800 ms.
 func (db *DB) Changed(ctx context.Context, known int64) (int64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err

@@ -52,7 +52,7 @@ func TestIdle(t *testing.T) {
 	}{
 		{"one process", 1, false, 2},
 		{"three processes", 3, false, 2},
-		{"behind a pooler", 1, true, 5},
+		{"behind a pooler", 1, true, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

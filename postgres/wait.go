@@ -19,7 +19,8 @@ const (
 	notifyEvery = 50 * time.Millisecond
 	lookBusy    = 5 * time.Millisecond
 	lookIdle    = 5 * time.Second        // where notifications come
-	lookBlind   = 250 * time.Millisecond // where they do not
+	lookBlind   = 700 * time.Millisecond // where they do not: less than twice a second
+	lookHeld    = 250 * time.Millisecond // where something is there, and held back
 	lookBack    = 8
 	unknownIdle = time.Second // as long ago something may have come last, as the first look begins
 )
@@ -199,7 +200,7 @@ func (db *DB) watchLog() {
 			}
 			if since := db.head.pending(); !since.IsZero() {
 				// Something is there already; who holds it back will end soon.
-				delay = min(max(time.Since(since)/lookBack, listLeast), lookBlind)
+				delay = min(max(time.Since(since)/lookBack, listLeast), lookHeld)
 			} else {
 				most := lookIdle
 				if !w.hears.Load() {
