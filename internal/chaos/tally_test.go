@@ -108,9 +108,7 @@ func (f *fleet) happened(ctx context.Context, witnessed []witnessed, length time
 	var list []string
 	for k, n := range counts {
 		list = append(list, fmt.Sprintf("%6d  %s", n, k))
-		// A whole rebuild makes way for live lanes, and on a busy machine does not end in a short run.
-		slow := k == "rebuilds switched to" && length < 5*time.Minute
-		if n == 0 && length >= wholeList && !slow {
+		if n == 0 && length >= wholeList {
 			bad.add("faults", "%s: never, in %v", k, length)
 		}
 	}
