@@ -26,18 +26,23 @@ type operator struct {
 	*fleet
 	rng  *rand.Rand
 	zipf *rand.Zipf
+
+	cancelled bool // a whole rebuild was, for a merge, and none was begun since
 }
 
 // operate moves, pauses and rebuilds tenants, and splits and merges partitions,
 // until ctx ends.
 func (f *fleet) operate(ctx context.Context) {
 	rng := rand.New(rand.NewPCG(f.seed, 2))
-	o := &operator{f, rng, zipf(rng)}
+	o := &operator{fleet: f, rng: rng, zipf: zipf(rng)}
 	first := rng.Perm(len(operations))
 	for ctx.Err() == nil {
 		kind, p, tenant := o.kind(), processors[rng.IntN(len(processors))], tenantName(o.zipf.Uint64())
 		if len(first) > 0 && rng.IntN(2) == 0 { // one of each, early
 			kind, first = operations[first[0]], first[1:]
+		}
+		if o.cancelled && rng.IntN(4) == 0 { // it may have been the only one
+			kind = allRebuilt
 		}
 		if (kind == merged || kind == resumed) && rng.IntN(4) > 0 {
 			tenant = cmp.Or(o.away(ctx, p), tenant)
@@ -139,6 +144,7 @@ func (o *operator) do(ctx context.Context, kind, p, tenant string) (err error) {
 	}
 	if err == nil && done {
 		o.done(kind)
+		o.cancelled = o.cancelled && kind != allRebuilt
 		switch kind {
 		case dedicated, shared:
 			o.note("%s: %s", kind, tenant)
@@ -186,6 +192,7 @@ func (o *operator) unite(ctx context.Context, p string) error {
 	if err != nil && !errors.Is(err, fairlead.ErrUnknown) {
 		return err
 	}
+	o.cancelled = o.cancelled || err == nil
 	pools, err := o.admin.Pools(ctx)
 	if err != nil {
 		return err

@@ -40,7 +40,7 @@ const (
 	restAtMost   = time.Second          // so it makes progress however slow the database is
 	restToBegin  = 7                    // times what a batch took, until it is known what live commits leave
 	restLeast    = 3
-	restMost     = 15
+	restMost     = 63
 	slowOver     = 1.5   // times the time that 99 in 100 live commits take alone: a slow one
 	slowShare    = 0.005 // of the live commits may be slow
 	restRaised   = 0.4   // for a slow one; its logarithm
