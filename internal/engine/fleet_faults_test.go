@@ -235,9 +235,9 @@ func TestFleetAddRemoveUnderLoad(t *testing.T) {
 // all the time but for chance. Then lanes stay where they are: each move ends the
 // contexts of handlers in progress, whose events come again.
 func TestFleetThatIsSteadyKeepsItsLanes(t *testing.T) {
-	lasts := 2 * time.Minute
-	if raced {
-		lasts = time.Minute
+	lasts, every := 2*time.Minute, 5*time.Millisecond
+	if raced { // make sim has the whole of it
+		lasts, every = time.Minute, 25*time.Millisecond
 	}
 	synctest.Test(t, func(t *testing.T) {
 		r := newFleetRig(t)
@@ -260,7 +260,7 @@ func TestFleetThatIsSteadyKeepsItsLanes(t *testing.T) {
 		ended := make(chan int)
 		go func() {
 			n := 0
-			for ; pause(ctx, time.Duration(rng.ExpFloat64()*5*float64(time.Millisecond))); n++ {
+			for ; pause(ctx, time.Duration(rng.ExpFloat64()*float64(every))); n++ {
 				r.append("acme", fmt.Sprint("s", int(400*rng.Float64()*rng.Float64())), added{N: n})
 			}
 			ended <- n
