@@ -53,6 +53,7 @@ ENGINE_LONG = FleetThatIsSteadyKeepsItsLanes|FleetAddRemoveUnderLoad|RollingRest
 sim: export GOGC = 800
 sim: ## the deterministic simulation on SIM_SEEDS seeds, and its checker on planted bugs
 	FAIRLEAD_SIM_SEEDS="$(SIM_SEEDS)" $(GO) test -vet=off -count=1 -timeout 10m -run '^Test((Fleet)?Simulation|$(ENGINE_LONG))$$' ./internal/engine
+	$(GO) test -vet=off -count=1 -timeout 10m -run '^TestOneOwner$$' ./internal/lane
 	$(GO) test -count=1 -timeout 10m -tags mutants -run '^Test(Fleet)?Simulation(Finds|Replays)' -v ./internal/engine
 
 # Processes killed and stopped, a server restarted, a network that fails. A test of

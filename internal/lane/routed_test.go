@@ -662,7 +662,7 @@ func TestOneOwner(t *testing.T) {
 		t.Run(map[bool]string{false: "routes", true: "routing keys"}[keyed], func(t *testing.T) {
 			events, boxes := 0, 0
 			most := uint64(2500)
-			if testing.Short() {
+			if testing.Short() || raced {
 				most = 500
 			}
 			for seed := range most {
