@@ -28,7 +28,14 @@ help: ## list these targets
 
 # The race run comes last: its lines close the log.
 .PHONY: test
-test: cgo lint services-up fuzz examples sim race ## everything that CI runs
+test: cgo lint-and-services fuzz examples sim race ## everything that CI runs
+
+# The one compiles, the other downloads.
+.PHONY: lint-and-services
+lint-and-services:
+	@$(MAKE) --no-print-directory services-up & services=$$!; \
+	$(MAKE) --no-print-directory lint; lint=$$?; \
+	wait $$services && exit $$lint
 
 .PHONY: test-short
 test-short: fmt-check vet ## tests without servers, race detector or long runs: under a minute
