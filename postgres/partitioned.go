@@ -83,6 +83,9 @@ func (db *DB) layout(ctx context.Context, q querier) (partitions int, err error)
 // checkLayout looks at the layout as the DB is opened.
 func (db *DB) checkLayout(ctx context.Context) error {
 	n, err := db.layout(ctx, db.pool)
+	if n > 0 {
+		db.sql = &partitionedStatements
+	}
 	db.partitions.Store(int64(n))
 	return err
 }
@@ -139,7 +142,8 @@ func (db *DB) PartitionByTenant(ctx context.Context, partitions int) (events int
 		// Nobody does this by himself for the parent.
 		_, _ = db.pool.Exec(ctx, db.q("ANALYZE {schema}.events, {schema}.event_ids"))
 	}
-	return events, db.checkLayout(ctx)
+	db.partitions.Store(int64(partitions)) // its statements are those that it began with, which do
+	return events, nil
 }
 
 // partition partitions the events table of a schema of some version, in a transaction that

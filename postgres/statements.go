@@ -1,5 +1,7 @@
 package postgres
 
+import "strings"
+
 // The statements that read a log: of Fairlead's own tables, or of those that a
 // [Mapping] describes. Both take the same parameters and return the same columns,
 // a mapped one colTwice and colHeaders besides.
@@ -9,6 +11,7 @@ type statements struct {
 	readAll      string
 	readCut      string // where the page that readAll is of must be cut
 	readFound    string
+	readFew      string // readFound where $7 is not NULL; "": it is the same
 	readStream   string
 	countAll     string
 	countFound   string
@@ -32,6 +35,23 @@ var ownStatements = statements{
 	listHolders:  listHolders,
 	positionAt:   selectFrontier + " SELECT " + frontierColumns + ", {schema}.position_at($2), f.gone FROM f",
 }
+
+// Where the events are partitioned by tenant, a join is said as a loop, by OFFSET 0: a
+// partition that is small, and without statistics, seems to be cheaper to read from its
+// beginning. And what is of few tenants is looked for in their partitions only. That these
+// names are in a query of their own keeps PostgreSQL from planning each page anew.
+var partitionedStatements = func() statements {
+	s := ownStatements
+	s.readAll = strings.Replace(readAll, "LEFT JOIN {schema}.events e ON b.fits AND e.position > $2 AND e.position <= b.upto",
+		"LEFT JOIN LATERAL (SELECT * FROM {schema}.events e WHERE b.fits AND e.position > $2 AND e.position <= b.upto OFFSET 0) e ON true", 1)
+	found := func(sql, tenants string) string {
+		return strings.Replace(sql, "JOIN {schema}.events e ON e.position = u.position",
+			"CROSS JOIN LATERAL (SELECT * FROM {schema}.events e WHERE e.position = u.position"+tenants+" OFFSET 0) e", 1)
+	}
+	s.readFound, s.countedFound = found(readFound, ""), found(countedFound, "")
+	s.readFew = found(readFound, " AND e.tenant = ANY((SELECT $7::text[])::text[])")
+	return s
+}()
 
 // events is the name of the table of events.
 func (db *DB) events() string {
