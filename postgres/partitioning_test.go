@@ -33,7 +33,7 @@ func shape(t *testing.T, db *DB) map[string]bool {
 		UNION ALL
 		SELECT 'index ' || replace(pg_get_indexdef(i.indexrelid), ' ON ONLY ', ' ON ') FROM s JOIN pg_class c ON c.relnamespace = s.oid JOIN pg_index i ON i.indrelid = c.oid WHERE NOT c.relispartition
 		UNION ALL
-		SELECT 'function ' || p.proname || '(' || oidvectortypes(p.proargtypes) || ') ' || md5(replace(pg_get_functiondef(p.oid), 'event_ids e WHERE e.id', 'events e WHERE e.id')) || coalesce(p.proacl::text, '')
+		SELECT 'function ' || p.proname || '(' || oidvectortypes(p.proargtypes) || ') ' || md5(replace(pg_get_functiondef(p.oid), 'event_ids e WHERE e.id = u.id AND e.id >= u.id', 'events e WHERE e.id = u.id')) || coalesce(p.proacl::text, '')
 			FROM s JOIN pg_proc p ON p.pronamespace = s.oid
 		UNION ALL
 		SELECT 'trigger ' || pg_get_triggerdef(g.oid) FROM s JOIN pg_class c ON c.relnamespace = s.oid JOIN pg_trigger g ON g.tgrelid = c.oid WHERE NOT g.tgisinternal AND NOT c.relispartition
