@@ -31,7 +31,6 @@ func TestPartitionedLog(t *testing.T) {
 		"UnrelatedTransactions":  TestUnrelatedTransactions,
 		"WaitBehindGap":          TestWaitBehindGap,
 		"Rounds":                 TestRounds,
-		"ManyGaps":               TestManyGaps,
 		"ReadBelowNoMore":        TestReadBelowNoMore,
 		"ReadsWithoutStatistics": TestReadsWithoutStatistics,
 		"Sequence":               TestSequence,
