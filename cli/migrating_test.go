@@ -69,6 +69,30 @@ func TestMigrate(t *testing.T) {
 			}
 		}
 	})
+	t.Run("postgres in partitions", func(t *testing.T) {
+		db := filled(t, pgtest.Database(t), []string{event("acme", "c1", 1, "pen", false), event("other", "c1", 1, "ink", false)})
+		if r := run(t, nil, "migrate", "--check", "--tenant-partitions", "4", "--db", db); r.status != cli.Failed || !strings.Contains(r.stderr, "in 0 partitions") {
+			t.Errorf("check: exit status %d: %s%s", r.status, r.stdout, r.stderr)
+		}
+		if got := ok(t, "migrate", "--tenant-partitions", "4", "--db", db); !strings.Contains(got, "events in 4 partitions by tenant\n2 events copied in ") {
+			t.Errorf("migrate: %s", got)
+		}
+		for _, args := range [][]string{{}, {"--tenant-partitions", "4"}, {"--check", "--tenant-partitions", "4"}} {
+			if got := object(t, append([]string{"migrate", "--db", db}, args...)...); got["tenant_partitions"] != 4.0 || got["copied"] != nil {
+				t.Errorf("%q afterwards: %v", args, got)
+			}
+		}
+		for n, want := range map[string]string{"8": "has 4 partitions", "1": "want 2 to 256"} {
+			if r := run(t, nil, "migrate", "--tenant-partitions", n, "--db", db); r.status != cli.Failed || !strings.Contains(r.stderr, want) {
+				t.Errorf("%s partitions: exit status %d: %s%s", n, r.status, r.stdout, r.stderr)
+			}
+		}
+		ok(t, "run", "--once", "--db", db)
+		made := pgtest.Database(t)
+		if got := object(t, "migrate", "--tenant-partitions", "3", "--db", made); got["from"] != 0.0 || got["tenant_partitions"] != 3.0 {
+			t.Errorf("migrate of an empty database: %v", got)
+		}
+	})
 	t.Run("sqlite", func(t *testing.T) {
 		db := filepath.Join(t.TempDir(), "shop.db")
 		if r := run(t, nil, "migrate", "--check", "--db", db); r.status != cli.Failed {
@@ -80,6 +104,9 @@ func TestMigrate(t *testing.T) {
 		}
 		if got := object(t, "migrate", "--check", "--db", db); got["from"] != made["to"] {
 			t.Errorf("check after migrate = %v", got)
+		}
+		if r := run(t, nil, "migrate", "--tenant-partitions", "4", "--db", db); r.status != cli.Failed || !strings.Contains(r.stderr, "is for PostgreSQL") {
+			t.Errorf("partitions in SQLite: exit status %d: %s", r.status, r.stderr)
 		}
 	})
 }

@@ -63,8 +63,14 @@
 //
 //	UPDATE fairlead.removed SET accepted = removed;
 //
-// To erase what an event says, and keep the event, update its data. A partition
-// of the table that is dropped or detached is not noticed.
+// To erase what an event says, and keep the event, update its data.
+//
+// # Partitions by tenant
+//
+// The table events can be partitioned by hash of the tenant: see
+// [Options].TenantPartitions and [DB.PartitionByTenant]. The partitions are
+// Fairlead's: one that is dropped or detached is not noticed before the next Open,
+// which refuses the log then.
 //
 // # The store
 //

@@ -3,17 +3,23 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/fairlead-dev/fairlead/internal/pgtest"
 	"github.com/jackc/pgx/v5"
 )
 
-// migrated makes a database of the test's own, with the schema up to date.
+// migrated makes a database of the test's own, with the schema up to date; below
+// TestPartitionedLog with the events in partitions.
 func migrated(t testing.TB) (url string) {
 	t.Helper()
-	return pgtest.Clone(t, fmt.Sprint(migrations), func(ctx context.Context, url string) error {
-		db, err := Open(ctx, url)
+	n := 0
+	if strings.HasPrefix(t.Name(), "TestPartitionedLog/") {
+		n = 16
+	}
+	return pgtest.Clone(t, fmt.Sprint(migrations, n, partitionedSQL), func(ctx context.Context, url string) error {
+		db, err := Open(ctx, url, Options{TenantPartitions: n})
 		if err != nil {
 			return err
 		}

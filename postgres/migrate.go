@@ -18,6 +18,11 @@ import (
 
 // A migration is a file NNNN_name.sql. Versions begin at 1 and are dense. What
 // was released is never changed: a later file repairs it.
+//
+// Each must fit both layouts of the events table, one table and partitions by tenant:
+// columns, functions and indexes that are not unique do by themselves. One that is unique
+// needs the tenant. The function append finds ids by the very words of idsOfEvents. A trigger of
+// a statement is one for each partition (pg_partition_tree). TestLayoutsAreAlike compares.
 type migration struct {
 	version int
 	name    string
@@ -136,15 +141,23 @@ func (db *DB) grantMigrate(ctx context.Context) string {
 	}
 }
 
+// lockMigrations lets one process at a time change the schema, until tx ends, and
+// returns the version that it has then.
+func (db *DB) lockMigrations(ctx context.Context, tx pgx.Tx) (version int, err error) {
+	// A lock of the transaction, not of the session: a pooler may be between.
+	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", "fairlead migrate "+db.opts.Schema); err != nil {
+		return 0, err
+	}
+	return db.schemaVersion(ctx, tx)
+}
+
 // migrateOne applies the next migration, in one transaction, and reports whether
-// there was none. Of several processes one migrates, the others wait for it.
+// there was none. Of several processes one migrates, the others wait for it. A new
+// schema that is to be partitioned is made as a whole: one that is there is not
+// partitioned by opening it.
 func (db *DB) migrateOne(ctx context.Context) (done bool, err error) {
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-		// A lock of the transaction, not of the session: a pooler may be between.
-		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", "fairlead migrate "+db.opts.Schema); err != nil {
-			return err
-		}
-		version, err := db.schemaVersion(ctx, tx)
+		version, err := db.lockMigrations(ctx, tx)
 		if err != nil {
 			return err
 		}
@@ -152,25 +165,46 @@ func (db *DB) migrateOne(ctx context.Context) (done bool, err error) {
 			done = true
 			return nil
 		}
-		if version == 0 {
-			if err := db.makeSchema(ctx, tx); err != nil {
+		if version > 0 {
+			return db.apply(ctx, tx, version)
+		}
+		if err := db.makeSchema(ctx, tx); err != nil {
+			return err
+		}
+		if db.opts.TenantPartitions == 0 {
+			return db.apply(ctx, tx, 0)
+		}
+		for version := range db.migrations {
+			if err := db.apply(ctx, tx, version); err != nil {
 				return err
 			}
 		}
-		m := db.migrations[version]
-		if version >= firstWithCollections {
-			if _, err := tx.Exec(ctx, db.q("SELECT {schema}.make_way($1)"), m.relations()); err != nil {
-				return fmt.Errorf("migration %d (%s): %w", m.version, m.name, err)
-			}
-		}
-		// A file holds many statements: that is the simple protocol's work.
-		if _, err := tx.Conn().PgConn().Exec(ctx, db.q(m.sql)).ReadAll(); err != nil {
-			return fmt.Errorf("migration %d (%s): %w", m.version, m.name, err)
-		}
-		_, err = tx.Exec(ctx, db.q("INSERT INTO {schema}.migrations(version, name) VALUES ($1, $2)"), m.version, m.name)
+		_, err = db.partition(ctx, tx, len(db.migrations), db.opts.TenantPartitions)
 		return err
 	})
 	return done, err
+}
+
+// apply applies the migration behind a version.
+func (db *DB) apply(ctx context.Context, tx pgx.Tx, version int) error {
+	m, partitions := db.migrations[version], 0
+	if version > 0 {
+		var err error
+		if partitions, err = db.layout(ctx, tx); err != nil {
+			return err
+		}
+	}
+	if version >= firstWithCollections {
+		if _, err := tx.Exec(ctx, db.q("SELECT {schema}.make_way($1)"), m.relations()); err != nil {
+			return fmt.Errorf("migration %d (%s): %w", m.version, m.name, err)
+		}
+	}
+	// A file holds many statements: that is the simple protocol's work.
+	if _, err := tx.Conn().PgConn().Exec(ctx, db.q(textFor(m.sql, partitions > 0))).ReadAll(); err != nil {
+		return fmt.Errorf("migration %d (%s): %w", m.version, m.name, err)
+	}
+	_, err := tx.Exec(ctx, db.q("INSERT INTO {schema}.migrations(version, name) VALUES ($1, $2)"), m.version, m.name)
+	return err
 }
 
 func (db *DB) makeSchema(ctx context.Context, tx pgx.Tx) error {

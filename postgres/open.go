@@ -38,6 +38,11 @@ type Options struct {
 	// changes nothing. For roles without the right to create tables.
 	NoMigrate bool
 
+	// TenantPartitions is into how many tables the events of a new schema are
+	// partitioned, by hash of the tenant; default 0: one table, which is the faster
+	// one. A schema that is there keeps what it has; see [DB.PartitionByTenant].
+	TenantPartitions int
+
 	// Pooler says that a connection pooler in transaction mode, such as
 	// PgBouncer, is between: no prepared statement outlives a transaction.
 	Pooler bool
@@ -54,6 +59,9 @@ func (o Options) check() error {
 	var errs []error
 	if o.MaxConns < 0 || o.MaxConns == 1 {
 		errs = append(errs, fmt.Errorf("postgres: option MaxConns is %d, want at least 2", o.MaxConns))
+	}
+	if o.TenantPartitions != 0 {
+		errs = append(errs, checkTenantPartitions(o.TenantPartitions))
 	}
 	return errors.Join(append(errs, checkSchema(o.Schema))...)
 }
@@ -73,7 +81,8 @@ type DB struct {
 	opts       Options
 	where      string // host, port and database, for errors: never the password
 	migrations []migration
-	found      int // the version of the schema before it was brought up to date
+	found      int          // the version of the schema before it was brought up to date
+	partitions atomic.Int64 // of the events table; 0: it is one table
 	names      *strings.Replacer
 	texts      sync.Map    // statements with the schema's name in them
 	sql        *statements // that read the log
@@ -121,6 +130,9 @@ func open(ctx context.Context, url string, migrations []migration, opts ...Optio
 	err = db.checkServer(ctx)
 	if err == nil {
 		err = db.migrate(ctx)
+	}
+	if err == nil {
+		err = db.checkLayout(ctx)
 	}
 	if err == nil {
 		err = db.checkSequence(ctx)

@@ -147,8 +147,9 @@ FROM f CROSS JOIN b LEFT JOIN {schema}.events e ON b.fits AND e.position > $2 AN
 ), b AS (
 	SELECT d.reached AS upto FROM d
 ), e AS (
-	SELECT ` + eventColumns + ` FROM d CROSS JOIN LATERAL unnest(d.positions) u(position) JOIN {schema}.events e ON e.position = u.position
+	SELECT ` + eventColumns + ` FROM ` + joinFound + `
 )` + cutPage
+	joinFound = `d CROSS JOIN LATERAL unnest(d.positions) u(position) JOIN {schema}.events e ON e.position = u.position`
 )
 
 // maxFew is how many tenants are looked up one by one in the index; for more,
@@ -248,7 +249,14 @@ func (p *pageReader) read(ctx context.Context, db *DB, safe int64) error {
 	args := []any{pgx.QueryResultFormats{pgx.BinaryFormatCode},
 		safe, int64(p.req.After), int64(p.req.Until), p.req.MaxEvents, int64(p.req.MaxBytes), maxData}
 	if f := normal(&p.req.Filter); !f.all() {
-		return p.readPage(ctx, db, db.planned(db.sql.readFound, safe), append(args, f.few, f.tenants, f.exclude, f.types, f.classes))
+		sql := db.sql.readFound
+		switch {
+		case f.classes != nil:
+			sql = cmp.Or(db.sql.readClasses, sql)
+		case f.few != nil:
+			sql = cmp.Or(db.sql.readFew, sql)
+		}
+		return p.readPage(ctx, db, db.planned(sql, safe), append(args, f.few, f.tenants, f.exclude, f.types, f.classes))
 	}
 	if groups := groupBuckets(p.req.Filter.Buckets); groups != nil && db.mapped == nil {
 		sql, more := readBuckets(groups, p.req.MaxEvents)
