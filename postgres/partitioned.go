@@ -192,11 +192,12 @@ func (db *DB) partition(ctx context.Context, tx pgx.Tx, version, partitions int)
 	if err := tx.QueryRow(ctx, "SELECT format('SELECT setval(''events_position_seq'', %s, %L)', last_value, is_called) FROM "+sequence).Scan(&next); err != nil {
 		return 0, err
 	}
-	text := strings.NewReplacer("{partitions}", strconv.Itoa(partitions), "{found}", strings.Join(append(found, next), ";\n")+";").Replace(db.q(partitionedSQL))
+	var text strings.Builder
+	text.WriteString(strings.NewReplacer("{partitions}", strconv.Itoa(partitions), "{found}", strings.Join(append(found, next), ";\n")+";").Replace(db.q(partitionedSQL)))
 	for _, f := range functions {
-		text += strings.ReplaceAll(f, db.q(idsOfEvents), db.q(idsApart)) + ";\n"
+		text.WriteString(strings.ReplaceAll(f, db.q(idsOfEvents), db.q(idsApart)) + ";\n")
 	}
-	if _, err := tx.Conn().PgConn().Exec(ctx, text).ReadAll(); err != nil {
+	if _, err := tx.Conn().PgConn().Exec(ctx, text.String()).ReadAll(); err != nil {
 		return 0, err
 	}
 	err = tx.QueryRow(ctx, db.q("SELECT count(*) FROM {schema}.events")).Scan(&events)
