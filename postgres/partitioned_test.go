@@ -258,7 +258,8 @@ func TestPartitionsOfATenant(t *testing.T) {
 			seen := 0
 			_, err = pgx.ForEachRow(rows, []any{&part, &byPosition, &n, &seq}, func() error {
 				seen += int(n)
-				if n+seq > 0 && (part != own && !(tt.all && byPosition && n <= 8*3)) || seq > 0 {
+				fine := n == 0 || part == own || tt.all && byPosition && n <= 8*3
+				if !fine || seq > 0 {
 					t.Errorf("%s: %d looks into an index (of positions: %t) and %d scans, the tenant is in %s", part, n, byPosition, seq, own)
 				}
 				return nil

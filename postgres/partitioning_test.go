@@ -169,7 +169,6 @@ func TestPartitionByTenant(t *testing.T) {
 	t.Parallel()
 	db := filled(t)
 	url := db.pool.Config().ConnString()
-	was := whole(t, db.pool)
 	role, as := newRole(t, db, "")
 	quoted := pgx.Identifier{role}.Sanitize()
 	exec(t, db.pool, "GRANT USAGE ON SCHEMA fairlead TO "+quoted)
@@ -179,7 +178,7 @@ func TestPartitionByTenant(t *testing.T) {
 	exec(t, db.pool, "CREATE INDEX mine ON fairlead.events (type) WHERE type <> 'type-1'")
 	appender := openAt(t, as, Options{NoMigrate: true})
 	mustAppend(t, appender, withID("t1", "appender", "of a role of few rights"))
-	was = whole(t, db.pool)
+	was := whole(t, db.pool)
 
 	if n, err := db.PartitionByTenant(t.Context(), 4); err != nil || n != value[int64](t, db.pool, "SELECT count(*) FROM fairlead.events") {
 		t.Fatalf("PartitionByTenant = %d, %v", n, err)
