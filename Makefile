@@ -43,7 +43,7 @@ test-short: fmt-check vet ## tests without servers, race detector or long runs: 
 
 .PHONY: race
 race: cgo ## all tests under the race detector
-	$(GO) test -race -vet=off -p $(PROCS) -parallel 4 -timeout 15m $(PKG)
+	$(GO) test -race -vet=off -p $(PROCS) -parallel 4 -timeout 15m $(if $(filter ./...,$(PKG)),./internal/chaos) $(PKG) # the longest first
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (2s)
