@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -60,8 +61,11 @@ func (db *DB) layout(ctx context.Context, q querier) (partitions int, err error)
 			FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid WHERE i.inhparent = c.oid)
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = 'events'`, db.opts.Schema).
 		Scan(&partitioned, &bounds)
+	if errors.Is(err, pgx.ErrNoRows) { // a ledger's schema
+		return 0, nil
+	}
 	if err != nil || !partitioned {
-		return 0, damaged(err)
+		return 0, err
 	}
 	there := map[int]bool{}
 	for _, b := range bounds {
