@@ -24,7 +24,7 @@ func untilFound(t *testing.T, f func(t *testing.T) bool) {
 	if testing.Short() {
 		t.Skip("-short runs without servers")
 	}
-	for n := range 5 {
+	for n := range 8 {
 		found := false
 		t.Run(fmt.Sprint(n), func(t *testing.T) { found = f(t) })
 		if found || t.Failed() {
