@@ -219,6 +219,10 @@ const (
 	UNION ALL SELECT format('publication %I', b.pubname) FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid WHERE r.prrelid = to_regclass($1)
 	UNION ALL SELECT DISTINCT format('view or rule on %s', r.ev_class::regclass) FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
 		WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass($1)
+	UNION ALL SELECT format('constraint %I', k.conname) FROM pg_constraint k WHERE k.contype IN ('u', 'x') AND k.conname <> 'events_id' AND k.conrelid = to_regclass($1)
+	UNION ALL SELECT format('trigger %I that is disabled, or enabled for replicas', g.tgname) FROM pg_trigger g
+		WHERE g.tgrelid = to_regclass($1) AND NOT g.tgisinternal AND g.tgenabled <> 'O'
+	UNION ALL SELECT 'replica identity' FROM pg_class c WHERE c.oid = to_regclass($1) AND c.relreplident <> 'd'
 	UNION ALL SELECT format('child table %s', i.inhrelid::regclass) FROM pg_inherits i WHERE i.inhparent = to_regclass($1)
 ) x ORDER BY 1`
 

@@ -350,6 +350,11 @@ func TestPartitionRefused(t *testing.T) {
 		"DROP VIEW mine":  "CREATE VIEW mine AS SELECT position FROM fairlead.events",
 		"ALTER TABLE fairlead.events DISABLE ROW LEVEL SECURITY": "ALTER TABLE fairlead.events ENABLE ROW LEVEL SECURITY",
 		"DROP PUBLICATION mine":                                  "CREATE PUBLICATION mine FOR TABLE fairlead.events",
+		"ALTER TABLE fairlead.events DROP CONSTRAINT mine":       "ALTER TABLE fairlead.events ADD CONSTRAINT mine EXCLUDE USING btree (position WITH =)",
+		"ALTER TABLE fairlead.events DROP CONSTRAINT theirs":     "ALTER TABLE fairlead.events ADD CONSTRAINT theirs UNIQUE (tenant, position)",
+		"ALTER TABLE fairlead.events ENABLE TRIGGER USER":        "ALTER TABLE fairlead.events DISABLE TRIGGER USER",
+		"ALTER TABLE fairlead.events ENABLE TRIGGER note_delete": "ALTER TABLE fairlead.events ENABLE ALWAYS TRIGGER note_delete",
+		"ALTER TABLE fairlead.events REPLICA IDENTITY DEFAULT":   "ALTER TABLE fairlead.events REPLICA IDENTITY FULL",
 	} {
 		exec(t, db.pool, make)
 		if _, err := db.PartitionByTenant(t.Context(), 4); err == nil || !strings.Contains(err.Error(), "would lose") {
