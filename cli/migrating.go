@@ -62,26 +62,25 @@ fails the log is as it was. A log that is partitioned already keeps the number t
 		from, to := v.SchemaVersion()
 		var copied int64
 		var took time.Duration
+		t, can := db.(partitioned)
 		if c.Flags().Changed("tenant-partitions") {
-			t, ok := db.(partitioned)
-			if !ok {
+			if !can {
 				return errors.New("this database cannot partition its events: --tenant-partitions is for PostgreSQL")
 			}
 			if check && t.TenantPartitions() != partitions {
 				return fmt.Errorf("the events are in %d partitions by tenant (0: in one table), not %d", t.TenantPartitions(), partitions)
 			}
-			start := time.Now()
-			var err error
 			if !check {
-				copied, err = t.PartitionByTenant(ctx, partitions)
+				start := time.Now()
+				var err error
+				if copied, err = t.PartitionByTenant(ctx, partitions); err != nil {
+					return err
+				}
+				took = time.Since(start)
 			}
-			if err != nil {
-				return err
-			}
-			took = time.Since(start)
 		}
 		parts := 0
-		if t, ok := db.(partitioned); ok {
+		if can {
 			parts = t.TenantPartitions()
 		}
 		if p.JSON {

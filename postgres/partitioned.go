@@ -204,7 +204,7 @@ func (db *DB) partition(ctx context.Context, tx pgx.Tx, version, partitions int)
 	if _, err := tx.Conn().PgConn().Exec(ctx, text.String()).ReadAll(); err != nil {
 		return 0, err
 	}
-	err = tx.QueryRow(ctx, db.q("SELECT count(*) FROM {schema}.events")).Scan(&events)
+	err = tx.QueryRow(ctx, "SELECT current_setting('fairlead.copied')::bigint").Scan(&events)
 	return events, err
 }
 

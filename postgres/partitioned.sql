@@ -26,9 +26,12 @@ CREATE TABLE {schema}.event_ids (
 DO $$
 DECLARE
     columns text := (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
-        WHERE a.attrelid = 'events_before'::regclass AND a.attnum > 0 AND NOT a.attisdropped);
+        WHERE a.attrelid = 'events_before'::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '');
+    copied  bigint;
 BEGIN
     EXECUTE format('INSERT INTO events(%s) SELECT %1$s FROM events_before ORDER BY position', columns);
+    GET DIAGNOSTICS copied = ROW_COUNT;
+    PERFORM set_config('fairlead.copied', copied::text, true);
 END $$;
 INSERT INTO {schema}.event_ids(id, tenant, stream, version)
     SELECT e.id, e.tenant, e.stream, e.version FROM {schema}.events_before e WHERE e.id IS NOT NULL ORDER BY e.id;
@@ -81,11 +84,19 @@ END $$;
 -- too. One key of all partitions would have to have the tenant in it.
 DO $$
 DECLARE
-    part regclass;
+    part    regclass;
+    grantee text;
 BEGIN
     FOR part IN SELECT p.relid FROM pg_partition_tree('events') p WHERE p.isleaf LOOP
         EXECUTE format('ALTER TABLE %s ADD PRIMARY KEY (position)', part);
         EXECUTE format('CREATE TRIGGER note_delete AFTER DELETE ON %s REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION note_delete()', part);
         EXECUTE format('CREATE TRIGGER note_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION note_truncate_part()', part);
+        -- That trigger reads the partition as who truncates, as note_truncate reads events.
+        FOR grantee IN SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+            FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = 'events'::regclass AND a.grantee <> c.relowner AND a.privilege_type = 'TRUNCATE'
+            AND has_table_privilege(a.grantee, c.oid, 'SELECT')
+        LOOP
+            EXECUTE format('GRANT SELECT ON %s TO %s', part, grantee);
+        END LOOP;
     END LOOP;
 END $$;

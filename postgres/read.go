@@ -249,14 +249,7 @@ func (p *pageReader) read(ctx context.Context, db *DB, safe int64) error {
 	args := []any{pgx.QueryResultFormats{pgx.BinaryFormatCode},
 		safe, int64(p.req.After), int64(p.req.Until), p.req.MaxEvents, int64(p.req.MaxBytes), maxData}
 	if f := normal(&p.req.Filter); !f.all() {
-		sql := db.sql.readFound
-		switch {
-		case f.classes != nil:
-			sql = cmp.Or(db.sql.readClasses, sql)
-		case f.few != nil:
-			sql = cmp.Or(db.sql.readFew, sql)
-		}
-		return p.readPage(ctx, db, db.planned(sql, safe), append(args, f.few, f.tenants, f.exclude, f.types, f.classes))
+		return p.readPage(ctx, db, db.planned(db.sql.found(&f), safe), append(args, f.few, f.tenants, f.exclude, f.types, f.classes))
 	}
 	if groups := groupBuckets(p.req.Filter.Buckets); groups != nil && db.mapped == nil {
 		sql, more := readBuckets(groups, p.req.MaxEvents)

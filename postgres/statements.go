@@ -1,6 +1,9 @@
 package postgres
 
-import "strings"
+import (
+	"cmp"
+	"strings"
+)
 
 // The statements that read a log: of Fairlead's own tables, or of those that a
 // [Mapping] describes. Both take the same parameters and return the same columns,
@@ -58,6 +61,17 @@ var partitionedStatements = func() statements {
 	s.readClasses, s.countedFound = strings.Replace(readFound, byPosition, inLoop, 1), strings.Replace(countedFound, byPosition, inLoop, 1)
 	return s
 }()
+
+// found returns the statement that reads a page by a filter.
+func (s *statements) found(f *filter) string {
+	switch {
+	case f.classes != nil:
+		return cmp.Or(s.readClasses, s.readFound)
+	case f.few != nil:
+		return cmp.Or(s.readFew, s.readFound)
+	}
+	return s.readFound
+}
 
 // events is the name of the table of events.
 func (db *DB) events() string {

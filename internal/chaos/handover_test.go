@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/race"
 	"github.com/fairlead-dev/fairlead/internal/turnover"
 	"github.com/fairlead-dev/fairlead/partition"
 	"github.com/jackc/pgx/v5"
@@ -30,8 +31,8 @@ var manyPartitions = []int{16, 16, 2}
 // 10,000 tenants. What the rows of the lanes went through says how often each was
 // moved, and how long nothing was committed on it. With -v it says what
 // docs/benchmarks.md has of it: the aim is a P99 of 100 ms where lanes are given up.
-// The test allows what it takes to notice a process that was killed: the race detector
-// beside other tests has had 1.2 s.
+// The test allows ten times that, for a busy machine, and with the race detector what it
+// takes to notice a process that was killed: beside other tests it has had 1.2 s.
 func TestHandOver(t *testing.T) {
 	f := newFleet(t, 1, manyWorkers)
 	statements(t, f.server.URL, []string{"DROP TRIGGER committed ON fairlead.lanes"}) // one witness is enough
@@ -130,7 +131,11 @@ func TestHandOver(t *testing.T) {
 			quantiles(turnover.Pauses(moves)), quantiles(stands), quantiles(turnover.Frees(moves)), quantiles(turnover.Gaps(moves)))
 		return moves
 	}
-	const atMost, p99AtMost = lease + time.Second, lease
+	const atMost = lease + time.Second
+	p99AtMost := time.Second
+	if race.Enabled {
+		p99AtMost = lease
+	}
 	quiet()
 
 	// Where a machine is so busy that a lane is not back at its home yet when the next

@@ -72,7 +72,7 @@ var floors = []floor{
 		name: "parts of the engine",
 		packages: []string{
 			"internal/lane/...", "internal/dispatch/...", "internal/fair/...", "internal/assign/...", "internal/pagecache/...", "internal/shard/...",
-			"internal/compare/...", "internal/done/...", "internal/mutant/...", "internal/letterlog/...",
+			"internal/compare/...", "internal/done/...", "internal/mutant/...", "internal/race/...", "internal/letterlog/...",
 		},
 		peers: true,
 		core:  true,

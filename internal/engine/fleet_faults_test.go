@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/internal/race"
 	"github.com/fairlead-dev/fairlead/projection"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/fairlead-dev/fairlead/store/memstore"
@@ -140,7 +141,7 @@ func TestFleetZombieThatRecovers(t *testing.T) {
 // done in the end; what comes twice was in progress as its lane was taken away.
 func TestFleetAddRemoveUnderLoad(t *testing.T) {
 	seeds := uint64(3)
-	if raced {
+	if race.Enabled {
 		seeds = 1
 	}
 	for seed := range seeds {
@@ -236,7 +237,7 @@ func TestFleetAddRemoveUnderLoad(t *testing.T) {
 // contexts of handlers in progress, whose events come again.
 func TestFleetThatIsSteadyKeepsItsLanes(t *testing.T) {
 	lasts, every := 2*time.Minute, 5*time.Millisecond
-	if raced { // make sim has the whole of it
+	if race.Enabled { // make sim has the whole of it
 		lasts, every = time.Minute, 25*time.Millisecond
 	}
 	synctest.Test(t, func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/internal/race"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/fairlead-dev/fairlead/store/memstore"
 )
@@ -146,7 +147,7 @@ func (f *restartFleet) leave(name string) {
 // begins.
 func TestRollingRestartMovesTwice(t *testing.T) {
 	seeds := uint64(20)
-	if testing.Short() || raced {
+	if testing.Short() || race.Enabled {
 		seeds = 4
 	}
 	for seed := range seeds {

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+
+	"github.com/fairlead-dev/fairlead/internal/race"
 )
 
 const simSteps = 800
@@ -59,7 +61,7 @@ func eachSeed(t *testing.T, from, to uint64, f func(t *testing.T, seed uint64) (
 
 func TestSimulation(t *testing.T) {
 	number := uint64(100)
-	if raced { // make sim has 2,000
+	if race.Enabled { // make sim has 2,000
 		number = 40
 	}
 	from, to := seeds(t, number)

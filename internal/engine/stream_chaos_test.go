@@ -13,6 +13,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/eventlog"
 	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/internal/race"
 	"github.com/fairlead-dev/fairlead/slo"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/fairlead-dev/fairlead/store/memstore"
@@ -89,7 +90,7 @@ func (s *faultyStore) Extend(ctx context.Context, id, notes string, ttl time.Dur
 // progress: with even seeds, where nobody does, nothing.
 func TestStreamChaos(t *testing.T) {
 	seeds := uint64(30)
-	if testing.Short() || raced {
+	if testing.Short() || race.Enabled {
 		seeds = 10
 	}
 	for seed := range seeds {

@@ -13,6 +13,7 @@ import (
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/done"
 	"github.com/fairlead-dev/fairlead/internal/lane"
+	"github.com/fairlead-dev/fairlead/internal/race"
 	"github.com/fairlead-dev/fairlead/store"
 	"github.com/fairlead-dev/fairlead/store/ledger"
 	"github.com/fairlead-dev/fairlead/store/memstore"
@@ -662,7 +663,7 @@ func TestOneOwner(t *testing.T) {
 		t.Run(map[bool]string{false: "routes", true: "routing keys"}[keyed], func(t *testing.T) {
 			events, boxes := 0, 0
 			most := uint64(2500)
-			if testing.Short() || raced {
+			if testing.Short() || race.Enabled {
 				most = 500
 			}
 			for seed := range most {
