@@ -84,7 +84,7 @@ func (l *batchLane) isolate(page eventlog.Page) {
 	}
 	for t, n := range shares {
 		if float64(n) > isolateShare*float64(total) && event.CheckTenant(t) == nil { // "" would be the base lane itself
-			l.leave[t] = departure{after: l.at, state: store.Running, reason: "backlog"}
+			l.leave[t] = departure{after: l.at, state: store.Running, reason: backlog}
 			l.isolated.add(t)
 			l.logger.Info("tenant leaves its base lane", "lane", l.id.String(), "tenant", t, "behind", behind, "share", float64(n)/float64(total))
 		}

@@ -31,6 +31,8 @@ type batchRunner struct {
 
 	held    time.Time // since when the lane waits for who holds it
 	flushed time.Time // when the checkpoint was last moved over events of no interest
+	tried   time.Time // when it was last tried to give the tenant back to its base lane
+	near    bool      // the last page was the end of the log as it was then, or nearly
 	gained  gained
 	next    time.Time      // when a lane with a limit may go on
 	drained bool           // the last turn was one of dead letters
@@ -54,15 +56,13 @@ var (
 )
 
 const (
-	flushAfter   = time.Second            // the most that a checkpoint lags behind events of no interest
-	quantum      = 50 * time.Millisecond  // the most estimated work of one batch
-	growAtMost   = 2 * quantum            // that a batch grows although it could be committed
-	firstEvents  = 256                    // of the first batch
-	heldAtMost   = 2 * time.Second        // then a lane stops waiting for who holds it
-	maxBackOff   = 5 * time.Second        // between tries of a store or log that fails
-	minBackOff   = 20 * time.Millisecond  // the first of them
-	mergeEvery   = 100 * time.Millisecond // between tries to merge
-	chaseAtMost  = 5                      // tries before the base lane is held
+	flushAfter   = time.Second           // the most that a checkpoint lags behind events of no interest
+	quantum      = 50 * time.Millisecond // the most estimated work of one batch
+	growAtMost   = 2 * quantum           // that a batch grows although it could be committed
+	firstEvents  = 256                   // of the first batch
+	heldAtMost   = 2 * time.Second       // then a lane stops waiting for who holds it
+	maxBackOff   = 5 * time.Second       // between tries of a store or log that fails
+	minBackOff   = 20 * time.Millisecond // the first of them
 	commitAtMost = 30 * time.Second
 	stuckAfter   = 30 * time.Second // a batch is meant to take 50 ms
 )
@@ -164,6 +164,11 @@ func (r *batchRunner) work(ctx context.Context) error {
 				return err
 			}
 			r.flushed = time.Now()
+		}
+		if r.mergesNow() {
+			if err := r.merge(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	return r.join(ctx, ctx.Err())
@@ -311,17 +316,18 @@ func (r *batchRunner) idle(ctx context.Context) error {
 		return r.stand(ctx)
 	}
 	var wait <-chan time.Time
-	tenantLane := l.id.Tenant != "" && !l.row.Pinned
 	switch {
 	case r.pending != nil:
-	case tenantLane:
-		if err := r.merge(ctx); err != nil {
-			return err
-		}
-		wait = time.After(mergeEvery)
 	case l.at > l.sent.Position && r.flushs.Load():
 		r.flushed = time.Now()
 		return r.checkpoint(ctx)
+	case comesBack(&l.row):
+		if time.Since(r.tried) >= mergeEvery {
+			if err := r.merge(ctx); err != nil {
+				return err
+			}
+		}
+		wait = time.After(time.Until(r.tried.Add(mergeEvery)))
 	case l.at > l.sent.Position:
 		wait = time.After(flushAfter - time.Since(r.flushed))
 	}
@@ -364,32 +370,6 @@ func (r *batchRunner) checkpoint(ctx context.Context) error {
 	l.committed(b)
 	r.e.progress.broadcast()
 	return nil
-}
-
-// merge tries to give the tenant back to its base lane.
-func (r *batchRunner) merge(ctx context.Context) error {
-	l := r.l
-	if err := r.checkpoint(ctx); err != nil {
-		return err
-	}
-	base, err := lane.TryMerge(ctx, r.e.store, l.id, l.row.Epoch)
-	switch {
-	case err == nil:
-		r.e.wake()
-		return errMerged
-	case errors.Is(err, lane.ErrBehind) && base > l.at:
-		if r.status.chase++; r.status.chase > chaseAtMost {
-			r.status.chase = 0
-			if err := lane.Hold(ctx, r.e.store, l.id); err != nil {
-				return err
-			}
-			r.e.wake()
-		}
-		return nil
-	case errors.Is(err, lane.ErrState):
-		return errAgain // pinned or paused meanwhile
-	}
-	return err
 }
 
 // halted waits while the lane is paused or held.

@@ -478,37 +478,6 @@ func (r *streamRunner) readAgain(ctx context.Context, e *event.Event) error {
 	return nil
 }
 
-// tryMerge gives the tenant back to its base lane.
-func (r *streamRunner) tryMerge(ctx context.Context) {
-	r.merge = time.Now().Add(mergeEvery)
-	base, err := lane.TryMerge(ctx, r.e.store, r.id, r.l.epoch)
-	fence, fenced := errors.AsType[*store.FenceError](err)
-	switch {
-	case err == nil:
-		r.lost = true // there is no row any more
-		r.end(errMerged, false)
-		r.e.wake()
-	case fenced && fence.Lost(), errors.Is(err, store.ErrNotFound):
-		r.lose()
-	case errors.Is(err, lane.ErrBehind):
-		if base <= r.l.at {
-			return
-		}
-		if r.status.chase++; r.status.chase > chaseAtMost {
-			r.status.chase = 0
-			if err := lane.Hold(ctx, r.e.store, r.id); err != nil {
-				r.failed("the base lane was not held for a merge", err)
-				return
-			}
-			r.e.wake()
-		}
-	case errors.Is(err, lane.ErrState):
-		r.look.Store(true) // pinned or paused meanwhile
-	case ctx.Err() == nil:
-		r.failed("a tenant was not merged", err)
-	}
-}
-
 // stopLane stops the lane where its poison policy stops it.
 func (r *streamRunner) stopLane(ctx context.Context, reason string) {
 	err := lane.Stop(ctx, r.e.store, r.id, r.l.epoch, reason)

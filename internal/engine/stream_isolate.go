@@ -40,7 +40,7 @@ func (l *streamLane) isolate(full bool, now time.Time) {
 	l.notes = append(l.notes, note{false, "tenant leaves its base lane", []any{
 		"lane", l.id.String(), "tenant", top.name, "events", top.undone, "bytes", top.bytes, "behind", behind, "window full", full,
 	}})
-	l.depart(top.name, leaving{state: store.Running, reason: "backlog", since: now})
+	l.depart(top.name, leaving{state: store.Running, reason: backlog, since: now})
 	l.isolated.add(top.name)
 }
 

@@ -56,10 +56,11 @@ type streamRunner struct {
 	readFor time.Duration // that it took to come
 	began   time.Time     // the commit in flight
 	spacing time.Duration // from one commit to the next
-	merge   time.Time     // the next try
-	isolate time.Time     // the next look
-	heldAt  time.Time     // since when the row is held
-	seen    int           // claims that the view in hand knows of
+	merge   time.Time     // the next try to merge
+	settle  settling
+	isolate time.Time // the next look
+	heldAt  time.Time // since when the row is held
+	seen    int       // claims that the view in hand knows of
 
 	tasks []*task // for examine
 	keys  []string
@@ -217,7 +218,8 @@ func (r *streamRunner) plan(now time.Time) (p streamPlan) {
 		r.nudge()
 	}
 	full := l.held() >= int(r.limit.Load())
-	if l.loaded && !l.halted && !waits {
+	settles := r.settles(now, due)
+	if l.loaded && !l.halted && !waits && !settles {
 		r.decideRead(&p, full, now, due)
 	}
 	s.dispatch(nil, now)
@@ -238,7 +240,7 @@ func (r *streamRunner) plan(now time.Time) (p streamPlan) {
 	case r.pending != nil || r.unsure != nil || waits || r.look.Load():
 		return p
 	}
-	r.decideCommit(&p, now, due)
+	r.decideCommit(&p, settles, now, due)
 	if p.commit != nil {
 		r.pending = p.commit
 		return p
@@ -257,7 +259,7 @@ func (r *streamRunner) plan(now time.Time) (p streamPlan) {
 	if p.drain = l.drainNext(); p.drain != nil && p.drain.failed == nil {
 		p.drain.load, p.drain.loading, p.drain.made = false, true, 0
 	}
-	if p.more != nil && l.mergeable() {
+	if (p.more != nil || settles && !r.reading) && l.mergeable() {
 		p.merge = !now.Before(r.merge)
 		due(r.merge)
 	}
@@ -317,10 +319,10 @@ func (l *streamLane) fed(took time.Duration, appended bool) (wait time.Duration,
 }
 
 // decideCommit says whether there is something to commit now, or when.
-func (r *streamRunner) decideCommit(p *streamPlan, now time.Time, due func(time.Time)) {
+func (r *streamRunner) decideCommit(p *streamPlan, settles bool, now time.Time, due func(time.Time)) {
 	l := r.l
 	last := l.closing || l.stop != ""
-	flush := last || r.flushs.Load() || l.id.Tenant != "" && !l.row.Pinned && p.more != nil || l.stands()
+	flush := last || r.flushs.Load() || settles || comesBack(&l.row) && p.more != nil || l.stands()
 	spacing := r.spacing
 	if flush {
 		spacing = min(spacing, commitEvery)
@@ -347,12 +349,6 @@ func (r *streamRunner) decideCommit(p *streamPlan, now time.Time, due func(time.
 	if l.low(nil) > l.row.Position {
 		due(r.flushed.Add(flushAfter))
 	}
-}
-
-// mergeable reports whether nothing keeps a tenant from its base lane.
-func (l *streamLane) mergeable() bool {
-	return l.id.Tenant != "" && !l.row.Pinned && !l.halted && len(l.keys)+len(l.drains)+l.undone == 0 &&
-		l.at == l.row.Position && len(l.row.Done) == 0
 }
 
 // act does what the plan says. It reports whether to decide again at once.
