@@ -250,6 +250,8 @@ func checkSchema(name string) error {
 		return errors.New("postgres: option Schema is longer than the 63 bytes that PostgreSQL keeps")
 	case strings.ContainsAny(name, "\x00"):
 		return errors.New("postgres: option Schema has a NUL")
+	case strings.Contains(name, "$$"):
+		return errors.New("postgres: option Schema has $$, which would end the bodies of the schema's functions")
 	case strings.HasPrefix(name, "pg_"):
 		return errors.New("postgres: option Schema begins with pg_, which is PostgreSQL's own")
 	}

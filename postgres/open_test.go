@@ -73,6 +73,7 @@ func TestOpenErrors(t *testing.T) {
 		{"newer schema", base, Options{Schema: "newer"}, store.ErrNewerSchema, "replace the program by one that is as new"},
 		{"not migrated", base, Options{Schema: "other", NoMigrate: true}, ErrOldSchema, "NoMigrate"},
 		{"name of the schema", base, Options{Schema: strings.Repeat("x", 64)}, nil, "63 bytes"},
+		{"name of the schema that ends a text", base, Options{Schema: "a$$b"}, nil, "has $$"},
 		{"not a URL", "postgres://%zz", Options{}, nil, "parse"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

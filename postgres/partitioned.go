@@ -197,7 +197,8 @@ func (db *DB) partition(ctx context.Context, tx pgx.Tx, version, partitions int)
 		return 0, err
 	}
 	var text strings.Builder
-	text.WriteString(strings.NewReplacer("{partitions}", strconv.Itoa(partitions), "{found}", strings.Join(append(found, next), ";\n")+";").Replace(db.q(partitionedSQL)))
+	before, after, _ := strings.Cut(strings.ReplaceAll(partitionedSQL, "{partitions}", strconv.Itoa(partitions)), "{found}")
+	text.WriteString(db.names.Replace(before) + strings.Join(append(found, next), ";\n") + ";" + db.names.Replace(after))
 	for _, f := range functions {
 		text.WriteString(strings.ReplaceAll(f, db.q(idsOfEvents), db.q(idsApart)) + ";\n")
 	}
@@ -222,6 +223,10 @@ const (
 	UNION ALL SELECT format('constraint %I', k.conname) FROM pg_constraint k WHERE k.contype IN ('u', 'x') AND k.conname <> 'events_id' AND k.conrelid = to_regclass($1)
 	UNION ALL SELECT format('trigger %I that is disabled, or enabled for replicas', g.tgname) FROM pg_trigger g
 		WHERE g.tgrelid = to_regclass($1) AND NOT g.tgisinternal AND g.tgenabled <> 'O'
+	UNION ALL SELECT format('identity of column %I', a.attname) FROM pg_attribute a
+		WHERE a.attrelid = to_regclass($1) AND NOT a.attisdropped AND a.attidentity <> '' AND a.attname <> 'position'
+	UNION ALL SELECT format('tablespace %I of %s', s.spcname, c.oid::regclass) FROM pg_class c JOIN pg_tablespace s ON s.oid = c.reltablespace
+		WHERE c.oid = to_regclass($1) OR c.oid IN (SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = to_regclass($1))
 	UNION ALL SELECT 'replica identity' FROM pg_class c WHERE c.oid = to_regclass($1) AND c.relreplident <> 'd'
 	UNION ALL SELECT format('child table %s', i.inhrelid::regclass) FROM pg_inherits i WHERE i.inhparent = to_regclass($1)
 ) x ORDER BY 1`
@@ -242,10 +247,11 @@ const (
 		WHERE NOT i.indisprimary AND c.relname <> 'events_id'
 	UNION ALL SELECT 2, pg_get_triggerdef(g.oid) FROM t JOIN pg_trigger g ON g.tgrelid = t.oid WHERE NOT g.tgisinternal
 	UNION ALL SELECT 3, format('GRANT %s%s ON events TO %s%s', g.what, g.of, g.grantee, g.more) FROM g
-	UNION ALL SELECT 3, format('GRANT SELECT%s ON event_ids TO %s', CASE g.what WHEN 'SELECT' THEN '' ELSE ', ' || g.what END, g.grantee)
-		FROM g WHERE g.what IN ('SELECT', 'INSERT', 'DELETE')
+	UNION ALL SELECT 3, format('GRANT SELECT%s ON event_ids TO %s', CASE g.what WHEN 'SELECT' THEN '' WHEN 'UPDATE' THEN ', INSERT, DELETE' ELSE ', ' || g.what END, g.grantee)
+		FROM g WHERE g.what IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
 	UNION ALL SELECT 3, format('GRANT USAGE ON SEQUENCE events_position_seq TO %s', g.grantee) FROM g WHERE g.what = 'INSERT'
-	UNION ALL SELECT 3, format('GRANT %s ON SEQUENCE events_position_seq TO %s', a.privilege_type, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END)
+	UNION ALL SELECT 3, format('GRANT %s ON SEQUENCE events_position_seq TO %s%s', a.privilege_type,
+			CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END, CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
 		FROM t JOIN pg_class c ON c.oid = pg_get_serial_sequence($1, 'position')::regclass, aclexplode(c.relacl) a WHERE a.grantee <> t.relowner
 ) x ORDER BY x.step, x.sql`
 )

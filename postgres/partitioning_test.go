@@ -181,6 +181,11 @@ func TestPartitionByTenant(t *testing.T) {
 	quotedAll := pgx.Identifier{all}.Sanitize()
 	exec(t, db.pool, "GRANT USAGE ON SCHEMA fairlead TO "+quotedAll)
 	exec(t, db.pool, "GRANT ALL ON ALL TABLES IN SCHEMA fairlead TO "+quotedAll)
+	changer, mayChange := newRole(t, db, "")
+	quotedChanger := pgx.Identifier{changer}.Sanitize()
+	exec(t, db.pool, "GRANT USAGE ON SCHEMA fairlead TO "+quotedChanger)
+	exec(t, db.pool, "GRANT SELECT ON ALL TABLES IN SCHEMA fairlead TO "+quotedChanger)
+	exec(t, db.pool, "GRANT UPDATE (id) ON fairlead.events TO "+quotedChanger)
 	appender := openAt(t, as, Options{NoMigrate: true})
 	mustAppend(t, appender, withID("t1", "appender", "of a role of few rights"))
 	was := whole(t, db.pool)
@@ -208,6 +213,8 @@ func TestPartitionByTenant(t *testing.T) {
 	exec(t, truncater, "BEGIN")
 	exec(t, truncater, "TRUNCATE fairlead.events")
 	exec(t, truncater, "ROLLBACK")
+	exec(t, connect(t, openAt(t, mayChange, Options{NoMigrate: true})), "UPDATE fairlead.events SET id = 'another' WHERE id = 'of a role of few rights'")
+	sameIDs(t, db.pool)
 	openAt(t, url) // checks the sequence
 	if n, err := db.PartitionByTenant(t.Context(), 4); err != nil || n != 0 {
 		t.Errorf("PartitionByTenant again = %d, %v, want nothing to do", n, err)
@@ -363,6 +370,7 @@ func TestPartitionRefused(t *testing.T) {
 		"ALTER TABLE fairlead.events DROP CONSTRAINT theirs":     "ALTER TABLE fairlead.events ADD CONSTRAINT theirs UNIQUE (tenant, position)",
 		"ALTER TABLE fairlead.events ENABLE TRIGGER USER":        "ALTER TABLE fairlead.events DISABLE TRIGGER USER",
 		"ALTER TABLE fairlead.events ENABLE TRIGGER note_delete": "ALTER TABLE fairlead.events ENABLE ALWAYS TRIGGER note_delete",
+		"ALTER TABLE fairlead.events DROP COLUMN mine":           "ALTER TABLE fairlead.events ADD COLUMN mine bigint GENERATED ALWAYS AS IDENTITY",
 		"ALTER TABLE fairlead.events REPLICA IDENTITY DEFAULT":   "ALTER TABLE fairlead.events REPLICA IDENTITY FULL",
 	} {
 		exec(t, db.pool, make)
@@ -370,6 +378,18 @@ func TestPartitionRefused(t *testing.T) {
 			t.Errorf("after %s: %v, want it refused", make, err)
 		}
 		exec(t, db.pool, undo)
+	}
+	if value[int](t, db.pool, "SELECT current_setting('server_version_num')::int") >= 150000 { // those of older ones need a directory
+		space := pgx.Identifier{"of " + db.pool.Config().ConnConfig.Database}.Sanitize()
+		c := connect(t, db)
+		exec(t, c, "SET allow_in_place_tablespaces = on")
+		exec(t, c, "CREATE TABLESPACE "+space+" LOCATION ''")
+		exec(t, c, "ALTER INDEX fairlead.events_id SET TABLESPACE "+space)
+		if _, err := db.PartitionByTenant(t.Context(), 4); err == nil || !strings.Contains(err.Error(), "of events_id") {
+			t.Errorf("with an index in a tablespace: %v", err)
+		}
+		exec(t, c, "ALTER INDEX fairlead.events_id SET TABLESPACE pg_default")
+		exec(t, c, "DROP TABLESPACE "+space)
 	}
 	tx, _ := begin(t, db, "s")
 	if _, err := db.PartitionByTenant(t.Context(), 4); !errors.Is(err, ErrTimeout) {
@@ -389,4 +409,22 @@ func TestPartitionRefused(t *testing.T) {
 	repair, _, _ = strings.Cut(repair, ", or restore")
 	exec(t, db.pool, "ALTER TABLE"+repair)
 	openAt(t, db.pool.Config().ConnString())
+}
+
+// TestPartitionOddSchemas: names that look like part of the statements.
+func TestPartitionOddSchemas(t *testing.T) {
+	for _, schema := range []string{`odd "schema'`, "pg%s $1 {schema}", "{partitions}", "{found}", "events"} {
+		t.Run(schema, func(t *testing.T) {
+			url := pgtest.Database(t)
+			db := openAt(t, url, Options{Schema: schema})
+			mustAppend(t, db, withID("t1", "s", "a"), withID("t2", "s", "b"))
+			if n, err := db.PartitionByTenant(t.Context(), 4); err != nil || n != 2 {
+				t.Fatalf("PartitionByTenant = %d, %v", n, err)
+			}
+			mustAppend(t, db, withID("t1", "s", "c"), withID("t3", "s", "d"))
+			exec(t, db.pool, db.q("DELETE FROM {schema}.events WHERE tenant = 't3'"))
+			exec(t, db.pool, db.q("TRUNCATE {schema}.events"))
+			openAt(t, url, Options{Schema: schema})
+		})
+	}
 }
