@@ -43,6 +43,9 @@ type counter struct {
 	Fold  uint64 `json:"fold"`
 }
 
+// The partitions of the processors p0, p1, ... of who works on many lanes.
+var manyPartitions = []int{16, 16, 2}
+
 func (c *counter) add(n uint64) {
 	c.Count++
 	c.Fold = (c.Fold*1_000_003 + n) % (1 << 52) // as JSON holds it
