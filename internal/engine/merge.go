@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/internal/lane"
@@ -70,19 +71,21 @@ func (l *streamLane) mergeable() bool {
 		l.at == l.row.Position && len(l.row.Done) == 0
 }
 
-// A settling is when a lane reads nothing, so that what it has in progress comes to an
-// end and it can merge.
+// A settling is a time in which a lane reads nothing, so that what it has in progress
+// comes to an end and it can merge.
 type settling struct {
-	from time.Time
-	most time.Duration
+	from  time.Time // the next begins
+	until time.Time // this one ends; zero: there is none
+	most  time.Duration
 }
 
 // settles reports whether the lane reads nothing now. A tenant that is never quiet has
 // always something in progress, and lanes merge at a point behind which there is nothing. Where
-// handlers take longer than the lane waited for them it waits longer the next time.
+// handlers take longer than the lane waited for them it waits longer the next time, but not for
+// what is known to take longer than that.
 func (r *streamRunner) settles(now time.Time, due func(time.Time)) bool {
 	l, s := r.l, &r.settle
-	near := l.loaded && !l.halted && r.ending == nil && r.rest == nil && len(l.refill) == 0 &&
+	near := l.loaded && !l.halted && r.ending == nil && r.rest == nil && len(l.refill)+len(l.drains) == 0 &&
 		r.e.pages.head(r.logPart)-l.at <= pageEvents
 	switch {
 	case !near || !expected(&l.row):
@@ -92,12 +95,19 @@ func (r *streamRunner) settles(now time.Time, due func(time.Time)) bool {
 		s.most = settleFirst
 		s.from = now.Add(settlePart * s.most)
 	case now.Before(s.from):
-	case now.Before(s.from.Add(s.most)):
-		due(s.from.Add(s.most))
-		return true
+	case s.until.IsZero() || now.Before(s.until):
+		if s.until.IsZero() {
+			s.until = now.Add(s.most)
+		}
+		late := func(k *orderedKey) bool { return k.due.After(s.until) }
+		if l.stuck == 0 && !slices.ContainsFunc(l.waiting, late) {
+			due(s.until)
+			return true
+		}
+		s.from, s.until = s.until, time.Time{}
 	default: // in vain
 		s.most = min(2*s.most, settleAtMost)
-		s.from = now.Add(settlePart * s.most)
+		s.from, s.until = now.Add(settlePart*s.most), time.Time{}
 	}
 	due(s.from)
 	return false
@@ -116,7 +126,7 @@ func (r *streamRunner) tryMerge(ctx context.Context) {
 	case fenced && fence.Lost(), errors.Is(err, store.ErrNotFound):
 		r.lose()
 	case errors.Is(err, lane.ErrBehind):
-		r.settle.from = r.merge // reads on
+		r.settle.from, r.settle.until = r.merge, time.Time{} // reads on
 		if base <= r.l.at {
 			return
 		}

@@ -121,6 +121,46 @@ func TestBusyTenantMerges(t *testing.T) {
 	}
 }
 
+// TestWaitingKeyHoldsUpNobody: while a key waits for its retry a tenant's lane cannot merge,
+// and the tenant's other events do not wait for that.
+func TestWaitingKeyHoldsUpNobody(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		mends := time.Now().Add(2 * time.Minute)
+		w := newWitness(t, func(ctx context.Context, d Delivery) error {
+			if d.Stream == "bad" && time.Now().Before(mends) {
+				return errors.New("its partner is away")
+			}
+			return sleeps(20*time.Millisecond)(ctx, d)
+		})
+		r.add(reactor(w, Processor{Concurrency: 16, Retry: Retry{Attempts: 1000, Min: 30 * time.Second, Max: 30 * time.Second}}))
+		defer r.run(r.e)()
+		time.Sleep(300 * time.Millisecond)
+		if err := lane.Detach(context.Background(), r.st, "r", "a"); err != nil {
+			t.Fatal(err)
+		}
+		r.append("a", "bad", added{})
+		time.Sleep(time.Second)
+		if err := lane.Unpin(context.Background(), r.st, "r", "a"); err != nil {
+			t.Fatal(err)
+		}
+		r.busy(5*time.Millisecond, func() {
+			time.Sleep(time.Until(mends))
+			r.untilMerged()
+		}, "a")
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		var slowest time.Duration
+		for _, c := range w.calls {
+			if c.stream != "bad" {
+				slowest = max(slowest, c.age)
+			}
+		}
+		if slowest > 500*time.Millisecond {
+			t.Errorf("an event of another key was handled after %v", slowest)
+		}
+	})
+}
+
 // TestBusyBacklogStays: a tenant that left because it hurt the others stays out while it
 // is busy, and comes back in a quiet moment, or when an operator says so.
 func TestBusyBacklogStays(t *testing.T) {
