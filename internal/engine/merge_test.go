@@ -125,12 +125,12 @@ func TestBusyTenantMerges(t *testing.T) {
 // and the tenant's other events do not wait for that.
 func TestWaitingKeyHoldsUpNobody(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		mends := time.Now().Add(2 * time.Minute)
+		mends := time.Now().Add(70 * time.Second)
 		w := newWitness(t, func(ctx context.Context, d Delivery) error {
 			if d.Stream == "bad" && time.Now().Before(mends) {
 				return errors.New("its partner is away")
 			}
-			return sleeps(20*time.Millisecond)(ctx, d)
+			return sleeps(60*time.Millisecond)(ctx, d)
 		})
 		r.add(reactor(w, Processor{Concurrency: 16, Retry: Retry{Attempts: 1000, Min: 30 * time.Second, Max: 30 * time.Second}}))
 		defer r.run(r.e)()
@@ -143,7 +143,7 @@ func TestWaitingKeyHoldsUpNobody(t *testing.T) {
 		if err := lane.Unpin(context.Background(), r.st, "r", "a"); err != nil {
 			t.Fatal(err)
 		}
-		r.busy(5*time.Millisecond, func() {
+		r.busy(15*time.Millisecond, func() {
 			time.Sleep(time.Until(mends))
 			r.untilMerged()
 		}, "a")
