@@ -50,7 +50,7 @@ race: cgo ## all tests under the race detector
 ifeq ($(PKG),./...)
 	$(GO) test $(RACE) -vet=off -timeout 15m ./internal/chaos # by itself: its processes would leave the others no time
 endif
-	$(GO) test $(RACE) -vet=off -p $(PROCS) -parallel 4 -timeout 15m $(if $(filter ./...,$(PKG)),./internal/engine $$($(GO) list ./... | grep -v /internal/chaos$$),$(PKG)) # the longest first
+	$(GO) test $(RACE) -vet=off -p $(PROCS) -parallel 4 -timeout 15m $(if $(filter ./...,$(PKG)),./internal/engine ./postgres ./kafka $$($(GO) list ./... | grep -v /internal/chaos$$),$(PKG)) # the longest first
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (2s)
