@@ -44,13 +44,16 @@ test-short: fmt-check vet ## tests without servers, race detector or long runs: 
 # SQLite is C made Go. Its memory is not Go's, and it takes locks of its own, so the race
 # detector finds nothing in it, and would make its tests five times as long.
 RACE = -race -gcflags=modernc.org/libc=-race=false -gcflags=modernc.org/sqlite/lib=-race=false
+RACE_AT_ONCE = -vet=off -p $(PROCS) -parallel 4 -timeout 15m
 
 .PHONY: race
 race: cgo ## all tests under the race detector
 ifeq ($(PKG),./...)
 	$(GO) test $(RACE) -vet=off -timeout 15m ./internal/chaos # by itself: its processes would leave the others no time
+	all=$$($(GO) list ./...) && $(GO) test $(RACE) $(RACE_AT_ONCE) ./internal/engine ./postgres ./kafka $$(echo "$$all" | grep -v '/internal/chaos$$') # the longest first
+else
+	$(GO) test $(RACE) $(RACE_AT_ONCE) $(PKG)
 endif
-	$(GO) test $(RACE) -vet=off -p $(PROCS) -parallel 4 -timeout 15m $(if $(filter ./...,$(PKG)),./internal/engine ./postgres ./kafka $$($(GO) list ./... | grep -v /internal/chaos$$),$(PKG)) # the longest first
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (2s)

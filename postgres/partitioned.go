@@ -248,7 +248,7 @@ const (
 	UNION ALL SELECT 2, pg_get_triggerdef(g.oid) FROM t JOIN pg_trigger g ON g.tgrelid = t.oid WHERE NOT g.tgisinternal
 	UNION ALL SELECT 3, format('GRANT %s%s ON events TO %s%s', g.what, g.of, g.grantee, g.more) FROM g
 	UNION ALL SELECT 3, format('GRANT SELECT%s ON event_ids TO %s', CASE g.what WHEN 'SELECT' THEN '' WHEN 'UPDATE' THEN ', INSERT, DELETE' ELSE ', ' || g.what END, g.grantee)
-		FROM g WHERE g.what IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+		FROM g WHERE g.what IN ('SELECT', 'INSERT', 'DELETE') OR g.what = 'UPDATE' AND g.of IN ('', ' (id)', ' (tenant)', ' (stream)', ' (version)')
 	UNION ALL SELECT 3, format('GRANT USAGE ON SEQUENCE events_position_seq TO %s', g.grantee) FROM g WHERE g.what = 'INSERT'
 	UNION ALL SELECT 3, format('GRANT %s ON SEQUENCE events_position_seq TO %s%s', a.privilege_type,
 			CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END, CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)

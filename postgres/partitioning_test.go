@@ -186,6 +186,9 @@ func TestPartitionByTenant(t *testing.T) {
 	exec(t, db.pool, "GRANT USAGE ON SCHEMA fairlead TO "+quotedChanger)
 	exec(t, db.pool, "GRANT SELECT ON ALL TABLES IN SCHEMA fairlead TO "+quotedChanger)
 	exec(t, db.pool, "GRANT UPDATE (id) ON fairlead.events TO "+quotedChanger)
+	exec(t, db.pool, "GRANT USAGE ON SEQUENCE fairlead.events_position_seq TO "+quotedChanger+" WITH GRANT OPTION")
+	few, _ := newRole(t, db, "") // gets nothing besides what it has
+	exec(t, db.pool, "GRANT TRUNCATE, UPDATE (metadata) ON fairlead.events TO "+pgx.Identifier{few}.Sanitize())
 	appender := openAt(t, as, Options{NoMigrate: true})
 	mustAppend(t, appender, withID("t1", "appender", "of a role of few rights"))
 	was := whole(t, db.pool)
@@ -215,6 +218,12 @@ func TestPartitionByTenant(t *testing.T) {
 	exec(t, truncater, "ROLLBACK")
 	exec(t, connect(t, openAt(t, mayChange, Options{NoMigrate: true})), "UPDATE fairlead.events SET id = 'another' WHERE id = 'of a role of few rights'")
 	sameIDs(t, db.pool)
+	if !value[bool](t, db.pool, "SELECT has_sequence_privilege($1, 'fairlead.events_position_seq', 'USAGE WITH GRANT OPTION')", changer) {
+		t.Error("who could give the right to the sequence no longer can")
+	}
+	if value[bool](t, db.pool, "SELECT has_table_privilege($1, 'fairlead.events_p0', 'SELECT') OR has_table_privilege($1, 'fairlead.event_ids', 'SELECT, INSERT, DELETE')", few) {
+		t.Error("a role has rights that it had not")
+	}
 	openAt(t, url) // checks the sequence
 	if n, err := db.PartitionByTenant(t.Context(), 4); err != nil || n != 0 {
 		t.Errorf("PartitionByTenant again = %d, %v, want nothing to do", n, err)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/internal/lane"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -14,10 +15,11 @@ const (
 	mergeEvery  = 100 * time.Millisecond // between tries to merge
 	chaseAtMost = 5                      // tries before the base lane is held
 
-	// A stream lane that has always something in progress settles now and then.
+	// A stream lane that has always something in progress settles now and then: for
+	// settleFirst, then for longer, after it has read for so many times as long.
 	settleFirst  = 50 * time.Millisecond
 	settleAtMost = 5 * time.Second
-	settlePart   = 5 // of the time at most, which is so much less to do for its workers
+	settleEvery  = 5
 )
 
 // backlog is the reason in the row of a lane whose tenant left by itself.
@@ -35,7 +37,13 @@ func expected(l *store.Lane) bool { return comesBack(l) && l.Reason != backlog }
 // it has more to do, because its tenant may never be quiet.
 func (r *batchRunner) mergesNow() bool {
 	l := r.l
-	return r.near && expected(&l.row) && len(l.retry) == 0 && l.stopAt == nil && time.Since(r.tried) >= mergeEvery
+	return expected(&l.row) && len(l.retry) == 0 && l.stopAt == nil && time.Since(r.tried) >= mergeEvery && r.e.near(l.logPart, l.at)
+}
+
+// near reports whether a lane is so near the end of the log that its base lane may be
+// held until it is there.
+func (e *Engine) near(logPart int, at event.Position) bool {
+	return e.pages.head(logPart)-at <= pageEvents
 }
 
 // merge tries to give the tenant back to its base lane.
@@ -85,15 +93,18 @@ type settling struct {
 // what is known to take longer than that.
 func (r *streamRunner) settles(now time.Time, due func(time.Time)) bool {
 	l, s := r.l, &r.settle
-	near := l.loaded && !l.halted && r.ending == nil && r.rest == nil && len(l.refill)+len(l.drains) == 0 &&
-		r.e.pages.head(r.logPart)-l.at <= pageEvents
+	if !expected(&l.row) { // of most lanes
+		*s = settling{}
+		return false
+	}
+	near := l.loaded && !l.halted && r.ending == nil && r.rest == nil && len(l.refill)+len(l.drains) == 0 && r.e.near(r.logPart, l.at)
 	switch {
-	case !near || !expected(&l.row):
+	case !near:
 		*s = settling{}
 		return false
 	case s.most == 0:
 		s.most = settleFirst
-		s.from = now.Add(settlePart * s.most)
+		s.from = now.Add(settleEvery * s.most)
 	case now.Before(s.from):
 	case s.until.IsZero() || now.Before(s.until):
 		if s.until.IsZero() {
@@ -107,7 +118,7 @@ func (r *streamRunner) settles(now time.Time, due func(time.Time)) bool {
 		s.from, s.until = s.until, time.Time{}
 	default: // in vain
 		s.most = min(2*s.most, settleAtMost)
-		s.from, s.until = now.Add(settlePart*s.most), time.Time{}
+		s.from, s.until = now.Add(settleEvery*s.most), time.Time{}
 	}
 	due(s.from)
 	return false

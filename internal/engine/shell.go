@@ -32,7 +32,6 @@ type batchRunner struct {
 	held    time.Time // since when the lane waits for who holds it
 	flushed time.Time // when the checkpoint was last moved over events of no interest
 	tried   time.Time // when it was last tried to give the tenant back to its base lane
-	near    bool      // the last page was the end of the log as it was then, or nearly
 	gained  gained
 	next    time.Time      // when a lane with a limit may go on
 	drained bool           // the last turn was one of dead letters

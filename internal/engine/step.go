@@ -77,7 +77,6 @@ func (r *batchRunner) turn(ctx context.Context, b *batch, page *eventlog.Page) (
 	if page != nil {
 		b = r.prepare(ctx, b, page)
 		b.behind = (b.to < page.Next || page.Next < page.Head) && full(page)
-		r.near = !b.behind
 		n = len(b.items)
 	}
 	started := time.Now()
