@@ -215,6 +215,9 @@ func (p *Producer) send(x *placed) error {
 // forget takes the records of a tenant out whose way has ended. The caller holds mu.
 func (p *Producer) forget(tenant string) {
 	w := p.tenants[tenant]
+	if w == nil {
+		return // somebody else did
+	}
 	before := len(w.records)
 	w.records = slices.DeleteFunc(w.records, func(x *placed) bool {
 		if x.ended {
@@ -276,18 +279,23 @@ func (p *Producer) settle(there []*placed) {
 		end, left := p.t.dir.endAfter(x.tenant, x.move, x.r.Topic, x.r.Partition)
 		switch {
 		case x.failed != nil, left && event.Position(x.r.Offset+1) < end, !left && !at.moving:
+			p.mu.Lock()
 			x.ended, ended[x.tenant] = true, true
+			p.mu.Unlock()
 		case at.moving, unknown[x.tenant]: // it is not known yet, or not where to; what follows it waits, too
 			unknown[x.tenant] = true
 		default:
 			p.mu.Lock()
 			w := p.tenants[x.tenant]
 			w.since[x.move]--
-			w.since[at.move]++
 			x.there, x.move, x.own = false, at.move, at.own
-			p.again++
 			p.mu.Unlock()
 			_ = p.send(x) // what fails has ended, and is told of it below
+			// Not before: whoever sees them all at the new place sends what follows them.
+			p.mu.Lock()
+			w.since[x.move]++
+			p.again++
+			p.mu.Unlock()
 		}
 	}
 	p.mu.Lock()
