@@ -76,8 +76,8 @@ func (f *fleet) chaos(t *testing.T, length time.Duration, all []fault) {
 	if length >= wholeList {
 		// On a slow machine operators do less. What is theirs in the list is still done
 		// under load, to a fleet that was disturbed for as long as it should be.
-		for end := time.Now().Add(length); f.operatorsOwe() && time.Now().Before(end); rest(ctx, 200*time.Millisecond) {
-			continue
+		for end := time.Now().Add(2 * length); time.Now().Before(end) && f.owes(ctx); {
+			rest(ctx, 500*time.Millisecond)
 		}
 	}
 }

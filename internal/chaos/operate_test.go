@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -67,8 +69,28 @@ func (f *fleet) never(kind string) bool {
 	return f.tally[kind] == 0
 }
 
-// operatorsOwe reports whether there is something that operators have not done yet.
-func (f *fleet) operatorsOwe() bool { return slices.ContainsFunc(f.plan.operate, f.never) }
+// owes reports whether there is something that operators have not done yet, or that
+// has not come of it.
+func (f *fleet) owes(ctx context.Context) bool {
+	if slices.ContainsFunc(f.plan.operate, f.never) {
+		return true
+	}
+	if f.topic != nil {
+		return false
+	}
+	c, err := pgx.Connect(ctx, f.server.URL)
+	if err != nil {
+		return true
+	}
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
+	for _, q := range ofOperators(onServer(c)) {
+		var n int
+		if err := c.QueryRow(ctx, q.query).Scan(&n); err != nil || n == 0 {
+			return true
+		}
+	}
+	return false
+}
 
 func (o *operator) kind() string {
 	switch k := o.rng.IntN(1000); {
@@ -206,8 +228,7 @@ func (o *operator) unite(ctx context.Context, p string) error {
 	if err != nil || len(before) == 0 {
 		return err
 	}
-	which := before[o.rng.IntN(len(before))].Partition
-	asked := false
+	which, asked := o.rng.Perm(len(before)), false // not each is a half of another
 	for {
 		lanes, err := o.admin.Lanes(ctx, p)
 		if err != nil {
@@ -230,7 +251,11 @@ func (o *operator) unite(ctx context.Context, p string) error {
 			}
 		}
 		if !asked {
-			err = o.admin.MergePartition(ctx, p, which)
+			for _, i := range which {
+				if err = o.admin.MergePartition(ctx, p, before[i].Partition); !errors.Is(err, fairlead.ErrState) {
+					break
+				}
+			}
 			if asked = err == nil; err != nil {
 				return err
 			}

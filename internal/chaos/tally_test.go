@@ -123,18 +123,24 @@ type witnessed struct {
 	w           witness
 }
 
-func (f *fleet) witnessed(c, out *pgx.Conn) []witnessed {
-	inside, outside := onServer(c), onServer(out)
-	all := []witnessed{
+// ofOperators are what comes of what operators do.
+func ofOperators(inside witness) []witnessed {
+	return []witnessed{
 		{"partitions split", "SELECT count(*) FROM chaos.cuts WHERE now > was AND lane LIKE '% '", inside},
 		{"partitions merged", "SELECT count(*) FROM chaos.cuts WHERE now < was AND lane LIKE '% '", inside},
 		{"rebuilds switched to", "SELECT count(*) FROM chaos.switches", inside},
 		{"commits of dedicated tenants by the pool's workers", "SELECT count(*) FROM chaos.commits WHERE worker LIKE 'chaos-w0-%'", inside},
+	}
+}
+
+func (f *fleet) witnessed(c, out *pgx.Conn) []witnessed {
+	inside, outside := onServer(c), onServer(out)
+	all := append(ofOperators(inside), []witnessed{
 		{"take-overs from another process", "SELECT count(*) FROM chaos.takeovers", inside},
 		{"clocks seen hours ahead", "SELECT count(*) FROM clocks WHERE off > interval '30 min'", outside},
 		{"clocks seen hours behind", "SELECT count(*) FROM clocks WHERE off < interval '-30 min'", outside},
 		{"effects by processes whose clock was hours off", "SELECT count(*) FROM effects WHERE abs(extract(epoch FROM off)) > 1800", outside},
-	}
+	}...)
 	if !clockShifts {
 		all = slices.DeleteFunc(all, func(x witnessed) bool { return x.w == outside })
 	}

@@ -187,6 +187,23 @@ func exclude(base *store.Lane, tenant string, until event.Position) {
 // has nothing in flight. [ErrBehind] with base's position: catch up to there
 // first.
 func TryMerge(ctx context.Context, s store.Store, id store.LaneID, epoch int64) (base event.Position, err error) {
+	// Most tries come too early, as base goes on. They are not to wait for base's commit and
+	// keep all other Updates waiting meanwhile.
+	err = s.View(ctx, func(tx store.Tx) error {
+		b, err := tx.Lane(id.Base())
+		if err != nil {
+			return err
+		}
+		l, err := tx.Lane(id)
+		base = b.Position
+		if err == nil {
+			err = mergeable(&b, &l, epoch)
+		}
+		return err
+	})
+	if err != nil {
+		return base, err
+	}
 	err = s.Update(ctx, func(tx store.Tx) error {
 		b, err := tx.Lane(id.Base())
 		if err != nil {
@@ -197,15 +214,8 @@ func TryMerge(ctx context.Context, s store.Store, id store.LaneID, epoch int64) 
 		if err != nil {
 			return err
 		}
-		switch {
-		case l.Epoch != epoch:
-			return &store.FenceError{Lane: id, Expected: store.Fence{Epoch: epoch}, Found: store.Fence{Epoch: l.Epoch}}
-		case l.Pinned || l.State != store.Running:
-			return fmt.Errorf("lane %v is pinned or not running: %w", id, ErrState)
-		case len(l.Done) > 0:
-			return fmt.Errorf("lane %v has events in flight: %w", id, ErrBehind)
-		case l.Position < b.Position && !mutant.Is(mutant.MergeBehind):
-			return fmt.Errorf("lane %v at %v, its base at %v: %w", id, l.Position, b.Position, ErrBehind)
+		if err := mergeable(&b, &l, epoch); err != nil {
+			return err
 		}
 		until := l.Position
 		if mutant.Is(mutant.MergePosition) {
@@ -224,6 +234,21 @@ func TryMerge(ctx context.Context, s store.Store, id store.LaneID, epoch int64) 
 		return tx.DeleteLane(id)
 	})
 	return base, err
+}
+
+// mergeable returns why a lane cannot be given back to its base lane now.
+func mergeable(base, l *store.Lane, epoch int64) error {
+	switch {
+	case l.Epoch != epoch:
+		return &store.FenceError{Lane: l.LaneID, Expected: store.Fence{Epoch: epoch}, Found: store.Fence{Epoch: l.Epoch}}
+	case l.Pinned || l.State != store.Running:
+		return fmt.Errorf("lane %v is pinned or not running: %w", l.LaneID, ErrState)
+	case len(l.Done) > 0:
+		return fmt.Errorf("lane %v has events in flight: %w", l.LaneID, ErrBehind)
+	case l.Position < base.Position && !mutant.Is(mutant.MergeBehind):
+		return fmt.Errorf("lane %v at %v, its base at %v: %w", l.LaneID, l.Position, base.Position, ErrBehind)
+	}
+	return nil
 }
 
 // Hold stops the base lane of a tenant lane that cannot catch up with it
