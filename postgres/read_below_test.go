@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/event"
 	"github.com/fairlead-dev/fairlead/eventlog"
+	"github.com/fairlead-dev/fairlead/internal/race"
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
@@ -50,7 +51,11 @@ func settled(t *testing.T, n int) *DB {
 // result and within the same limits.
 func TestReadBelow(t *testing.T) {
 	t.Parallel()
-	db := settled(t, 400)
+	n := 400
+	if race.Enabled {
+		n = 150
+	}
+	db := settled(t, n)
 	read := func(req eventlog.ReadRequest, measured bool) (out []event.Event, below int) {
 		t.Helper()
 		db.sizes.average.Store(0)
@@ -89,10 +94,10 @@ func TestReadBelow(t *testing.T) {
 			req.After = page.Next
 		}
 	}
-	for _, maxEvents := range []int{1, 7, 50, 300} {
+	for _, maxEvents := range []int{1, 7, 50, n * 3 / 4} {
 		for _, maxBytes := range []int{1, 3000, 60_000, 4 << 20} {
 			for _, maxEventBytes := range []int{0, 100, 8000} {
-				for _, until := range []event.Position{0, 233} {
+				for _, until := range []event.Position{0, event.Position(n * 7 / 12)} {
 					req := eventlog.ReadRequest{MaxEvents: maxEvents, MaxBytes: maxBytes, MaxEventBytes: maxEventBytes, Until: until}
 					want, none := read(req, true)
 					got, below := read(req, false)

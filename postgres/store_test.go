@@ -43,11 +43,12 @@ func makeUserTable(ctx context.Context, tx any) error {
 func TestStore(t *testing.T) {
 	t.Parallel()
 	base, n := pgtest.Database(t), 0
-	// A schema of its own is faster than a database; the user's table goes there too.
+	all := newSchemas(t, base)
 	open := func(t *testing.T) store.Store {
 		n++
-		schema := fmt.Sprintf("Schema %d's \"store\"", n)
-		return openAt(t, base+"&search_path="+url.PathEscape(pgx.Identifier{schema}.Sanitize()), Options{Schema: schema})
+		return all.open(t, fmt.Sprintf("Schema %d's \"store\"", n), func(schema string) *DB { // the user's table goes there too
+			return openAt(t, base+"&search_path="+url.PathEscape(pgx.Identifier{schema}.Sanitize()), Options{Schema: schema})
+		})
 	}
 	storetest.Run(t, open, storetest.Features{
 		SQL: userTable, JSONOnly: true, JSONByValue: true, TimePrecision: time.Microsecond,
@@ -63,12 +64,17 @@ func TestStore(t *testing.T) {
 }
 
 // TestStoreThroughPooler: the whole contract where each transaction may have
-// another session of the server. Of one pooler each sub-test has a database.
+// another session of the server.
 func TestStoreThroughPooler(t *testing.T) {
 	t.Parallel()
 	bouncer := pgtest.Bouncer(t, pgtest.URL(t))
+	base, n := pgtest.Database(t), 0
+	all := newSchemas(t, base)
 	open := func(t *testing.T) store.Store {
-		return openAt(t, through(t, bouncer, migrated(t)), Options{Pooler: true})
+		n++
+		return all.open(t, fmt.Sprintf("Schema %d", n), func(schema string) *DB {
+			return openAt(t, through(t, bouncer, base), Options{Pooler: true, Schema: schema})
+		})
 	}
 	storetest.Run(t, open, storetest.Features{SQL: userTable, JSONOnly: true, JSONByValue: true, TimePrecision: time.Microsecond})
 }

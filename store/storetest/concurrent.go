@@ -156,7 +156,7 @@ func testOneLane(t *fixture) {
 // is counted once.
 func testZombie(t *fixture) {
 	t.setup("p")
-	const owners, target = 4, 60
+	const owners, target = 4, 20
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var wg sync.WaitGroup
