@@ -44,7 +44,7 @@ test-short: fmt-check vet ## tests without servers, race detector or long runs: 
 # SQLite is C made Go. Its memory is not Go's, and it takes locks of its own, so the race
 # detector finds nothing in it, and would make its tests five times as long.
 RACE = -race -gcflags=modernc.org/libc=-race=false -gcflags=modernc.org/sqlite/lib=-race=false
-RACE_AT_ONCE = -vet=off -p $(PROCS) -parallel 4 -timeout 15m
+RACE_AT_ONCE = -vet=off -p $(PROCS) -parallel 4 -timeout 25m
 
 .PHONY: race
 race: cgo ## all tests under the race detector
