@@ -90,13 +90,14 @@ func (s *schema) remember(t *testing.T) {
 // clear takes out what a test has made, and puts back what was there.
 func (s *schema) clear(t *testing.T) {
 	t.Helper()
-	sql := "BEGIN;\n"
+	var sql strings.Builder
+	sql.WriteString("BEGIN;\n")
 	for _, table := range s.list(t, true, "r", "p") {
 		if !slices.Contains(s.tables, table) {
-			sql += "DROP TABLE IF EXISTS " + table + " CASCADE;\n"
+			sql.WriteString("DROP TABLE IF EXISTS " + table + " CASCADE;\n")
 		}
 	}
-	if _, err := s.conn.PgConn().Exec(context.Background(), sql+s.asNew+"COMMIT").ReadAll(); err != nil {
+	if _, err := s.conn.PgConn().Exec(context.Background(), sql.String()+s.asNew+"COMMIT").ReadAll(); err != nil {
 		t.Errorf("the schema is not as new: %v", err)
 	}
 }
