@@ -140,6 +140,11 @@ type stay struct {
 func (d *directory) stay(tenant string) stay {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.stayNow(tenant)
+}
+
+// stayNow is stay for callers that hold mu.
+func (d *directory) stayNow(tenant string) stay {
 	s := stay{own: d.tenants[tenant].own}
 	if t := d.moves.of[tenant]; t != nil {
 		s.moving, s.move = t.moving, t.last
@@ -151,10 +156,8 @@ func (d *directory) stay(tenant string) stay {
 }
 
 // endAfter returns where the stay ended that a tenant had after a move, in a partition of
-// a topic; false: it has not ended there.
+// a topic; false: it has not ended there. The caller holds mu.
 func (d *directory) endAfter(tenant string, move int64, topic string, number int32) (event.Position, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	for i := range d.parts {
 		p := &d.parts[i]
 		if p.topic != topic || p.number != number || p.closed {

@@ -36,7 +36,8 @@ type Producer struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	syncing sync.Mutex // held over reading the directory
+	syncing chan struct{}  // has one place, which is taken over reading the directory
+	sends   sync.WaitGroup // records that the client has
 
 	mu         sync.Mutex
 	read       time.Time // when the directory was read last
@@ -74,7 +75,7 @@ func (t *Tenants) NewProducer(opts ...kgo.Opt) (*Producer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
-	p := &Producer{t: t, client: client, tenants: map[string]*underWay{}}
+	p := &Producer{t: t, client: client, tenants: map[string]*underWay{}, syncing: make(chan struct{}, 1)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p, nil
 }
@@ -86,7 +87,9 @@ func (p *Producer) Close(ctx context.Context) error {
 	for err == nil && p.left() > 0 {
 		if !pause(ctx, confirmEvery) {
 			err = ctx.Err()
+			break
 		}
+		err = p.client.Flush(ctx) // what was written again
 	}
 	p.end()
 	return err
@@ -97,8 +100,9 @@ func (p *Producer) end() {
 	p.mu.Lock()
 	p.cancel() // and so nobody begins to confirm
 	p.mu.Unlock()
+	p.client.Close() // first: who confirms may wait for room in it
 	p.wg.Wait()
-	p.client.Close()
+	p.sends.Wait()
 	p.mu.Lock()
 	left := p.tenants
 	p.tenants, p.pending = map[string]*underWay{}, 0
@@ -119,7 +123,8 @@ func (p *Producer) left() int {
 // Produce sends a record, whose topic and key are set here, and calls promise when it
 // counts, or does not. It waits while the tenant is being moved, until ctx ends: also for
 // ctx the record is given up. Calls for one key are to follow each other: then so do
-// their records, whether the tenant moves or not.
+// their records, whether the tenant moves or not. Promises are called one after the other, by
+// what also writes records again: one that calls Produce does so in a goroutine of its own.
 func (p *Producer) Produce(ctx context.Context, tenant, key string, r *kgo.Record, promise func(*kgo.Record, error)) error {
 	if err := p.t.layout.CheckTenant(tenant); err != nil {
 		return err
@@ -160,13 +165,23 @@ func (p *Producer) enter(x *placed) bool {
 	w.records = append(w.records, x)
 	w.since[x.move]++
 	p.pending++
+	p.sends.Add(1)
 	return true
 }
 
 // ask reads the directory, if that was not done so lately.
 func (p *Producer) ask(ctx context.Context, within time.Duration) error {
-	p.syncing.Lock()
-	defer p.syncing.Unlock()
+	select {
+	case p.syncing <- struct{}{}:
+		defer func() { <-p.syncing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.ctx.Done():
+		return kgo.ErrClientClosed
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
 	p.mu.Lock()
 	fresh := time.Since(p.read) < within
 	p.mu.Unlock()
@@ -184,10 +199,11 @@ func (p *Producer) ask(ctx context.Context, within time.Duration) error {
 }
 
 // send sends a record to where its tenant was as it entered, although it may have left
-// since: what it follows is there, too.
+// since: what it follows is there, too. The caller has counted it in sends.
 func (p *Producer) send(x *placed) error {
 	place, err := p.t.layout.PlaceAt(x.tenant, x.key, x.own)
 	if err != nil {
+		p.sends.Done()
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		x.ended, x.failed = true, err
@@ -200,6 +216,7 @@ func (p *Producer) send(x *placed) error {
 	r.Headers = slices.DeleteFunc(slices.Clone(x.r.Headers), func(h kgo.RecordHeader) bool { return h.Key == stayHeader }) // of where it was copied from
 	r.Headers = append(r.Headers, kgo.RecordHeader{Key: stayHeader, Value: strconv.AppendInt(nil, x.move, 10)})
 	p.client.Produce(x.ctx, &r, func(r *kgo.Record, err error) {
+		defer p.sends.Done()
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		x.r.Topic, x.r.Key, x.r.Partition, x.r.Offset, x.r.Timestamp = r.Topic, r.Key, r.Partition, r.Offset, r.Timestamp
@@ -270,36 +287,18 @@ func (p *Producer) arrived() []*placed {
 	return all
 }
 
-// settle says what became of records, as far as the directory says it, and writes those
-// again that came behind a mark: in their order.
+// settle says what became of records that are there, as far as the directory says it, and
+// writes those again that came behind a mark: in their order.
 func (p *Producer) settle(there []*placed) {
-	unknown, ended := map[string]bool{}, map[string]bool{}
+	known, tenants := map[*placed]bool{}, map[string]bool{}
 	for _, x := range there {
-		at := p.t.dir.stay(x.tenant)
-		end, left := p.t.dir.endAfter(x.tenant, x.move, x.r.Topic, x.r.Partition)
-		switch {
-		case x.failed != nil, left && event.Position(x.r.Offset+1) < end, !left && !at.moving:
-			p.mu.Lock()
-			x.ended, ended[x.tenant] = true, true
-			p.mu.Unlock()
-		case at.moving, unknown[x.tenant]: // it is not known yet, or not where to; what follows it waits, too
-			unknown[x.tenant] = true
-		default:
-			p.mu.Lock()
-			w := p.tenants[x.tenant]
-			w.since[x.move]--
-			x.there, x.move, x.own = false, at.move, at.own
-			p.mu.Unlock()
-			_ = p.send(x) // what fails has ended, and is told of it below
-			// Not before: whoever sees them all at the new place sends what follows them.
-			p.mu.Lock()
-			w.since[x.move]++
-			p.again++
-			p.mu.Unlock()
-		}
+		known[x], tenants[x.tenant] = true, true
+	}
+	for tenant := range tenants {
+		p.settleTenant(tenant, known)
 	}
 	p.mu.Lock()
-	for tenant := range ended {
+	for tenant := range tenants {
 		p.forget(tenant)
 	}
 	p.mu.Unlock()
@@ -308,6 +307,58 @@ func (p *Producer) settle(there []*placed) {
 			x.tell(x.failed)
 		}
 	}
+}
+
+// settleTenant does so for the records of a tenant that are known to be there.
+func (p *Producer) settleTenant(tenant string, known map[*placed]bool) {
+	p.mu.Lock()
+	w := p.tenants[tenant]
+	if w == nil {
+		p.mu.Unlock()
+		return
+	}
+	records := slices.Clone(w.records)
+	p.mu.Unlock()
+	at, counts := p.t.dir.counts(tenant, records, known)
+	wait := false // for what is before them, or for the end of the move
+	for _, x := range records {
+		p.mu.Lock()
+		switch {
+		case !known[x]:
+			// It is on its way, to a place that its tenant has left maybe. Then it will be written
+			// again, and what follows it is not to be before it.
+			wait = wait || x.move != at.move
+		case x.failed != nil, counts[x]:
+			x.ended = true
+		case at.moving || wait:
+			wait = true
+		default:
+			w.since[x.move]--
+			x.there, x.move, x.own = false, at.move, at.own
+			p.sends.Add(1)
+			p.mu.Unlock()
+			_ = p.send(x) // what fails has ended, and is told of it
+			p.mu.Lock()
+			// Not before: whoever sees them all at the new place sends what follows them.
+			w.since[x.move]++
+			p.again++
+		}
+		p.mu.Unlock()
+	}
+}
+
+// counts returns where a tenant is, and which of the known records count.
+func (d *directory) counts(tenant string, records []*placed, known map[*placed]bool) (stay, map[*placed]bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at, counts := d.stayNow(tenant), map[*placed]bool{}
+	for _, x := range records {
+		if known[x] && x.failed == nil {
+			end, left := d.endAfter(tenant, x.move, x.r.Topic, x.r.Partition)
+			counts[x] = left && event.Position(x.r.Offset+1) < end || !left && !at.moving
+		}
+	}
+	return at, counts
 }
 
 func (x *placed) tell(err error) {
