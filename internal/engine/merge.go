@@ -13,13 +13,18 @@ import (
 
 const (
 	mergeEvery  = 100 * time.Millisecond // between tries to merge
+	standsEvery = time.Second            // where the base lane is stopped
 	chaseAtMost = 5                      // tries before the base lane is held
 
 	// A stream lane that has always something in progress settles now and then: for
-	// settleFirst, then for longer, after it has read for so many times as long.
+	// settleFirst, then for longer, after it has read for so many times as long. At most it is less
+	// than a base lane is held: who needs longer merges in a quiet moment, and seldom tries.
 	settleFirst  = 50 * time.Millisecond
-	settleAtMost = 5 * time.Second
+	settleAtMost = heldAtMost * 3 / 4
 	settleEvery  = 5
+	settleRest   = time.Minute
+
+	stubborn = 3 // failed attempts of a key that is not expected to end soon
 )
 
 // backlog is the reason in the row of a lane whose tenant left by itself.
@@ -46,6 +51,35 @@ func (e *Engine) near(logPart int, at event.Position) bool {
 	return e.pages.head(logPart)-at <= pageEvents
 }
 
+// A chase is a tenant lane's way to its base lane, which goes on. Only who has tried to merge
+// knows how it stands.
+type chase struct {
+	tries int
+	at    event.Position // at the last try
+	tried time.Time
+	held  time.Time // the base lane, the last time
+}
+
+// holds reports whether the base lane is to be held, as the lane would not catch up with it: if
+// by what it did since the last try it is there soon. The others wait for that long.
+func (c *chase) holds(now time.Time, at, base event.Position) bool {
+	did, took := at-c.at, now.Sub(c.tried)
+	first := c.tried.IsZero()
+	c.at, c.tried = at, now
+	switch {
+	case first || now.Sub(c.held) < holdEvery:
+		return false
+	case did <= 0 || float64(base-at)/float64(did)*float64(took) > float64(heldAtMost/2):
+		c.tries = 0
+		return false
+	}
+	if c.tries++; c.tries <= chaseAtMost {
+		return false
+	}
+	c.tries, c.held = 0, now
+	return true
+}
+
 // merge tries to give the tenant back to its base lane.
 func (r *batchRunner) merge(ctx context.Context) error {
 	l := r.l
@@ -59,13 +93,15 @@ func (r *batchRunner) merge(ctx context.Context) error {
 		r.e.wake()
 		return errMerged
 	case errors.Is(err, lane.ErrBehind) && base > l.at:
-		if r.status.chase++; r.status.chase > chaseAtMost {
-			r.status.chase = 0
+		if r.status.chase.holds(r.tried, l.at, base) {
 			if err := lane.Hold(ctx, r.e.store, l.id); err != nil {
 				return err
 			}
 			r.e.wake()
 		}
+		return nil
+	case errors.Is(err, lane.ErrBehind):
+		r.tried = r.tried.Add(standsEvery - mergeEvery)
 		return nil
 	case errors.Is(err, lane.ErrState):
 		return errAgain // pinned or paused meanwhile
@@ -109,6 +145,11 @@ func (r *streamRunner) settles(now time.Time, due func(time.Time)) bool {
 	case s.until.IsZero() || now.Before(s.until):
 		if s.until.IsZero() {
 			s.until = now.Add(s.most)
+			if l.stubborn() {
+				s.from, s.until = s.until, time.Time{}
+				due(s.from)
+				return false
+			}
 		}
 		late := func(k *orderedKey) bool { return k.due.After(s.until) }
 		if l.stuck == 0 && !slices.ContainsFunc(l.waiting, late) {
@@ -116,7 +157,9 @@ func (r *streamRunner) settles(now time.Time, due func(time.Time)) bool {
 			return true
 		}
 		s.from, s.until = s.until, time.Time{}
-	default: // in vain
+	case s.most == settleAtMost: // in vain
+		s.from, s.until = now.Add(settleRest), time.Time{}
+	default:
 		s.most = min(2*s.most, settleAtMost)
 		s.from, s.until = now.Add(settleEvery*s.most), time.Time{}
 	}
@@ -124,9 +167,20 @@ func (r *streamRunner) settles(now time.Time, due func(time.Time)) bool {
 	return false
 }
 
+// stubborn reports whether a key fails again and again, whose end is not to be waited for.
+func (l *streamLane) stubborn() bool {
+	for _, k := range l.keys {
+		if k.attempts >= stubborn {
+			return true
+		}
+	}
+	return false
+}
+
 // tryMerge gives the tenant back to its base lane.
 func (r *streamRunner) tryMerge(ctx context.Context) {
-	r.merge = time.Now().Add(mergeEvery)
+	now := time.Now()
+	r.merge = now.Add(mergeEvery)
 	base, err := lane.TryMerge(ctx, r.e.store, r.id, r.l.epoch)
 	fence, fenced := errors.AsType[*store.FenceError](err)
 	switch {
@@ -137,12 +191,16 @@ func (r *streamRunner) tryMerge(ctx context.Context) {
 	case fenced && fence.Lost(), errors.Is(err, store.ErrNotFound):
 		r.lose()
 	case errors.Is(err, lane.ErrBehind):
-		r.settle.from, r.settle.until = r.merge, time.Time{} // reads on
+		s := &r.settle // reads on, for as long as it would have after a settling in vain
+		if !s.until.IsZero() {
+			s.from, s.until = now.Add(settleEvery*now.Sub(s.until.Add(-s.most))), time.Time{}
+		}
 		if base <= r.l.at {
+			r.merge = now.Add(standsEvery)
 			return
 		}
-		if r.status.chase++; r.status.chase > chaseAtMost {
-			r.status.chase = 0
+		if r.status.chase.holds(now, r.l.at, base) {
+			s.from = r.merge // while it is held
 			if err := lane.Hold(ctx, r.e.store, r.id); err != nil {
 				r.failed("the base lane was not held for a merge", err)
 				return

@@ -20,7 +20,7 @@ import (
 type laneStatus struct {
 	position atomic.Int64
 	worked   atomic.Int64 // nanoseconds
-	chase    int          // failed tries to merge
+	chase    chase
 
 	mu  sync.Mutex
 	err error

@@ -152,7 +152,7 @@ func (r *streamRunner) read(ctx context.Context) {
 	case r.ending != nil:
 	case v.paused || v.row.State == store.Paused || v.row.State == store.Recut:
 		r.end(errHalted, false)
-	case v.row.State == store.Held && !held:
+	case v.row.State == store.Held && (first || !held):
 		r.heldAt = time.Now()
 	}
 }

@@ -185,7 +185,7 @@ func exclude(base *store.Lane, tenant string, until event.Position) {
 // transaction: base skips the tenant's events up to the lane's checkpoint and
 // applies those after it. The caller owns the lane under the epoch given and
 // has nothing in flight. [ErrBehind] with base's position: catch up to there
-// first.
+// first; with none above the lane's: base is stopped.
 func TryMerge(ctx context.Context, s store.Store, id store.LaneID, epoch int64) (base event.Position, err error) {
 	// Most tries come too early, as base goes on. They are not to wait for base's commit and
 	// keep all other Updates waiting meanwhile.
@@ -195,9 +195,8 @@ func TryMerge(ctx context.Context, s store.Store, id store.LaneID, epoch int64) 
 			return err
 		}
 		l, err := tx.Lane(id)
-		base = b.Position
 		if err == nil {
-			err = mergeable(&b, &l, epoch)
+			base, err = mergeable(&b, &l, epoch)
 		}
 		return err
 	})
@@ -209,12 +208,11 @@ func TryMerge(ctx context.Context, s store.Store, id store.LaneID, epoch int64) 
 		if err != nil {
 			return err
 		}
-		base = b.Position
 		l, err := tx.Lane(id)
 		if err != nil {
 			return err
 		}
-		if err := mergeable(&b, &l, epoch); err != nil {
+		if base, err = mergeable(&b, &l, epoch); err != nil {
 			return err
 		}
 		until := l.Position
@@ -236,19 +234,21 @@ func TryMerge(ctx context.Context, s store.Store, id store.LaneID, epoch int64) 
 	return base, err
 }
 
-// mergeable returns why a lane cannot be given back to its base lane now.
-func mergeable(base, l *store.Lane, epoch int64) error {
+// mergeable returns why a lane cannot be given back to its base lane now, and where that is.
+func mergeable(base, l *store.Lane, epoch int64) (event.Position, error) {
 	switch {
 	case l.Epoch != epoch:
-		return &store.FenceError{Lane: l.LaneID, Expected: store.Fence{Epoch: epoch}, Found: store.Fence{Epoch: l.Epoch}}
+		return base.Position, &store.FenceError{Lane: l.LaneID, Expected: store.Fence{Epoch: epoch}, Found: store.Fence{Epoch: l.Epoch}}
 	case l.Pinned || l.State != store.Running:
-		return fmt.Errorf("lane %v is pinned or not running: %w", l.LaneID, ErrState)
+		return base.Position, fmt.Errorf("lane %v is pinned or not running: %w", l.LaneID, ErrState)
+	case base.State == store.Paused:
+		return 0, fmt.Errorf("lane %v: its base is stopped: %w", l.LaneID, ErrBehind)
 	case len(l.Done) > 0:
-		return fmt.Errorf("lane %v has events in flight: %w", l.LaneID, ErrBehind)
+		return base.Position, fmt.Errorf("lane %v has events in flight: %w", l.LaneID, ErrBehind)
 	case l.Position < base.Position && !mutant.Is(mutant.MergeBehind):
-		return fmt.Errorf("lane %v at %v, its base at %v: %w", l.LaneID, l.Position, base.Position, ErrBehind)
+		return base.Position, fmt.Errorf("lane %v at %v, its base at %v: %w", l.LaneID, l.Position, base.Position, ErrBehind)
 	}
-	return nil
+	return base.Position, nil
 }
 
 // Hold stops the base lane of a tenant lane that cannot catch up with it
