@@ -252,6 +252,8 @@ func checkSchema(name string) error {
 		return errors.New("postgres: option Schema has a NUL")
 	case strings.Contains(name, "$$"):
 		return errors.New("postgres: option Schema has $$, which would end the bodies of the schema's functions")
+	case name == "$user":
+		return errors.New("postgres: option Schema is $user, which in a search path is the name of the role")
 	case strings.HasPrefix(name, "pg_"):
 		return errors.New("postgres: option Schema begins with pg_, which is PostgreSQL's own")
 	}

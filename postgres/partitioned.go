@@ -58,7 +58,8 @@ func (db *DB) layout(ctx context.Context, q querier) (partitions int, err error)
 	var partitioned bool
 	var bounds []string
 	err = q.QueryRow(ctx, `SELECT c.relkind = 'p', ARRAY(SELECT pg_get_expr(p.relpartbound, p.oid)
-			FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid WHERE i.inhparent = c.oid)
+			FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid
+			WHERE i.inhparent = c.oid AND (to_jsonb(i)->>'inhdetachpending')::boolean IS NOT TRUE)
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = 'events'`, db.opts.Schema).
 		Scan(&partitioned, &bounds)
 	if errors.Is(err, pgx.ErrNoRows) { // a ledger's schema
@@ -66,6 +67,10 @@ func (db *DB) layout(ctx context.Context, q querier) (partitions int, err error)
 	}
 	if err != nil || !partitioned {
 		return 0, err
+	}
+	if len(bounds) == 0 {
+		return 0, fmt.Errorf("postgres: the events table of schema %q is partitioned and lacks all its partitions, and who reads on would skip their events: "+
+			"attach them again (ALTER TABLE %s ATTACH PARTITION), or restore the schema from a copy", db.opts.Schema, db.q("{schema}.events"))
 	}
 	there := map[int]bool{}
 	for _, b := range bounds {
@@ -79,7 +84,7 @@ func (db *DB) layout(ctx context.Context, q querier) (partitions int, err error)
 		if !there[i] {
 			part := "events_p" + strconv.Itoa(i)
 			return 0, fmt.Errorf("postgres: the events table of schema %q lacks its partition %s, and who reads on would skip the events in it: "+
-				"ALTER TABLE %s ATTACH PARTITION %s FOR VALUES WITH (MODULUS %d, REMAINDER %d), or restore the schema from a copy",
+				"ALTER TABLE %s ATTACH PARTITION %s FOR VALUES WITH (MODULUS %d, REMAINDER %d), after DETACH PARTITION ... FINALIZE if a DETACH ... CONCURRENTLY did not end, or restore the schema from a copy",
 				db.opts.Schema, part, db.q("{schema}.events"), db.q("{schema}.")+part, partitions, i)
 		}
 	}
@@ -173,13 +178,14 @@ func (db *DB) partition(ctx context.Context, tx pgx.Tx, version, partitions int)
 	}
 	// Not the functions of other schemas, nor the time that a statement usually has.
 	prepare := fmt.Sprintf("SET LOCAL ROLE %s; SET LOCAL search_path = {schema}, pg_temp; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = %d; "+
+		"SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'; "+
 		"LOCK TABLE {schema}.events IN ACCESS EXCLUSIVE MODE; SET LOCAL lock_timeout = 0", pgx.Identifier{owner}.Sanitize(), partitionLockWait.Milliseconds())
 	if _, err := tx.Conn().PgConn().Exec(ctx, db.names.Replace(prepare)).ReadAll(); err != nil {
 		return 0, err
 	}
 	table := db.q("{schema}.events")
 	var lost, found, functions []string
-	err = tx.QueryRow(ctx, "SELECT ARRAY("+wouldBeLost+"), ARRAY("+foundOnEvents+`), ARRAY(SELECT pg_get_functiondef(p.oid) FROM pg_proc p
+	err = tx.QueryRow(ctx, "SELECT ARRAY("+wouldBeLost+"), ARRAY("+foundOnEvents+`), ARRAY(SELECT format('SET LOCAL ROLE %I; ', pg_get_userbyid(p.proowner)) || pg_get_functiondef(p.oid) FROM pg_proc p
 		WHERE p.pronamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = $2) AND p.prokind = 'f' AND strpos(p.prosrc, $3) > 0)`,
 		table, db.opts.Schema, db.q(idsOfEvents)).Scan(&lost, &found, &functions)
 	if err != nil {
@@ -199,7 +205,7 @@ func (db *DB) partition(ctx context.Context, tx pgx.Tx, version, partitions int)
 	var text strings.Builder
 	before, after, _ := strings.Cut(strings.ReplaceAll(partitionedSQL, "{partitions}", strconv.Itoa(partitions)), "{found}")
 	text.WriteString(db.names.Replace(before) + strings.Join(append(found, next), ";\n") + ";" + db.names.Replace(after))
-	for _, f := range functions {
+	for _, f := range functions { // each as its owner
 		text.WriteString(strings.ReplaceAll(f, db.q(idsOfEvents), db.q(idsApart)) + ";\n")
 	}
 	if _, err := tx.Conn().PgConn().Exec(ctx, text.String()).ReadAll(); err != nil {
@@ -217,7 +223,12 @@ const (
 	SELECT format('policy %I', p.polname) AS what FROM pg_policy p WHERE p.polrelid = to_regclass($1)
 	UNION ALL SELECT 'row-level security' FROM pg_class c WHERE c.oid = to_regclass($1) AND c.relrowsecurity
 	UNION ALL SELECT format('foreign key %I', f.conname) FROM pg_constraint f WHERE f.contype = 'f' AND to_regclass($1) IN (f.conrelid, f.confrelid)
-	UNION ALL SELECT format('publication %I', b.pubname) FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid WHERE r.prrelid = to_regclass($1)
+	UNION ALL SELECT DISTINCT format('publication %I', b.pubname) FROM pg_publication_tables b JOIN pg_namespace n ON n.nspname = b.schemaname
+		JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = b.tablename WHERE c.oid = to_regclass($1)
+	UNION ALL SELECT 'parameters of its TOAST table' FROM pg_class c JOIN pg_class o ON o.oid = c.reltoastrelid WHERE c.oid = to_regclass($1) AND o.reloptions IS NOT NULL
+	UNION ALL SELECT 'UNLOGGED' FROM pg_class c WHERE c.oid = to_regclass($1) AND c.relpersistence <> 'p'
+	UNION ALL SELECT format('access method %I', m.amname) FROM pg_class c JOIN pg_am m ON m.oid = c.relam
+		WHERE c.oid = to_regclass($1) AND m.amname <> current_setting('default_table_access_method')
 	UNION ALL SELECT DISTINCT format('view or rule on %s', r.ev_class::regclass) FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
 		WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass($1)
 	UNION ALL SELECT format('constraint %I', k.conname) FROM pg_constraint k WHERE k.contype IN ('u', 'x') AND k.conname <> 'events_id' AND k.conrelid = to_regclass($1)
@@ -232,12 +243,12 @@ const (
 ) x ORDER BY 1`
 
 	// Who appends draws the position and enters the id himself now, and who deletes takes
-	// it out.
+	// it out. What the owner has taken from himself he does not get back.
 	foundOnEvents = `WITH t AS (
 	SELECT c.oid, c.relowner, c.relacl FROM pg_class c WHERE c.oid = to_regclass($1)
 ), acl AS (
 	SELECT a.*, '' AS of FROM t, aclexplode(t.relacl) a
-	UNION ALL SELECT a.*, format(' (%I)', c.attname) FROM t JOIN pg_attribute c ON c.attrelid = t.oid, aclexplode(c.attacl) a
+	UNION ALL SELECT a.*, format(' (%I)', c.attname) FROM t JOIN pg_attribute c ON c.attrelid = t.oid AND NOT c.attisdropped, aclexplode(c.attacl) a
 ), g AS (
 	SELECT acl.privilege_type AS what, acl.of, CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END AS grantee,
 		CASE WHEN acl.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS more
@@ -246,11 +257,18 @@ const (
 	SELECT 1 AS step, pg_get_indexdef(i.indexrelid) AS sql FROM t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class c ON c.oid = i.indexrelid
 		WHERE NOT i.indisprimary AND c.relname <> 'events_id'
 	UNION ALL SELECT 2, pg_get_triggerdef(g.oid) FROM t JOIN pg_trigger g ON g.tgrelid = t.oid WHERE NOT g.tgisinternal
-	UNION ALL SELECT 3, format('GRANT %s%s ON events TO %s%s', g.what, g.of, g.grantee, g.more) FROM g
-	UNION ALL SELECT 3, format('GRANT SELECT%s ON event_ids TO %s', CASE g.what WHEN 'SELECT' THEN '' WHEN 'UPDATE' THEN ', INSERT, DELETE' ELSE ', ' || g.what END, g.grantee)
-		FROM g WHERE g.what IN ('SELECT', 'INSERT', 'DELETE') OR g.what = 'UPDATE' AND g.of IN ('', ' (id)', ' (tenant)', ' (stream)', ' (version)')
-	UNION ALL SELECT 3, format('GRANT USAGE ON SEQUENCE events_position_seq TO %s', g.grantee) FROM g WHERE g.what = 'INSERT'
-	UNION ALL SELECT 3, format('GRANT %s ON SEQUENCE events_position_seq TO %s%s', a.privilege_type,
+	UNION ALL SELECT 4, format('GRANT %s%s ON events TO %s%s', g.what, g.of, g.grantee, g.more) FROM g
+	UNION ALL SELECT 3, format('REVOKE ALL ON events FROM %s', t.relowner::regrole) FROM t WHERE t.relacl IS NOT NULL
+	UNION ALL SELECT 4, format('GRANT %s ON events TO %s', a.privilege_type, t.relowner::regrole) FROM t, aclexplode(t.relacl) a WHERE a.grantee = t.relowner
+	UNION ALL SELECT 4, format('GRANT %s ON event_ids TO %s', x.what, g.grantee) FROM g, LATERAL (SELECT CASE
+		WHEN g.what IN ('SELECT', 'INSERT') AND g.of = '' THEN g.what
+		WHEN g.what = 'INSERT' THEN 'INSERT'
+		WHEN g.what = 'SELECT' AND g.of IN (' (id)', ' (tenant)', ' (stream)', ' (version)') THEN 'SELECT' || g.of
+		WHEN g.what = 'UPDATE' AND g.of IN ('', ' (id)', ' (tenant)', ' (stream)', ' (version)') THEN 'SELECT (id), INSERT, DELETE'
+		WHEN g.what = 'DELETE' OR g.what = 'TRUNCATE' AND EXISTS (SELECT FROM g s WHERE s.what = 'SELECT' AND s.of = '' AND s.grantee IN (g.grantee, 'PUBLIC'))
+			THEN 'SELECT (id), DELETE' END) x(what) WHERE x.what IS NOT NULL
+	UNION ALL SELECT 4, format('GRANT USAGE ON SEQUENCE events_position_seq TO %s', g.grantee) FROM g WHERE g.what = 'INSERT'
+	UNION ALL SELECT 4, format('GRANT %s ON SEQUENCE events_position_seq TO %s%s', a.privilege_type,
 			CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END, CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
 		FROM t JOIN pg_class c ON c.oid = pg_get_serial_sequence($1, 'position')::regclass, aclexplode(c.relacl) a WHERE a.grantee <> t.relowner
 ) x ORDER BY x.step, x.sql`

@@ -78,6 +78,21 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- Rights are those of the old table, not those that new ones are given by default.
+DO $$
+DECLARE
+    r record;
+BEGIN
+    FOR r IN SELECT c.oid::regclass AS name, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
+            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
+        FROM pg_class c, aclexplode(c.relacl) a WHERE a.grantee <> c.relowner AND (c.oid IN ('event_ids'::regclass, 'events_position_seq'::regclass)
+            OR c.oid IN (SELECT p.relid FROM pg_partition_tree('events') p))
+        GROUP BY 1, 2, 3
+    LOOP
+        EXECUTE format('REVOKE ALL ON %s %s FROM %s', r.kind, r.name, r.grantee);
+    END LOOP;
+END $$;
+
 {found}
 
 -- The triggers of a statement are for the table that it names, so each partition has them

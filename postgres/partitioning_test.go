@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -373,14 +374,17 @@ func TestPartitionRefused(t *testing.T) {
 	for undo, make := range map[string]string{
 		"DROP TABLE mine": "CREATE TABLE mine(position bigint REFERENCES fairlead.events)",
 		"DROP VIEW mine":  "CREATE VIEW mine AS SELECT position FROM fairlead.events",
-		"ALTER TABLE fairlead.events DISABLE ROW LEVEL SECURITY": "ALTER TABLE fairlead.events ENABLE ROW LEVEL SECURITY",
-		"DROP PUBLICATION mine":                                  "CREATE PUBLICATION mine FOR TABLE fairlead.events",
-		"ALTER TABLE fairlead.events DROP CONSTRAINT mine":       "ALTER TABLE fairlead.events ADD CONSTRAINT mine EXCLUDE USING btree (position WITH =)",
-		"ALTER TABLE fairlead.events DROP CONSTRAINT theirs":     "ALTER TABLE fairlead.events ADD CONSTRAINT theirs UNIQUE (tenant, position)",
-		"ALTER TABLE fairlead.events ENABLE TRIGGER USER":        "ALTER TABLE fairlead.events DISABLE TRIGGER USER",
-		"ALTER TABLE fairlead.events ENABLE TRIGGER note_delete": "ALTER TABLE fairlead.events ENABLE ALWAYS TRIGGER note_delete",
-		"ALTER TABLE fairlead.events DROP COLUMN mine":           "ALTER TABLE fairlead.events ADD COLUMN mine bigint GENERATED ALWAYS AS IDENTITY",
-		"ALTER TABLE fairlead.events REPLICA IDENTITY DEFAULT":   "ALTER TABLE fairlead.events REPLICA IDENTITY FULL",
+		"ALTER TABLE fairlead.events DISABLE ROW LEVEL SECURITY":       "ALTER TABLE fairlead.events ENABLE ROW LEVEL SECURITY",
+		"DROP PUBLICATION mine":                                        "CREATE PUBLICATION mine FOR TABLE fairlead.events",
+		"ALTER TABLE fairlead.events DROP CONSTRAINT mine":             "ALTER TABLE fairlead.events ADD CONSTRAINT mine EXCLUDE USING btree (position WITH =)",
+		"ALTER TABLE fairlead.events DROP CONSTRAINT theirs":           "ALTER TABLE fairlead.events ADD CONSTRAINT theirs UNIQUE (tenant, position)",
+		"ALTER TABLE fairlead.events ENABLE TRIGGER USER":              "ALTER TABLE fairlead.events DISABLE TRIGGER USER",
+		"ALTER TABLE fairlead.events ENABLE TRIGGER note_delete":       "ALTER TABLE fairlead.events ENABLE ALWAYS TRIGGER note_delete",
+		"ALTER TABLE fairlead.events DROP COLUMN mine":                 "ALTER TABLE fairlead.events ADD COLUMN mine bigint GENERATED ALWAYS AS IDENTITY",
+		"ALTER TABLE fairlead.events REPLICA IDENTITY DEFAULT":         "ALTER TABLE fairlead.events REPLICA IDENTITY FULL",
+		"DROP PUBLICATION everything":                                  "CREATE PUBLICATION everything FOR ALL TABLES",
+		"ALTER TABLE fairlead.events RESET (toast.autovacuum_enabled)": "ALTER TABLE fairlead.events SET (toast.autovacuum_enabled = off)",
+		"ALTER TABLE fairlead.events SET LOGGED":                       "ALTER TABLE fairlead.events SET UNLOGGED",
 	} {
 		exec(t, db.pool, make)
 		if _, err := db.PartitionByTenant(t.Context(), 4); err == nil || !strings.Contains(err.Error(), "would lose") {
@@ -415,14 +419,135 @@ func TestPartitionRefused(t *testing.T) {
 		t.Fatalf("Open = %v, want it to name the partition", err)
 	}
 	_, repair, _ := strings.Cut(err.Error(), "ALTER TABLE")
-	repair, _, _ = strings.Cut(repair, ", or restore")
+	repair, _, _ = strings.Cut(repair, ", after")
 	exec(t, db.pool, "ALTER TABLE"+repair)
 	openAt(t, db.pool.Config().ConnString())
+	for i := range 4 {
+		exec(t, db.pool, fmt.Sprint("ALTER TABLE fairlead.events DETACH PARTITION fairlead.events_p", i))
+	}
+	if _, err := Open(t.Context(), db.pool.Config().ConnString()); err == nil || !strings.Contains(err.Error(), "lacks all its partitions") {
+		t.Errorf("Open without any partition = %v", err)
+	}
+}
+
+// TestPartitionDetachedByHalf: a partition whose DETACH CONCURRENTLY did not end is out of
+// sight already.
+func TestPartitionDetachedByHalf(t *testing.T) {
+	t.Parallel()
+	db := openPartitioned(t)
+	if value[int](t, db.pool, "SELECT current_setting('server_version_num')::int") < 140000 {
+		t.Log("comes with PostgreSQL 14")
+		return
+	}
+	reader, detacher := connect(t, db), connect(t, db)
+	exec(t, reader, "BEGIN")
+	exec(t, reader, "SELECT count(*) FROM fairlead.events")
+	exec(t, detacher, "SET statement_timeout = 500")
+	if _, err := detacher.Exec(t.Context(), "ALTER TABLE fairlead.events DETACH PARTITION fairlead.events_p1 CONCURRENTLY"); err == nil {
+		t.Fatal("it was detached beside a reader")
+	}
+	if _, err := Open(t.Context(), db.pool.Config().ConnString()); err == nil || !strings.Contains(err.Error(), "lacks its partition events_p1") {
+		t.Errorf("Open = %v, want it to name the partition", err)
+	}
+}
+
+// TestPartitionKeepsRights: who had few rights has the same ones, whatever new tables are
+// given by default, and can do with them what he could.
+func TestPartitionKeepsRights(t *testing.T) {
+	t.Parallel()
+	db := filled(t)
+	do := func(sql string, names ...string) {
+		t.Helper()
+		var quoted []any
+		for _, n := range names {
+			quoted = append(quoted, pgx.Identifier{n}.Sanitize())
+		}
+		exec(t, db.pool, fmt.Sprintf(sql, quoted...))
+	}
+	reader, _ := newRole(t, db, "")
+	do("ALTER DEFAULT PRIVILEGES IN SCHEMA fairlead GRANT ALL ON TABLES TO %s", reader)
+	do("ALTER DEFAULT PRIVILEGES IN SCHEMA fairlead GRANT ALL ON SEQUENCES TO %s", reader)
+	do("GRANT USAGE ON SCHEMA fairlead TO %s", reader)
+	do("GRANT SELECT ON fairlead.events TO %s", reader)
+	column, _ := newRole(t, db, "")
+	do("GRANT SELECT (position, tenant) ON fairlead.events TO %s", column)
+	writer, _ := newRole(t, db, "")
+	do("GRANT INSERT ON fairlead.events TO %s", writer)
+	truncater, mayTruncate := newRole(t, db, "")
+	do("GRANT USAGE ON SCHEMA fairlead TO %s", truncater)
+	do("GRANT SELECT, TRUNCATE ON fairlead.events TO %s", truncater)
+	do("GRANT SELECT, UPDATE ON fairlead.removed, fairlead.streams TO %s", truncater)
+	do("GRANT SELECT, INSERT ON fairlead.removed_ids TO %s", truncater)
+	do("ALTER TABLE fairlead.events ADD COLUMN mine text")
+	do("GRANT SELECT (mine) ON fairlead.events TO %s", column)
+	do("ALTER TABLE fairlead.events DROP COLUMN mine")
+	owner := value[string](t, db.pool, "SELECT current_user::text")
+	do("REVOKE TRUNCATE ON fairlead.events FROM %s", owner)
+	truncate := func() {
+		t.Helper()
+		c, err := pgx.Connect(t.Context(), mayTruncate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close(context.WithoutCancel(t.Context())) }()
+		exec(t, c, "BEGIN")
+		exec(t, c, "TRUNCATE fairlead.events")
+		exec(t, c, "ROLLBACK")
+	}
+	truncate()
+	if _, err := db.PartitionByTenant(t.Context(), 4); err != nil {
+		t.Fatal(err)
+	}
+	truncate()
+	for _, x := range []struct{ role, on, rights string }{
+		{reader, "events", "SELECT"}, {reader, "events_p0", ""}, {reader, "event_ids", "SELECT"},
+		{column, "events", ""}, {column, "events_p0", ""}, {column, "event_ids", ""},
+		{writer, "events", "INSERT"}, {writer, "event_ids", "INSERT"},
+		{truncater, "events", "SELECT TRUNCATE"}, {truncater, "event_ids", "SELECT DELETE"},
+	} {
+		got := value[string](t, db.pool, `SELECT coalesce(string_agg(r, ' ' ORDER BY n), '') FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) WITH ORDINALITY x(r, n)
+			WHERE has_table_privilege($1, 'fairlead.' || $2, r)`, x.role, x.on)
+		if got != x.rights {
+			t.Errorf("rights on %s are %q, want %q", x.on, got, x.rights)
+		}
+	}
+	if !value[bool](t, db.pool, "SELECT has_column_privilege($1, 'fairlead.event_ids', 'tenant', 'SELECT') AND NOT has_column_privilege($1, 'fairlead.event_ids', 'id', 'SELECT')", column) {
+		t.Error("who could read the tenant can read more or less of event_ids")
+	}
+	if value[bool](t, db.pool, "SELECT has_sequence_privilege($1, 'fairlead.events_position_seq', 'UPDATE')", reader) {
+		t.Error("a reader may set the sequence")
+	}
+	if acl := value[string](t, db.pool, "SELECT relacl::text FROM pg_class WHERE oid = 'fairlead.events'::regclass"); !strings.Contains(acl, owner+"=arwdxt/") {
+		t.Errorf("the rights on events are %s, want none of the owner to TRUNCATE", acl)
+	}
+}
+
+// TestPartitionByMember: the schema is one role's, and a function of it that of a member who
+// has migrated it.
+func TestPartitionByMember(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	root := openAt(t, url, Options{Schema: "other"})
+	owner, asOwner := newRole(t, root, "")
+	member, asMember := newRole(t, root, "")
+	o, m := pgx.Identifier{owner}.Sanitize(), pgx.Identifier{member}.Sanitize()
+	exec(t, root.pool, fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s", pgx.Identifier{root.pool.Config().ConnConfig.Database}.Sanitize(), o))
+	mustAppend(t, openAt(t, asOwner), withID("t1", "s", "before"))
+	exec(t, root.pool, fmt.Sprintf("GRANT %s TO %s; GRANT CREATE ON SCHEMA fairlead TO %[2]s", o, m))
+	exec(t, root.pool, `DO $$ DECLARE f regprocedure; BEGIN
+		FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'fairlead'::regnamespace AND proname = 'append' LOOP
+			EXECUTE format('ALTER FUNCTION %s OWNER TO `+m+`', f);
+		END LOOP; END $$`)
+	db := openAt(t, asMember)
+	if n, err := db.PartitionByTenant(t.Context(), 4); err != nil || n != 1 {
+		t.Fatalf("PartitionByTenant = %d, %v", n, err)
+	}
+	mustAppend(t, openAt(t, asMember), withID("t1", "s", "afterwards"))
 }
 
 // TestPartitionOddSchemas: names that look like part of the statements.
 func TestPartitionOddSchemas(t *testing.T) {
-	for _, schema := range []string{`odd "schema'`, "pg%s $1 {schema}", "{partitions}", "{found}", "events"} {
+	for _, schema := range []string{`odd "schema'`, "pg%s $1 {schema}", "$users", "{partitions}", "{found}", "events"} {
 		t.Run(schema, func(t *testing.T) {
 			url := pgtest.Database(t)
 			db := openAt(t, url, Options{Schema: schema})
