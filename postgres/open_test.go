@@ -74,6 +74,7 @@ func TestOpenErrors(t *testing.T) {
 		{"not migrated", base, Options{Schema: "other", NoMigrate: true}, ErrOldSchema, "NoMigrate"},
 		{"name of the schema", base, Options{Schema: strings.Repeat("x", 64)}, nil, "63 bytes"},
 		{"name of the schema that ends a text", base, Options{Schema: "a$$b"}, nil, "has $$"},
+		{"name of the schema that is the role", base, Options{Schema: "$user"}, nil, "$user"},
 		{"not a URL", "postgres://%zz", Options{}, nil, "parse"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
