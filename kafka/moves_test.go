@@ -280,6 +280,43 @@ func TestWrittenAgain(t *testing.T) {
 	}
 }
 
+// Close waits for what has to be written again, and not for the linger of that.
+func TestCloseWritesAgain(t *testing.T) {
+	tenants, cfg := moving(t)
+	process, err := OpenTenants(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = process.Close() })
+	p, err := process.NewProducer(kgo.ProducerLinger(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan error, 3)
+	for range 3 {
+		if err := p.Produce(t.Context(), "t", "k", &kgo.Record{Value: []byte("1")}, func(_ *kgo.Record, err error) { said <- err }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tenants.Move(t.Context(), "t", MoveTenant{Own: true}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := p.Close(ctx); err != nil || p.Again() != 3 {
+		t.Errorf("Close = %v, %d records were written again, want 3", err, p.Again())
+	}
+	for range 3 {
+		if err := <-said; err != nil {
+			t.Error(err)
+		}
+	}
+	err = p.Produce(t.Context(), "t", "k", &kgo.Record{}, nil)
+	if !errors.Is(err, kgo.ErrClientClosed) || !strings.Contains(err.Error(), `"t"`) {
+		t.Errorf("Produce after Close = %v", err)
+	}
+}
+
 // Who begins to read behind a mark, in a process that has read nothing since the move,
 // knows of the barrier there.
 func TestBarrierOfBefore(t *testing.T) {

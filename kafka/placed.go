@@ -140,7 +140,7 @@ func (p *Producer) Produce(ctx context.Context, tenant, key string, r *kgo.Recor
 		if fresh && !pause(ctx, movingEvery) {
 			return fmt.Errorf("tenant %q: %w: %w", tenant, ErrMoving, ctx.Err())
 		}
-		if err := p.ask(ctx, movingEvery/2); err != nil {
+		if err := p.ask(ctx, movingEvery/2); err != nil && p.ctx.Err() == nil {
 			return err
 		}
 	}

@@ -143,16 +143,12 @@ func (r *streamRunner) settles(now time.Time, due func(time.Time)) bool {
 		s.from = now.Add(settleEvery * s.most)
 	case now.Before(s.from):
 	case s.until.IsZero() || now.Before(s.until):
-		if s.until.IsZero() {
+		begins := s.until.IsZero()
+		if begins {
 			s.until = now.Add(s.most)
-			if l.stubborn() {
-				s.from, s.until = s.until, time.Time{}
-				due(s.from)
-				return false
-			}
 		}
 		late := func(k *orderedKey) bool { return k.due.After(s.until) }
-		if l.stuck == 0 && !slices.ContainsFunc(l.waiting, late) {
+		if l.stuck == 0 && (!begins || !l.stubborn()) && !slices.ContainsFunc(l.waiting, late) {
 			due(s.until)
 			return true
 		}

@@ -35,15 +35,21 @@ func (r *rig) busy(every time.Duration, f func(), tenants ...string) {
 	f()
 }
 
+// detach waits until the processor is worked, and takes a tenant out.
+func (r *rig) detach(tenant string) {
+	r.t.Helper()
+	time.Sleep(300 * time.Millisecond)
+	if err := lane.Detach(context.Background(), r.st, "r", tenant); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // moved detaches a tenant that is never quiet, and returns how long it took until it is
 // back, while it is as busy as before.
 func (r *rig) moved(tenant string) time.Duration {
 	r.t.Helper()
 	ctx := context.Background()
-	time.Sleep(300 * time.Millisecond)
-	if err := lane.Detach(ctx, r.st, "r", tenant); err != nil {
-		r.t.Fatal(err)
-	}
+	r.detach(tenant)
 	time.Sleep(time.Second)
 	if err := lane.Unpin(ctx, r.st, "r", tenant); err != nil {
 		r.t.Fatal(err)
@@ -134,10 +140,7 @@ func TestWaitingKeyHoldsUpNobody(t *testing.T) {
 		})
 		r.add(reactor(w, Processor{Concurrency: 16, Retry: Retry{Attempts: 1000, Min: 30 * time.Second, Max: 30 * time.Second}}))
 		defer r.run(r.e)()
-		time.Sleep(300 * time.Millisecond)
-		if err := lane.Detach(context.Background(), r.st, "r", "a"); err != nil {
-			t.Fatal(err)
-		}
+		r.detach("a")
 		r.append("a", "bad", added{})
 		time.Sleep(time.Second)
 		if err := lane.Unpin(context.Background(), r.st, "r", "a"); err != nil {
@@ -178,10 +181,7 @@ func TestFarLaneHoldsUpNobody(t *testing.T) {
 			return sumInto(tx, events)
 		}})
 		defer r.run(r.e)()
-		time.Sleep(300 * time.Millisecond)
-		if err := lane.Detach(ctx, r.st, "r", "a"); err != nil {
-			t.Fatal(err)
-		}
+		r.detach("a")
 		if err := lane.Pause(ctx, r.st, "r", "a", "test"); err != nil {
 			t.Fatal(err)
 		}
@@ -229,10 +229,7 @@ func TestBusyBacklogStays(t *testing.T) {
 					p.Name = "r"
 					r.add(p)
 					defer r.run(r.e)()
-					time.Sleep(300 * time.Millisecond)
-					if err := lane.Detach(ctx, r.st, "r", "a"); err != nil {
-						t.Fatal(err)
-					}
+					r.detach("a")
 					r.busy(5*time.Millisecond, func() {
 						time.Sleep(time.Second)
 						id := r.lanes("r")[1].LaneID
