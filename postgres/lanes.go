@@ -3,6 +3,7 @@ package postgres
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -148,6 +149,27 @@ func (tx *storeTx) Lane(id store.LaneID) (l store.Lane, err error) {
 	return l, err
 }
 
+// LanesOf is what [store.LanesOf] calls. It locks the rows in the order of their key.
+func (tx *storeTx) LanesOf(ids []store.LaneID) (map[store.LaneID]store.Lane, error) {
+	n := len(ids)
+	processors, numbers, partitions, tenants := make([]string, n), make([]int64, n), make([]int32, n), make([]string, n)
+	for i, id := range ids {
+		if err := tx.unsettled[id]; err != nil {
+			return nil, err
+		}
+		processors[i], numbers[i], partitions[i], tenants[i] = id.Processor, id.Number, int32(id.Partition), id.Tenant
+	}
+	out := make(map[store.LaneID]store.Lane, n)
+	err := tx.rows(tx.locked("SELECT "+laneColumns+`, updated_at FROM {schema}.lanes
+		WHERE (processor, number, partition, tenant) IN (SELECT * FROM unnest($1::text[], $2::bigint[], $3::int[], $4::text[]))
+		ORDER BY processor, number, partition, tenant`), func(row pgx.CollectableRow) error {
+		l, err := scanLane(row)
+		out[l.LaneID] = l
+		return err
+	}, processors, numbers, partitions, tenants)
+	return out, err
+}
+
 // Lanes implements [store.Tx].
 func (tx *storeTx) Lanes(processor string) (out []store.Lane, err error) {
 	query, args := "SELECT "+laneColumns+", updated_at FROM {schema}.lanes", []any{}
@@ -164,14 +186,13 @@ func (tx *storeTx) Lanes(processor string) (out []store.Lane, err error) {
 
 // PutLane implements [store.Tx]. It keeps the UpdatedAt of a lane that is there.
 func (tx *storeTx) PutLane(l store.Lane) error {
-	_, err := tx.exec(putLane, laneArgs(&l)...)
-	return err
+	l.Done = slices.Clone(l.Done) // the caller's, who may go on with it
+	return tx.later(putLane, laneArgs(&l)...)
 }
 
 // DeleteLane implements [store.Tx].
 func (tx *storeTx) DeleteLane(id store.LaneID) error {
-	_, err := tx.exec("DELETE FROM {schema}.lanes"+thisLane, id.Processor, id.Number, id.Partition, id.Tenant)
-	return err
+	return tx.later("DELETE FROM {schema}.lanes"+thisLane, id.Processor, id.Number, id.Partition, id.Tenant)
 }
 
 // Members implements [store.Tx].
@@ -189,16 +210,14 @@ func (tx *storeTx) Members() (out []store.Member, err error) {
 
 // PutMember implements [store.Tx].
 func (tx *storeTx) PutMember(m store.Member) error {
-	_, err := tx.exec(`INSERT INTO {schema}.members (id, valid_until, host, since, notes) VALUES ($1, $2, $3, $4, $5)
+	return tx.later(`INSERT INTO {schema}.members (id, valid_until, host, since, notes) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (id) DO UPDATE SET valid_until = excluded.valid_until, host = excluded.host, since = excluded.since, notes = excluded.notes`,
 		m.ID, timeOrNil(m.Until), readable(m.Host), timeOrNil(m.Since), m.Notes)
-	return err
 }
 
 // DeleteMember implements [store.Tx].
 func (tx *storeTx) DeleteMember(id string) error {
-	_, err := tx.exec("DELETE FROM {schema}.members WHERE id = $1", id)
-	return err
+	return tx.later("DELETE FROM {schema}.members WHERE id = $1", id)
 }
 
 // Weights implements [store.Tx].

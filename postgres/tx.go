@@ -99,12 +99,11 @@ func (db *DB) update(ctx context.Context, f func(store.Tx) error) (again bool, e
 	if tx.err != nil {
 		return raceLost(tx.err) || waitedTooLong(tx.err), tx.err
 	}
-	b = &pgx.Batch{}
 	if tx.wrote {
-		b.Queue(db.q(raiseRevision))
+		tx.writes.Queue(db.q(raiseRevision))
 	}
-	if err := tx.commit(b); err != nil {
-		return raceLost(err), db.fault(ctx, "update", err)
+	if err := tx.commit(&tx.writes); err != nil {
+		return raceLost(err) || waitedTooLong(err), db.fault(ctx, "update", err)
 	}
 	return false, nil
 }
@@ -164,6 +163,7 @@ type storeTx struct {
 	update    bool
 	now       time.Time
 	wrote     bool
+	writes    pgx.Batch // which the next statement, or the commit, takes along
 	ended     bool
 	err       error                  // the first of the database: the transaction cannot commit
 	unsettled map[store.LaneID]error // lanes that cannot be told about
@@ -208,6 +208,9 @@ func (tx *storeTx) rows(query string, f func(pgx.CollectableRow) error, args ...
 	if tx.ended {
 		return errTxEnded
 	}
+	if err := tx.flush(); err != nil {
+		return err
+	}
 	ctx, cancel := tx.db.limit(tx.ctx)
 	defer cancel()
 	rows, err := tx.conn.Query(ctx, tx.db.q(query), args...)
@@ -241,11 +244,33 @@ func (tx *storeTx) exec(query string, args ...any) (int64, error) {
 
 // execFor is exec with a limit of its own.
 func (tx *storeTx) execFor(ctx context.Context, query string, args ...any) (int64, error) {
-	if err := tx.writable(); err != nil {
+	if err := errors.Join(tx.writable(), tx.flush()); err != nil {
 		return 0, err
 	}
 	tag, err := tx.conn.Exec(ctx, tx.db.q(query), args...)
 	return tag.RowsAffected(), tx.note(ctx, err)
+}
+
+// later writes at the next statement, or at the commit, and without a round trip of its own:
+// while an Update lasts all others wait. What fails then fails the transaction.
+func (tx *storeTx) later(query string, args ...any) error {
+	if err := tx.writable(); err != nil {
+		return err
+	}
+	tx.writes.Queue(tx.db.q(query), args...)
+	return nil
+}
+
+// flush does what is to be done later.
+func (tx *storeTx) flush() error {
+	if tx.writes.Len() == 0 {
+		return nil
+	}
+	ctx, cancel := tx.db.limit(tx.ctx)
+	defer cancel()
+	err := tx.conn.SendBatch(ctx, &tx.writes).Close()
+	tx.writes = pgx.Batch{}
+	return tx.note(ctx, err)
 }
 
 func (tx *storeTx) writable() error {

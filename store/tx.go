@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -150,4 +151,26 @@ type ParkedKey struct {
 	Key       string
 	Retry     bool // one of these letters has Retry
 	Letters   int  // that are not Skipped
+}
+
+// LanesOf returns those of some lanes that are there, and locks them as [Tx.Lane] does: in
+// one round trip where the Tx has a method LanesOf, which one on a network should have,
+// since an Update keeps all others waiting.
+func LanesOf(tx Tx, ids []LaneID) (map[LaneID]Lane, error) {
+	if many, ok := tx.(interface {
+		LanesOf(ids []LaneID) (map[LaneID]Lane, error)
+	}); ok {
+		return many.LanesOf(ids)
+	}
+	out := make(map[LaneID]Lane, len(ids))
+	for _, id := range ids {
+		l, err := tx.Lane(id)
+		switch {
+		case err == nil:
+			out[id] = l
+		case !errors.Is(err, ErrNotFound):
+			return nil, err
+		}
+	}
+	return out, nil
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -305,7 +306,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("engine: partitions of the log: %w", err)
 	}
-	if err := e.beat(ctx); err != nil {
+	m := e.member()
+	if err := lane.Heartbeat(ctx, e.store, m, e.cfg.Lease); err != nil {
 		return fmt.Errorf("engine: first heartbeat: %w", err)
 	}
 	silent := &outage{since: map[int]time.Time{}}
@@ -323,7 +325,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	watch(0, logParts)
 	wg.Go(func() { e.grow(work, logParts, watch) })
-	wg.Go(func() { e.heartbeats(work) })
+	wg.Go(func() { e.heartbeats(work, m.Notes) })
 	if a := e.sharer(); a != nil {
 		e.mu.Lock()
 		e.assigned.single = logParts == 1
@@ -362,35 +364,57 @@ func (e *Engine) member() store.Member {
 	return store.Member{ID: e.id, Host: e.cfg.Name, Notes: e.notes(time.Now()).String()}
 }
 
-func (e *Engine) beat(ctx context.Context) error {
-	return lane.Heartbeat(ctx, e.store, e.member(), e.cfg.Lease)
-}
-
-// heartbeats keeps the process's lease, whatever its lanes are doing.
-func (e *Engine) heartbeats(ctx context.Context) {
+// heartbeats keeps the process's lease, whatever its lanes are doing, and the others'. What
+// there is to tell besides is told beside it: that waits for all other Updates of the store,
+// for longer than a lease where there are many. The store has the notes.
+func (e *Engine) heartbeats(ctx context.Context, notes string) {
 	tick := time.NewTicker(e.cfg.Lease / 3)
 	defer tick.Stop()
-	joined := time.Now()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	telling, told, joined := false, make(chan string, 1), time.Now()
 	for {
 		select {
 		case <-tick.C:
 		case <-e.changed: // the others are to know of the new processor now
+		case now := <-told:
+			telling, notes = false, cmp.Or(now, notes)
+			continue
 		case <-ctx.Done():
 			return
 		}
-		beat := e.beat
-		if time.Since(joined) > joinEvery { // somebody must forget those who died long ago
-			joined = time.Now()
-			beat = func(ctx context.Context) error { return lane.Join(ctx, e.store, e.member(), e.cfg.Lease) }
-		}
 		waited := e.untold()
-		err := beat(ctx)
-		if err == nil {
-			e.toldAll(waited)
-		} else if ctx.Err() == nil {
-			e.logger.Error("heartbeat failed: another process may take over", "error", err)
-			e.outdated(err)
+		m := e.member()
+		kept, err := e.store.Extend(ctx, m.ID, notes, e.cfg.Lease)
+		if !kept && err == nil && m.Notes != notes { // somebody else of the process may have told them
+			if kept, err = e.store.Extend(ctx, m.ID, m.Notes, e.cfg.Lease); kept {
+				notes = m.Notes
+			}
 		}
+		switch {
+		case err != nil:
+			e.unbeaten(ctx, err)
+		case kept && notes == m.Notes && time.Since(joined) <= joinEvery: // else somebody must forget those who died long ago
+			e.toldAll(waited)
+		case !telling:
+			telling, joined = true, time.Now()
+			wg.Go(func() {
+				if err := lane.Join(ctx, e.store, m, e.cfg.Lease); err != nil {
+					e.unbeaten(ctx, err)
+					told <- ""
+					return
+				}
+				e.toldAll(waited)
+				told <- m.Notes
+			})
+		}
+	}
+}
+
+func (e *Engine) unbeaten(ctx context.Context, err error) {
+	if ctx.Err() == nil {
+		e.logger.Error("heartbeat failed: another process may take over", "error", err)
+		e.outdated(err)
 	}
 }
 

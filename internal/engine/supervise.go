@@ -122,10 +122,14 @@ func (e *Engine) assign(ctx, work context.Context, v view, logParts int, f *flee
 		e.news() // who had the lanes before will not tell what they cost any more
 	}
 	e.mu.Unlock()
-	for _, l := range d.back {
-		if err := lane.Release(ctx, e.store, l.LaneID, e.id, l.Epoch); err != nil && ctx.Err() == nil {
+	if len(d.back) > 0 {
+		back := make([]lane.Given, len(d.back))
+		for i, l := range d.back {
+			back[i] = lane.Given{ID: l.LaneID, Epoch: l.Epoch}
+		}
+		if err := lane.HandOver(ctx, e.store, e.id, back...); err != nil && ctx.Err() == nil {
 			d.again(time.Now().Add(startAgain))
-			e.logger.Error("lane was not given back", "lane", l.String(), "error", err)
+			e.logger.Error("lanes were not given back", "lanes", len(back), "first", d.back[0].String(), "error", err)
 		}
 	}
 	for ids := range slices.Chunk(d.start, acquireAtOnce) {
@@ -308,12 +312,12 @@ func (e *Engine) start(ctx, work context.Context, ids []store.LaneID, d *decisio
 	if err != nil {
 		return err
 	}
-	var back []store.Lane
+	var back []lane.Given
 	e.mu.Lock()
 	for _, row := range acquired {
 		a := e.procs[row.Processor]
 		if a == nil || a.gone || e.assigned != nil && !e.assigned.has(row.LaneID) && !d.lent[row.LaneID] {
-			back = append(back, row)
+			back = append(back, lane.Given{ID: row.LaneID, Epoch: row.Epoch})
 			continue
 		}
 		lent := e.assigned != nil && !e.assigned.has(row.LaneID)
@@ -327,11 +331,10 @@ func (e *Engine) start(ctx, work context.Context, ids []store.LaneID, d *decisio
 		e.news() // who had the lanes before will not tell what they cost any more
 	}
 	e.mu.Unlock()
-	var errs []error
-	for _, row := range back {
-		errs = append(errs, lane.Release(ctx, e.store, row.LaneID, e.id, row.Epoch))
+	if len(back) == 0 {
+		return nil
 	}
-	return errors.Join(errs...)
+	return lane.HandOver(ctx, e.store, e.id, back...)
 }
 
 // work works a lane that was acquired, in a goroutine of its own. Class is what

@@ -2,7 +2,6 @@ package lane
 
 import (
 	"context"
-	"errors"
 	"strings"
 
 	"github.com/fairlead-dev/fairlead/internal/mutant"
@@ -34,13 +33,18 @@ func Release(ctx context.Context, s store.Store, id store.LaneID, owner string, 
 func HandOver(ctx context.Context, s store.Store, owner string, given ...Given) error {
 	return s.Update(ctx, func(tx store.Tx) error {
 		var alive map[string]bool
+		ids := make([]store.LaneID, len(given))
+		for i, g := range given {
+			ids[i] = g.ID
+		}
+		lanes, err := store.LanesOf(tx, ids)
+		if err != nil {
+			return err
+		}
 		for _, g := range given {
-			l, err := tx.Lane(g.ID)
-			if errors.Is(err, store.ErrNotFound) || err == nil && (l.Owner != owner || l.Epoch != g.Epoch) {
+			l, found := lanes[g.ID]
+			if !found || l.Owner != owner || l.Epoch != g.Epoch {
 				continue
-			}
-			if err != nil {
-				return err
 			}
 			if l.Owner = g.To; g.To != "" {
 				if alive == nil {
@@ -88,13 +92,14 @@ func Leave(ctx context.Context, s store.Store, owner string) error {
 		return err
 	}
 	return s.Update(ctx, func(tx store.Tx) error {
+		lanes, err := store.LanesOf(tx, left)
+		if err != nil {
+			return err
+		}
 		for _, id := range left {
-			l, err := tx.Lane(id)
-			if errors.Is(err, store.ErrNotFound) || err == nil && l.Owner != owner {
+			l, found := lanes[id]
+			if !found || l.Owner != owner {
 				continue
-			}
-			if err != nil {
-				return err
 			}
 			l.Owner = ""
 			if err := tx.PutLane(l); err != nil {

@@ -164,10 +164,13 @@ func Join(ctx context.Context, s store.Store, m store.Member, ttl time.Duration)
 		if err != nil {
 			return err
 		}
-		m.Since = tx.Now()
+		m.Since, m.Until = tx.Now(), tx.Now().Add(ttl)
 		for _, x := range members {
 			if x.ID == m.ID {
 				m.Since = x.Since
+				if x.Until.After(m.Until) { // extended while this one waited
+					m.Until = x.Until
+				}
 				continue
 			}
 			if x.Until.Before(tx.Now().Add(-forgotten)) {
@@ -176,7 +179,6 @@ func Join(ctx context.Context, s store.Store, m store.Member, ttl time.Duration)
 				}
 			}
 		}
-		m.Until = tx.Now().Add(ttl)
 		if i := slices.IndexFunc(members, func(x store.Member) bool { return x.ID == m.ID }); i >= 0 && mutant.Is(mutant.BeatForgotten) {
 			m.Until = members[i].Until
 		}
@@ -224,14 +226,21 @@ func TakeAll(ctx context.Context, s store.Store, ids []store.LaneID, owner strin
 		for i := range ps {
 			rows[ps[i].Name] = &ps[i]
 		}
+		lanes, err := store.LanesOf(tx, ids)
+		if err != nil {
+			return err
+		}
 		for _, id := range ids {
-			l, err := tx.Lane(id)
+			l, found := lanes[id]
+			var err error
 			switch p := rows[id.Processor]; {
-			case err == nil && p != nil && !worked(p, id.Number) && !mutant.Is(mutant.KeptWorked):
+			case !found:
+				err = fmt.Errorf("lane %v: %w", id, store.ErrNotFound)
+			case p != nil && !worked(p, id.Number) && !mutant.Is(mutant.KeptWorked):
 				err = fmt.Errorf("lane %v: its build is kept as it is, or is no more: %w", id, ErrState)
-			case err == nil && l.Owner != "" && l.Owner != owner && alive[l.Owner] && !take(id) && !mutant.Is(mutant.LeaseIgnored):
+			case l.Owner != "" && l.Owner != owner && alive[l.Owner] && !take(id) && !mutant.Is(mutant.LeaseIgnored):
 				err = fmt.Errorf("lane %v: %w: %s", id, ErrOwned, l.Owner)
-			case err == nil:
+			default:
 				if l.Home == "" && l.Owner != owner {
 					l.Home = hosts[l.Owner] // who has died may come back
 				}
@@ -244,8 +253,6 @@ func TakeAll(ctx context.Context, s store.Store, ids []store.LaneID, owner strin
 				}
 				got = append(got, l)
 				continue
-			case !errors.Is(err, store.ErrNotFound):
-				return err
 			}
 			if err := refused(id, err); err != nil {
 				return err

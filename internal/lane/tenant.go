@@ -2,8 +2,8 @@ package lane
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/fairlead-dev/fairlead/event"
@@ -36,9 +36,13 @@ func Detach(ctx context.Context, s store.Store, processor, tenant string) error 
 // Unpin lets a tenant's lanes merge by themselves as soon as they have caught up.
 // Those of a tenant that is given to a pool stay: [ErrState].
 func Unpin(ctx context.Context, s store.Store, processor, tenant string) error {
+	var asked store.Tx // once for all lanes
 	return eachTenantLane(ctx, s, processor, tenant, false, func(tx store.Tx, p store.Processor, l store.Lane) error {
-		if err := notDedicated(tx, tenant); err != nil {
-			return err
+		if tx != asked {
+			if err := notDedicated(tx, tenant); err != nil {
+				return err
+			}
+			asked = tx
 		}
 		was := l.Pinned
 		if l.Pinned = false; l.Number == p.Rebuild && p.RebuildTenant != "" {
@@ -120,14 +124,14 @@ func tenantLanes(tx store.Tx, p store.Processor, tenant string, create bool, f f
 		}
 		id := base.LaneID
 		id.Tenant = tenant
-		l, err := tx.Lane(id)
-		if errors.Is(err, store.ErrNotFound) {
-			if !create {
-				continue
-			}
-			l, err = cut(tx, p, base, tenant)
+		i := slices.IndexFunc(all, func(l store.Lane) bool { return l.LaneID == id })
+		if i < 0 && !create {
+			continue
 		}
-		if err != nil {
+		var l store.Lane
+		if i >= 0 {
+			l = all[i]
+		} else if l, err = cut(tx, p, base, tenant); err != nil {
 			return err
 		}
 		if err := f(l); err != nil {
@@ -190,11 +194,7 @@ func TryMerge(ctx context.Context, s store.Store, id store.LaneID, epoch int64) 
 	// Most tries come too early, as base goes on. They are not to wait for base's commit and
 	// keep all other Updates waiting meanwhile.
 	err = s.View(ctx, func(tx store.Tx) error {
-		b, err := tx.Lane(id.Base())
-		if err != nil {
-			return err
-		}
-		l, err := tx.Lane(id)
+		b, l, err := withBase(tx, id)
 		if err == nil {
 			base, err = mergeable(&b, &l, epoch)
 		}
@@ -204,11 +204,7 @@ func TryMerge(ctx context.Context, s store.Store, id store.LaneID, epoch int64) 
 		return base, err
 	}
 	err = s.Update(ctx, func(tx store.Tx) error {
-		b, err := tx.Lane(id.Base())
-		if err != nil {
-			return err
-		}
-		l, err := tx.Lane(id)
+		b, l, err := withBase(tx, id)
 		if err != nil {
 			return err
 		}
@@ -232,6 +228,21 @@ func TryMerge(ctx context.Context, s store.Store, id store.LaneID, epoch int64) 
 		return tx.DeleteLane(id)
 	})
 	return base, err
+}
+
+// withBase returns a lane and its base lane.
+func withBase(tx store.Tx, id store.LaneID) (base, l store.Lane, err error) {
+	lanes, err := store.LanesOf(tx, []store.LaneID{id.Base(), id})
+	for _, x := range []struct {
+		id   store.LaneID
+		lane *store.Lane
+	}{{id.Base(), &base}, {id, &l}} {
+		found := false
+		if *x.lane, found = lanes[x.id]; !found && err == nil {
+			err = fmt.Errorf("lane %v: %w", x.id, store.ErrNotFound)
+		}
+	}
+	return base, l, err
 }
 
 // mergeable returns why a lane cannot be given back to its base lane now, and where that is.

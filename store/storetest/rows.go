@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ func runRows(sub func(string, func(*fixture))) {
 	sub("Weights", testWeights)
 	sub("Shards", testShards)
 	sub("Pools", testPools)
+	sub("LanesOf", testLanesOf)
 	sub("RowsAreCopies", testRowCopies)
 }
 
@@ -301,6 +303,46 @@ func testPools(t *fixture) {
 		return errors.Join(err, gerr)
 	})
 	check(want)
+}
+
+// testLanesOf: those of some lanes that are there, with what the transaction has written.
+func testLanesOf(t *fixture) {
+	lane := func(processor string, partition int, tenant string, at event.Position) store.Lane {
+		return store.Lane{
+			LaneID: store.LaneID{Build: store.Build{Processor: processor, Number: 1}, Partition: partition, Tenant: tenant}, Position: at,
+			State: store.Running, Exclusions: map[string]event.Position{"x": at},
+		}
+	}
+	a, b, c, d := lane("p", 0, "", 1), lane("p", 1, "", 2), lane("p", 1, "it's", 3), lane("q", 0, "", 4)
+	gone := lane("p", 0, "nobody", 0).LaneID
+	check := func(tx store.Tx, ids []store.LaneID, want ...store.Lane) error {
+		t.Helper()
+		got, err := store.LanesOf(tx, ids)
+		if len(got) != len(want) {
+			t.Errorf("LanesOf(%v) = %v, want %d lanes", ids, got, len(want))
+		}
+		for _, w := range want {
+			g := got[w.LaneID]
+			if w.UpdatedAt = g.UpdatedAt; !reflect.DeepEqual(g, w) {
+				t.Errorf("LanesOf: %+v, want %+v", g, w)
+			}
+		}
+		return err
+	}
+	t.update(func(tx store.Tx) error {
+		return errors.Join(tx.PutLane(a), tx.PutLane(b), tx.PutLane(c), tx.PutLane(d))
+	})
+	t.view(func(tx store.Tx) error {
+		return errors.Join(check(tx, nil), check(tx, []store.LaneID{gone}), check(tx, []store.LaneID{c.LaneID, gone, a.LaneID, d.LaneID}, a, c, d))
+	})
+	t.update(func(tx store.Tx) error {
+		b.Owner, b.Epoch = "me", 7
+		if err := errors.Join(tx.PutLane(b), tx.DeleteLane(a.LaneID)); err != nil {
+			return err
+		}
+		return check(tx, []store.LaneID{a.LaneID, b.LaneID, c.LaneID}, b, c)
+	})
+	t.view(func(tx store.Tx) error { return check(tx, []store.LaneID{a.LaneID, b.LaneID}, b) })
 }
 
 // testRowCopies: what goes in and what comes out is not the store's own.
