@@ -26,16 +26,17 @@ LINT = GOWORK=off $(GO) tool -modfile=tools/lint.mod golangci-lint
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The race run comes last: its lines close the log.
-.PHONY: test
-test: cgo lint-and-services fuzz examples sim handover race ## everything that CI runs
+# Tests with servers wait for much of their time. What only computes, in virtual time or
+# in none, fills it, at the lowest priority; its output comes last.
+.PHONY: test computes
+test: cgo services-up ## everything that CI runs
+	@log=$$(mktemp) && trap 'rm -f "$$log"' EXIT && \
+	{ nice -n 19 $(MAKE) --no-print-directory computes >"$$log" 2>&1 & computes=$$!; \
+	$(MAKE) --no-print-directory handover race-chaos race-others; others=$$?; \
+	wait $$computes; computes=$$?; cat "$$log"; \
+	[ $$computes = 0 ] && exit $$others; }
 
-# The one compiles, the other downloads.
-.PHONY: lint-and-services
-lint-and-services:
-	@$(MAKE) --no-print-directory services-up & services=$$!; \
-	$(MAKE) --no-print-directory lint; lint=$$?; \
-	wait $$services && exit $$lint
+computes: lint sim fuzz examples race-engine
 
 .PHONY: test-short
 test-short: fmt-check vet ## tests without servers, race detector or long runs: under a minute
@@ -43,17 +44,22 @@ test-short: fmt-check vet ## tests without servers, race detector or long runs: 
 
 # SQLite is C made Go. Its memory is not Go's, and it takes locks of its own, so the race
 # detector finds nothing in it, and would make its tests five times as long.
-RACE = -race -gcflags=modernc.org/libc=-race=false -gcflags=modernc.org/sqlite/lib=-race=false
-RACE_AT_ONCE = -vet=off -p $(PROCS) -parallel 4 -timeout 25m
+RACE = -race -gcflags=modernc.org/libc=-race=false -gcflags=modernc.org/sqlite/lib=-race=false \
+	-vet=off -p $(PROCS) -parallel 4 -timeout 25m
 
-.PHONY: race
-race: cgo ## all tests under the race detector
+.PHONY: race race-chaos race-engine race-others
 ifeq ($(PKG),./...)
-	$(GO) test $(RACE) -vet=off -timeout 15m ./internal/chaos # by itself: its processes would leave the others no time
-	all=$$($(GO) list ./...) && $(GO) test $(RACE) $(RACE_AT_ONCE) ./internal/engine ./postgres ./kafka $$(echo "$$all" | grep -v '/internal/chaos$$') # the longest first
+race: race-chaos race-engine race-others ## all tests under the race detector
 else
-	$(GO) test $(RACE) $(RACE_AT_ONCE) $(PKG)
+race: cgo
+	$(GO) test $(RACE) $(PKG)
 endif
+
+race-chaos race-engine: race-%: cgo
+	$(GO) test $(RACE) ./internal/$*
+
+race-others: cgo # the longest first
+	all=$$($(GO) list ./...) && $(GO) test $(RACE) ./postgres ./kafka $$(echo "$$all" | grep -vE '/internal/(chaos|engine)$$')
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (2s)

@@ -74,11 +74,7 @@ func (f *fleet) chaos(t *testing.T, length time.Duration, all []fault) {
 	f.disturb(ctx, all)
 	rest(ctx, length-time.Since(f.begun))
 	if length >= wholeList {
-		// On a slow machine operators do less. What is theirs in the list is still done
-		// under load, to a fleet that was disturbed for as long as it should be.
-		for end := time.Now().Add(2 * length); time.Now().Before(end) && f.owes(ctx); {
-			rest(ctx, 500*time.Millisecond)
-		}
+		f.makeUp(ctx, all, 2*length, f.owed)
 	}
 }
 
@@ -159,7 +155,7 @@ func (f *fleet) settle(t *testing.T, length time.Duration) error {
 	if err := apart(ctx, c, &bad); err != nil {
 		return err
 	}
-	if err := f.happened(ctx, f.witnessed(c, out), length, &bad); err != nil {
+	if err := f.happened(ctx, f.witnessed(w, out), length, &bad); err != nil {
 		return err
 	}
 	for _, w := range f.workers {

@@ -141,7 +141,7 @@ func TestChecksFind(t *testing.T) {
 	})
 	t.Run("faults that never came", func(t *testing.T) {
 		var bad findings
-		if err := f.happened(ctx, f.witnessed(c, out), wholeList, &bad); err != nil {
+		if err := f.happened(ctx, f.witnessed(onServer(c), out), wholeList, &bad); err != nil {
 			t.Fatal(err)
 		}
 		if bad.kinds["faults"] < len(weighted) {

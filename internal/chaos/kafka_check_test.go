@@ -400,12 +400,8 @@ func (f *fleet) witnesses(ctx context.Context) (w witnesses, done func(), err er
 		}
 		w.in = onServer(c)
 		done = func() { _ = w.out.Close(context.WithoutCancel(ctx)); _ = c.Close(context.WithoutCancel(ctx)) }
-		w.counts = []witnessed{
-			{"rebuilds switched to", "SELECT count(*) FROM chaos.switches", w.in},
-			{"take-overs from another process", "SELECT count(*) FROM chaos.takeovers", w.in},
-		}
 	}
-	w.counts = append(w.counts, witnessed{"terms of lanes", "SELECT count(*) FROM (SELECT DISTINCT lane, epoch FROM " + w.in.table("commits") + ") AS terms", w.in})
+	w.counts = f.witnessed(w.in, w.out)
 	return w, done, nil
 }
 

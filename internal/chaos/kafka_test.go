@@ -197,10 +197,13 @@ func TestChaosKafka(t *testing.T) {
 	both.Wait()
 	f.endLoad()
 	for i, fl := range []*fleet{f, g} {
-		if err := fl.settleTopic(t, length, mirrors[i], f.dir); err != nil {
-			t.Errorf("seed %d, %s: %v", seed, fl.kind(), err)
-		}
+		both.Go(func() {
+			if err := fl.settleTopic(t, length, mirrors[i], f.dir); err != nil {
+				t.Errorf("seed %d, %s: %v", seed, fl.kind(), err)
+			}
+		})
 	}
+	both.Wait()
 }
 
 // kind says which of the fleets on a topic it is.

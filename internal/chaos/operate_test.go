@@ -10,8 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/fairlead-dev/fairlead"
 	"github.com/fairlead-dev/fairlead/store"
 )
@@ -67,29 +65,6 @@ func (f *fleet) never(kind string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.tally[kind] == 0
-}
-
-// owes reports whether there is something that operators have not done yet, or that
-// has not come of it.
-func (f *fleet) owes(ctx context.Context) bool {
-	if slices.ContainsFunc(f.plan.operate, f.never) {
-		return true
-	}
-	if f.topic != nil {
-		return false
-	}
-	c, err := pgx.Connect(ctx, f.server.URL)
-	if err != nil {
-		return true
-	}
-	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
-	for _, q := range ofOperators(onServer(c)) {
-		var n int
-		if err := c.QueryRow(ctx, q.query).Scan(&n); err != nil || n == 0 {
-			return true
-		}
-	}
-	return false
 }
 
 func (o *operator) kind() string {

@@ -3,9 +3,13 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fairlead-dev/fairlead"
@@ -15,9 +19,10 @@ import (
 
 // A fault is what is done to a fleet at some time.
 type fault struct {
-	at  time.Duration
-	say string
-	do  func(ctx context.Context, f *fleet)
+	at   time.Duration
+	kind string
+	say  string
+	do   func(ctx context.Context, f *fleet)
 }
 
 // A plan is what is to be done to a fleet.
@@ -54,7 +59,7 @@ func schedule(seed uint64, length time.Duration, workers int, plan *plan) (all [
 	for ; at < length; at += ms(400, 2000) {
 		w, k, must := rng.IntN(workers), kind(), len(all) < len(weighted)
 		add := func(format string, args ...any) *fault {
-			all = append(all, fault{at: at, say: fmt.Sprintf(format, args...)})
+			all = append(all, fault{at: at, kind: k, say: fmt.Sprintf(format, args...)})
 			return &all[len(all)-1]
 		}
 		// to does something to a worker, unless something is being done to it.
@@ -244,6 +249,69 @@ func (f *fleet) plant(ctx context.Context, p planted, n uint64) bool {
 		}
 		rest(ctx, 100*time.Millisecond)
 	}
+}
+
+// makeUp does again what has had no effect yet, as a cut of a network that had no
+// connections, until nothing is owed or the time is over. On a slow machine operators
+// do less, too: theirs is waited for. All of it is still done under load, to a fleet
+// that was disturbed for as long as it should be.
+func (f *fleet) makeUp(ctx context.Context, all []fault, atMost time.Duration, owed func(context.Context) []string) {
+	ctx, cancel := context.WithTimeout(ctx, atMost)
+	defer cancel()
+	for turn := 0; ; turn++ {
+		kinds := owed(ctx)
+		if len(kinds) == 0 || ctx.Err() != nil {
+			return
+		}
+		var wg sync.WaitGroup
+		for _, k := range kinds {
+			of := slices.DeleteFunc(slices.Clone(all), func(x fault) bool { return x.kind != k })
+			if len(of) > 0 {
+				x := of[turn%len(of)]
+				f.note("again: %s", x.say)
+				wg.Go(func() { x.do(ctx, f) })
+			}
+		}
+		wg.Wait()
+		rest(ctx, 500*time.Millisecond)
+	}
+}
+
+// TestWhatHadNoEffectIsDoneAgain: until it has one, or the time is over.
+func TestWhatHadNoEffectIsDoneAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fleet{t: t, begun: time.Now(), tally: map[string]int{}}
+		tried := map[string]int{}
+		try := func(kind, what string, works int) fault {
+			return fault{kind: kind, say: what, do: func(_ context.Context, f *fleet) {
+				f.mu.Lock()
+				tried[what]++
+				n := tried[what]
+				f.mu.Unlock()
+				if n == works {
+					f.done(kind)
+				}
+			}}
+		}
+		all := []fault{try(cut, "an idle network", 0), try(killed, "a process", 1), try(cut, "a network", 2)}
+		owed := func(context.Context) (kinds []string) {
+			for _, k := range []string{cut, killed} {
+				if f.never(k) {
+					kinds = append(kinds, k)
+				}
+			}
+			return kinds
+		}
+		f.makeUp(t.Context(), all, time.Minute, owed)
+		if want := map[string]int{"an idle network": 2, "a process": 1, "a network": 2}; !maps.Equal(tried, want) || len(owed(t.Context())) > 0 {
+			t.Errorf("done: %v, want %v", tried, want)
+		}
+		began := time.Now()
+		f.makeUp(t.Context(), nil, time.Minute, func(context.Context) []string { return []string{""} })
+		if d := time.Since(began); d != time.Minute {
+			t.Errorf("what never comes was waited for for %v, want a minute", d)
+		}
+	})
 }
 
 // disturb does the faults of a schedule, and returns when the last has ended.

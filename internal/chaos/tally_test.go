@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/fairlead-dev/fairlead/store"
 )
 
 // The kinds of faults, as the list at the end of a run has them. All of them are in
@@ -69,6 +71,9 @@ const (
 
 var operations = []string{detached, merged, paused, resumed, allPaused, tenantRebuilt, allRebuilt, dedicated, shared, toSplit, toMerge}
 
+// switched is what is to come of rebuilds.
+const switched = "rebuilds switched to"
+
 // wholeList is how long a run must be to have all of the list in it.
 const wholeList = 90 * time.Second
 
@@ -98,10 +103,9 @@ func (f *fleet) happened(ctx context.Context, witnessed []witnessed, length time
 		f.note("clocks are not shifted on this platform")
 	}
 	for _, q := range witnessed {
-		n := 0
-		var one int64
-		if err := q.w.each(ctx, q.query, []any{&one}, func() { n += int(one) }); err != nil {
-			return fmt.Errorf("%s: %w", q.kind, err)
+		n, err := q.count(ctx)
+		if err != nil {
+			return err
 		}
 		counts[q.kind] = n
 	}
@@ -121,28 +125,74 @@ func (f *fleet) happened(ctx context.Context, witnessed []witnessed, length time
 type witnessed struct {
 	kind, query string
 	w           witness
+	of          string // the kind of faults that it comes of; "": of what operators do, or of all
 }
 
-// ofOperators are what comes of what operators do.
-func ofOperators(inside witness) []witnessed {
-	return []witnessed{
-		{"partitions split", "SELECT count(*) FROM chaos.cuts WHERE now > was AND lane LIKE '% '", inside},
-		{"partitions merged", "SELECT count(*) FROM chaos.cuts WHERE now < was AND lane LIKE '% '", inside},
-		{"rebuilds switched to", "SELECT count(*) FROM chaos.switches", inside},
-		{"commits of dedicated tenants by the pool's workers", "SELECT count(*) FROM chaos.commits WHERE worker LIKE 'chaos-w0-%'", inside},
+// witnessed are what can be counted in a fleet's store, and in the outside system.
+func (f *fleet) witnessed(in witness, out *pgx.Conn) []witnessed {
+	terms := witnessed{kind: "terms of lanes", query: "SELECT count(*) FROM (SELECT DISTINCT lane, epoch FROM " + in.table("commits") + ") AS terms", w: in}
+	if f.lite != nil {
+		return []witnessed{terms}
 	}
-}
-
-func (f *fleet) witnessed(c, out *pgx.Conn) []witnessed {
-	inside, outside := onServer(c), onServer(out)
-	all := append(ofOperators(inside), []witnessed{
-		{"take-overs from another process", "SELECT count(*) FROM chaos.takeovers", inside},
-		{"clocks seen hours ahead", "SELECT count(*) FROM clocks WHERE off > interval '30 min'", outside},
-		{"clocks seen hours behind", "SELECT count(*) FROM clocks WHERE off < interval '-30 min'", outside},
-		{"effects by processes whose clock was hours off", "SELECT count(*) FROM effects WHERE abs(extract(epoch FROM off)) > 1800", outside},
+	all := []witnessed{
+		{kind: switched, query: "SELECT count(*) FROM chaos.switches", w: in},
+		{kind: "take-overs from another process", query: "SELECT count(*) FROM chaos.takeovers", w: in, of: killed},
+	}
+	if f.topic != nil {
+		return append(all, terms)
+	}
+	all = append(all, []witnessed{
+		{kind: "partitions split", query: "SELECT count(*) FROM chaos.cuts WHERE now > was AND lane LIKE '% '", w: in},
+		{kind: "partitions merged", query: "SELECT count(*) FROM chaos.cuts WHERE now < was AND lane LIKE '% '", w: in},
+		{kind: "commits of dedicated tenants by the pool's workers", query: "SELECT count(*) FROM chaos.commits WHERE worker LIKE 'chaos-w0-%'", w: in},
 	}...)
-	if !clockShifts {
-		all = slices.DeleteFunc(all, func(x witnessed) bool { return x.w == outside })
+	if outside := onServer(out); clockShifts {
+		all = append(all, []witnessed{
+			{"clocks seen hours ahead", "SELECT count(*) FROM clocks WHERE off > interval '30 min'", outside, clock},
+			{"clocks seen hours behind", "SELECT count(*) FROM clocks WHERE off < interval '-30 min'", outside, clock},
+			{"effects by processes whose clock was hours off", "SELECT count(*) FROM effects WHERE abs(extract(epoch FROM off)) > 1800", outside, clock},
+		}...)
 	}
 	return all
+}
+
+// owed returns the kinds of faults that have not been done yet, or of which nothing
+// has come; "" stands for what operators do.
+func (f *fleet) owed(ctx context.Context) (kinds []string) {
+	if slices.ContainsFunc(f.plan.operate, f.never) {
+		kinds = append(kinds, "")
+	}
+	for _, w := range f.plan.kinds {
+		if f.never(w.kind) {
+			kinds = append(kinds, w.kind)
+		}
+	}
+	w, done, err := f.witnesses(ctx)
+	if err != nil {
+		return append(kinds, "") // the server is restarted: later
+	}
+	defer done()
+	for _, q := range w.counts {
+		if n, err := q.count(ctx); err != nil || n == 0 && (q.kind != switched || !f.makes(ctx)) {
+			kinds = append(kinds, q.of)
+		}
+	}
+	slices.Sort(kinds)
+	return slices.Compact(kinds)
+}
+
+// makes reports whether there is a rebuild that ends, at the latest when the load has.
+func (f *fleet) makes(ctx context.Context) bool {
+	rows, err := f.admin.Processors(ctx)
+	return err == nil && slices.ContainsFunc(rows, func(p store.Processor) bool {
+		return p.Rebuild != 0 && p.Builds.Making.Claimed && p.Builds.Making.Version != otherVersion
+	})
+}
+
+func (q witnessed) count(ctx context.Context) (n int, err error) {
+	var one int64
+	if err := q.w.each(ctx, q.query, []any{&one}, func() { n += int(one) }); err != nil {
+		return 0, fmt.Errorf("%s: %w", q.kind, err)
+	}
+	return n, nil
 }
