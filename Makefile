@@ -26,17 +26,16 @@ LINT = GOWORK=off $(GO) tool -modfile=tools/lint.mod golangci-lint
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Tests with servers wait for much of their time. What only computes, in virtual time or
-# in none, fills it, at the lowest priority; its output comes last.
-.PHONY: test computes
-test: cgo services-up ## everything that CI runs
-	@log=$$(mktemp) && trap 'rm -f "$$log"' EXIT && \
-	{ nice -n 19 $(MAKE) --no-print-directory computes >"$$log" 2>&1 & computes=$$!; \
-	$(MAKE) --no-print-directory handover race-chaos race-others; others=$$?; \
-	wait $$computes; computes=$$?; cat "$$log"; \
-	[ $$computes = 0 ] && exit $$others; }
+# The race run comes last: its lines close the log.
+.PHONY: test
+test: cgo lint-and-services fuzz examples sim handover race ## everything that CI runs
 
-computes: lint sim fuzz examples race-engine
+# The one compiles, the other downloads.
+.PHONY: lint-and-services
+lint-and-services:
+	@$(MAKE) --no-print-directory services-up & services=$$!; \
+	$(MAKE) --no-print-directory lint; lint=$$?; \
+	wait $$services && exit $$lint
 
 .PHONY: test-short
 test-short: fmt-check vet ## tests without servers, race detector or long runs: under a minute
@@ -44,22 +43,17 @@ test-short: fmt-check vet ## tests without servers, race detector or long runs: 
 
 # SQLite is C made Go. Its memory is not Go's, and it takes locks of its own, so the race
 # detector finds nothing in it, and would make its tests five times as long.
-RACE = -race -gcflags=modernc.org/libc=-race=false -gcflags=modernc.org/sqlite/lib=-race=false \
-	-vet=off -p $(PROCS) -parallel 4 -timeout 25m
+RACE = -race -gcflags=modernc.org/libc=-race=false -gcflags=modernc.org/sqlite/lib=-race=false
+RACE_AT_ONCE = -vet=off -p $(PROCS) -parallel 4 -timeout 25m
 
-.PHONY: race race-chaos race-engine race-others
+.PHONY: race
+race: cgo ## all tests under the race detector
 ifeq ($(PKG),./...)
-race: race-chaos race-engine race-others ## all tests under the race detector
+	$(GO) test $(RACE) -vet=off -timeout 15m ./internal/chaos # by itself: its processes would leave the others no time
+	all=$$($(GO) list ./...) && $(GO) test $(RACE) $(RACE_AT_ONCE) ./internal/engine ./postgres ./kafka $$(echo "$$all" | grep -v '/internal/chaos$$') # the longest first
 else
-race: cgo
-	$(GO) test $(RACE) $(PKG)
+	$(GO) test $(RACE) $(RACE_AT_ONCE) $(PKG)
 endif
-
-race-chaos race-engine: race-%: cgo
-	$(GO) test $(RACE) ./internal/$*
-
-race-others: cgo # the longest first
-	all=$$($(GO) list ./...) && $(GO) test $(RACE) ./postgres ./kafka $$(echo "$$all" | grep -vE '/internal/(chaos|engine)$$')
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (2s)

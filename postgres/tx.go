@@ -163,7 +163,7 @@ type storeTx struct {
 	update    bool
 	now       time.Time
 	wrote     bool
-	writes    pgx.Batch // which the next statement, or the commit, takes along
+	writes    pgx.Batch // which go out before the next statement, or with the commit
 	ended     bool
 	err       error                  // the first of the database: the transaction cannot commit
 	unsettled map[store.LaneID]error // lanes that cannot be told about
@@ -171,7 +171,7 @@ type storeTx struct {
 
 var _ store.Tx = (*storeTx)(nil)
 
-func (tx *storeTx) end() { tx.ended = true }
+func (tx *storeTx) end() { tx.ended, tx.writes = true, pgx.Batch{} }
 
 // begin begins with the statements of b, and sets the time after them: waiting
 // for the lock is no part of a lease.
@@ -196,6 +196,9 @@ func (tx *storeTx) commit(b *pgx.Batch) error {
 	err := tx.conn.SendBatch(ctx, b).Close()
 	if err == nil && !committed {
 		err = pgx.ErrTxCommitRollback
+	}
+	if err != nil && ctx.Err() != nil && tx.ctx.Err() == nil {
+		return tx.db.ended(ctx, "commit")
 	}
 	return err
 }
@@ -244,20 +247,30 @@ func (tx *storeTx) exec(query string, args ...any) (int64, error) {
 
 // execFor is exec with a limit of its own.
 func (tx *storeTx) execFor(ctx context.Context, query string, args ...any) (int64, error) {
-	if err := errors.Join(tx.writable(), tx.flush()); err != nil {
+	if err := tx.writable(); err != nil {
+		return 0, err
+	}
+	if err := tx.flush(); err != nil {
 		return 0, err
 	}
 	tag, err := tx.conn.Exec(ctx, tx.db.q(query), args...)
 	return tag.RowsAffected(), tx.note(ctx, err)
 }
 
-// later writes at the next statement, or at the commit, and without a round trip of its own:
-// while an Update lasts all others wait. What fails then fails the transaction.
+// writesAtOnce is how many go out together: no statement may take longer than Options.Timeout.
+const writesAtOnce = 256
+
+// later writes before the next statement, together with other writes, or with the commit: not
+// a round trip for each, for while an Update lasts all others wait. What fails then fails the
+// transaction.
 func (tx *storeTx) later(query string, args ...any) error {
 	if err := tx.writable(); err != nil {
 		return err
 	}
 	tx.writes.Queue(tx.db.q(query), args...)
+	if tx.writes.Len() >= writesAtOnce {
+		return tx.flush()
+	}
 	return nil
 }
 

@@ -98,3 +98,57 @@ func TestWriteThatFailsLater(t *testing.T) {
 		}
 	}
 }
+
+// TestTxAfterItsEnd: what was to be written is not, by whoever kept the transaction.
+func TestTxAfterItsEnd(t *testing.T) {
+	db, ctx := openAt(t, migrated(t)), t.Context()
+	failed := errors.New("failed")
+	for _, end := range []error{nil, failed} {
+		var kept store.Tx
+		if err := db.Update(ctx, func(tx store.Tx) error {
+			kept = tx
+			return errors.Join(tx.PutMember(store.Member{ID: "m"}), end)
+		}); !errors.Is(err, end) {
+			t.Fatal(err)
+		}
+		_, err := kept.Members()
+		for _, err := range []error{err, kept.PutWeight("t", 2), kept.PutMember(store.Member{ID: "n"}), kept.PutPool("t", "p")} {
+			if !errors.Is(err, errTxEnded) {
+				t.Errorf("after the end, which was %v: %v, want %v", end, err, errTxEnded)
+			}
+		}
+	}
+}
+
+// TestWriteThatWaitedTooLong: what is written with the commit may wait for a lock too, and then
+// gives way, and comes again.
+func TestWriteThatWaitedTooLong(t *testing.T) {
+	url := migrated(t)
+	db, ctx := openAt(t, url), t.Context()
+	if err := lane.Join(ctx, db, store.Member{ID: "m"}, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := db.pool.Acquire(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(ctx, db.q("SELECT FROM {schema}.members FOR UPDATE")); err != nil {
+		t.Fatal(err)
+	}
+	tries := 0
+	if err := db.Update(ctx, func(rows store.Tx) error {
+		if tries++; tries == 3 {
+			if err := tx.Rollback(ctx); err != nil {
+				return err
+			}
+		}
+		return rows.PutMember(store.Member{ID: "m", Notes: fmt.Sprint(tries)})
+	}); err != nil || tries != 3 {
+		t.Errorf("Update = %v, after %d tries, want 3", err, tries)
+	}
+}

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -9,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,10 +56,12 @@ type Engine struct {
 	id       string
 	wakes    chan struct{}
 	changed  chan struct{} // processors were added or removed
+	joining  chan struct{} // full: somebody joins
 
 	mu       sync.Mutex
 	procs    map[string]*active
 	failed   map[store.LaneID]time.Time // lanes that ended with an error here, and when
+	known    []string                   // notes that the store may have of this process
 	worked   map[store.LaneID]int64     // the last epoch under which a lane was worked here
 	running  bool
 	leaving  bool                    // Run is about to end
@@ -144,7 +146,7 @@ func New(cfg Config) (*Engine, error) {
 	return &Engine{
 		cfg: cfg, log: cfg.Log, store: cfg.Store, logger: cfg.Logger,
 		pages: newPages(cfg.Log, cfg.Memory/4), turns: newTurns(cfg.Slots), gently: gently{turn: make(chan struct{}, 1)},
-		id: cfg.Name + "/" + rand.Text()[:10], wakes: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		id: cfg.Name + "/" + rand.Text()[:10], wakes: make(chan struct{}, 1), changed: make(chan struct{}, 1), joining: make(chan struct{}, 1),
 		procs: map[string]*active{}, failed: map[store.LaneID]time.Time{}, worked: map[store.LaneID]int64{},
 	}, nil
 }
@@ -306,8 +308,14 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("engine: partitions of the log: %w", err)
 	}
-	m := e.member()
-	if err := lane.Heartbeat(ctx, e.store, m, e.cfg.Lease); err != nil {
+	e.mu.Lock()
+	e.known = []string{""}
+	e.mu.Unlock()
+	_, _, err = e.keep(ctx) // a store makes itself ready with the first one
+	if err == nil {
+		err = e.join(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("engine: first heartbeat: %w", err)
 	}
 	silent := &outage{since: map[int]time.Time{}}
@@ -325,7 +333,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	watch(0, logParts)
 	wg.Go(func() { e.grow(work, logParts, watch) })
-	wg.Go(func() { e.heartbeats(work, m.Notes) })
+	wg.Go(func() { e.heartbeats(work) })
 	if a := e.sharer(); a != nil {
 		e.mu.Lock()
 		e.assigned.single = logParts == 1
@@ -366,46 +374,42 @@ func (e *Engine) member() store.Member {
 
 // heartbeats keeps the process's lease, whatever its lanes are doing, and the others'. What
 // there is to tell besides is told beside it: that waits for all other Updates of the store,
-// for longer than a lease where there are many. The store has the notes.
-func (e *Engine) heartbeats(ctx context.Context, notes string) {
+// for longer than a lease where there are many.
+func (e *Engine) heartbeats(ctx context.Context) {
 	tick := time.NewTicker(e.cfg.Lease / 3)
 	defer tick.Stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	telling, told, joined := false, make(chan string, 1), time.Now()
+	telling, news, told, joined := false, false, make(chan struct{}, 1), time.Now()
 	for {
 		select {
 		case <-tick.C:
 		case <-e.changed: // the others are to know of the new processor now
-		case now := <-told:
-			telling, notes = false, cmp.Or(now, notes)
-			continue
+		case <-told:
+			if telling = false; !news {
+				continue
+			}
+			news = false
 		case <-ctx.Done():
 			return
 		}
 		waited := e.untold()
 		m := e.member()
-		kept, err := e.store.Extend(ctx, m.ID, notes, e.cfg.Lease)
-		if !kept && err == nil && m.Notes != notes { // somebody else of the process may have told them
-			if kept, err = e.store.Extend(ctx, m.ID, m.Notes, e.cfg.Lease); kept {
-				notes = m.Notes
-			}
-		}
+		has, kept, err := e.keep(ctx)
 		switch {
 		case err != nil:
 			e.unbeaten(ctx, err)
-		case kept && notes == m.Notes && time.Since(joined) <= joinEvery: // else somebody must forget those who died long ago
+		case telling: // whatever the store has now, it is about to have something else
+			news = true
+		case kept && has == m.Notes && time.Since(joined) <= joinEvery: // else somebody must forget those who died long ago
 			e.toldAll(waited)
-		case !telling:
+		default:
 			telling, joined = true, time.Now()
 			wg.Go(func() {
-				if err := lane.Join(ctx, e.store, m, e.cfg.Lease); err != nil {
+				if err := e.join(ctx); err != nil {
 					e.unbeaten(ctx, err)
-					told <- ""
-					return
 				}
-				e.toldAll(waited)
-				told <- m.Notes
+				told <- struct{}{}
 			})
 		}
 	}
@@ -416,6 +420,38 @@ func (e *Engine) unbeaten(ctx context.Context, err error) {
 		e.logger.Error("heartbeat failed: another process may take over", "error", err)
 		e.outdated(err)
 	}
+}
+
+// keep extends the lease, and returns the notes that the store has.
+func (e *Engine) keep(ctx context.Context) (notes string, kept bool, err error) {
+	e.mu.Lock()
+	known := slices.Clone(e.known)
+	e.mu.Unlock()
+	return lane.Keep(ctx, e.store, e.id, e.cfg.Lease, known...)
+}
+
+// join tells the others what this process is and has now. One at a time does, so that what
+// is told last is what was last.
+func (e *Engine) join(ctx context.Context) error {
+	select {
+	case e.joining <- struct{}{}:
+		defer func() { <-e.joining }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	waited := e.untold()
+	m := e.member()
+	e.mu.Lock()
+	e.known = append(e.known[:min(len(e.known), 2)], m.Notes) // the store may have them without an answer
+	e.mu.Unlock()
+	if err := lane.Join(ctx, e.store, m, e.cfg.Lease); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.known = []string{m.Notes}
+	e.mu.Unlock()
+	e.toldAll(waited)
+	return nil
 }
 
 // leave gives up all leases, so that others need not wait for their end.

@@ -33,7 +33,7 @@ func (e *Engine) handAll(ctx context.Context, v view) {
 	}
 	tctx, told := context.WithTimeout(ctx, tellAtMost)
 	defer told()
-	if err := lane.Join(tctx, e.store, e.member(), e.cfg.Lease); err != nil {
+	if err := e.join(tctx); err != nil {
 		e.logger.Warn("the others were not told that this process is leaving: its lanes are just given up", "error", err)
 		return
 	}

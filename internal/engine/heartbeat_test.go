@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -14,6 +16,7 @@ import (
 type crowdedStore struct {
 	store.Store
 	busy    atomic.Bool
+	lost    atomic.Bool // its answers
 	waiting atomic.Int32
 }
 
@@ -22,12 +25,101 @@ func (s *crowdedStore) Update(ctx context.Context, f func(store.Tx) error) error
 		time.Sleep(10 * time.Millisecond)
 	}
 	s.waiting.Add(-1)
-	return s.Store.Update(ctx, f)
+	if err := s.Store.Update(ctx, f); err != nil || !s.lost.Load() {
+		return err
+	}
+	return errors.New("no answer")
 }
 
 // TestHeartbeatWaitsForNoUpdate: a process whose news wait for longer than its lease, because
-// the Updates of others come first, keeps the lease, and the news are told once they can be.
+// the Updates of others come first, keeps the lease, and the last news are told as soon as they
+// can be: also where there were others meanwhile, and where the store took some without an answer.
 func TestHeartbeatWaitsForNoUpdate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		s := &crowdedStore{Store: r.st}
+		e, err := New(Config{Log: r.log, Store: s, Name: "me", Lease: 30 * time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.run(e)()
+		time.Sleep(2 * time.Second)
+		pool := func() string {
+			t.Helper()
+			var n memberNotes
+			if err := r.st.View(t.Context(), func(tx store.Tx) error {
+				all, err := tx.Members()
+				if err == nil && len(all) != 1 {
+					t.Fatalf("members: %v", all)
+				}
+				if left := all[0].Until.Sub(tx.Now()); left < 19*time.Second {
+					t.Errorf("the lease has %v left", left)
+				}
+				return json.Unmarshal([]byte(all[0].Notes), &n)
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return n.Pool
+		}
+		news := func(pool string) { // as those of a partition that the log gave
+			e.mu.Lock()
+			e.cfg.Pool = pool
+			e.mu.Unlock()
+			e.news()
+			synctest.Wait()
+		}
+		crowd := func(d time.Duration) {
+			s.busy.Store(true)
+			for range d / time.Second {
+				time.Sleep(time.Second)
+				pool()
+			}
+			if n := s.waiting.Load(); n > 1 {
+				t.Errorf("%d Updates wait, want that of who tells", n)
+			}
+		}
+		told := func(want string) {
+			t.Helper()
+			s.busy.Store(false)
+			time.Sleep(100 * time.Millisecond)
+			if p := pool(); p != want {
+				t.Errorf("told: %q, want %q", p, want)
+			}
+		}
+		s.busy.Store(true)
+		news("a")
+		crowd(2 * time.Minute)
+		if p := pool(); p != "" {
+			t.Errorf("told: %q", p)
+		}
+		told("a")
+
+		s.busy.Store(true)
+		news("b")
+		time.Sleep(100 * time.Millisecond)
+		news("c") // while b is being told
+		crowd(50 * time.Second)
+		told("c")
+
+		s.busy.Store(true)
+		news("d")
+		news("c") // again, while the store is about to have d
+		crowd(50 * time.Second)
+		told("c")
+
+		s.lost.Store(true) // the store takes it, and there is no answer
+		news("e")
+		time.Sleep(100 * time.Millisecond)
+		s.busy.Store(true)
+		s.lost.Store(false)
+		news("f")
+		crowd(2 * time.Minute)
+		told("f")
+	})
+}
+
+// TestToldWhenItIs: what waits until the others know something is not let go before.
+func TestToldWhenItIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		s := &crowdedStore{Store: r.st}
@@ -38,46 +130,29 @@ func TestHeartbeatWaitsForNoUpdate(t *testing.T) {
 		defer r.run(e)()
 		time.Sleep(2 * time.Second)
 		s.busy.Store(true)
-		quiet := make(chan error, 1)
-		go func() { quiet <- e.Add(t.Context(), Processor{Name: "p", Projection: tallies("p", false)}) }()
-		member := func() (m store.Member) {
-			t.Helper()
-			if err := r.st.View(t.Context(), func(tx store.Tx) error {
-				all, err := tx.Members()
-				if err == nil && len(all) != 1 {
-					t.Fatalf("members: %v", all)
-				}
-				m = all[0]
-				if left := m.Until.Sub(tx.Now()); left < time.Second {
-					t.Errorf("the lease has %v left", left)
-				}
-				return err
-			}); err != nil {
-				t.Fatal(err)
-			}
-			return m
-		}
-		// What the notes have of the processor is made by hand: Add waits for an Update too.
 		e.mu.Lock()
-		e.cfg.Pool = "other"
+		e.cfg.Pool = "a"
 		e.mu.Unlock()
-		before := member().Notes
-		for range 20 {
-			time.Sleep(500 * time.Millisecond)
-			if m := member(); m.Notes != before {
-				t.Fatalf("told: %s", m.Notes)
-			}
+		e.news()
+		synctest.Wait()
+		e.mu.Lock()
+		e.cfg.Pool = ""
+		e.assigned = &assigned{took: map[store.LaneID]time.Time{}, released: []released{{c: make(chan struct{})}}}
+		e.mu.Unlock()
+		isTold := func() bool {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			return len(e.assigned.released) == 0 || e.assigned.released[0].told
 		}
-		if n := s.waiting.Load(); n != 2 {
-			t.Errorf("%d Updates wait, want the new processor's and that of who tells", n)
+		e.news()
+		for range 10 {
+			if time.Sleep(time.Second); isTold() {
+				t.Fatal("told, while the store is about to have other notes")
+			}
 		}
 		s.busy.Store(false)
-		if err := <-quiet; err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(2 * time.Second)
-		if m := member(); m.Notes == before {
-			t.Error("what was new was not told")
+		if time.Sleep(time.Second); !isTold() {
+			t.Error("not told")
 		}
 	})
 }

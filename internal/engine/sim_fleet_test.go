@@ -75,6 +75,7 @@ type simMember struct {
 	frozen time.Time
 	look   time.Time // when its supervisor looks, and its heartbeat is due
 	beat   time.Time
+	known  []string    // notes that the store may have
 	ending bool        // it leaves
 	told   bool        // and has said so
 	then   func() bool // with its lanes, one group after the other; false: not now
@@ -131,7 +132,7 @@ func (m *simMember) start() {
 		}
 		return "", ""
 	}
-	m.fl, m.w, m.todo, m.busy, m.ending, m.told, m.frozen = fleet{}, newWatch(), nil, false, false, false, time.Time{}
+	m.fl, m.w, m.todo, m.busy, m.ending, m.told, m.frozen, m.known = fleet{}, newWatch(), nil, false, false, false, time.Time{}, nil
 	m.lanes, m.failed, m.procs = map[store.LaneID]*simHeld{}, map[store.LaneID]time.Time{}, map[string]*procSelf{}
 	m.worked, m.then = map[store.LaneID]int64{}, nil
 	m.w.worked = func(id store.LaneID) int64 { return m.worked[id] }
@@ -214,7 +215,12 @@ func (m *simMember) act() bool {
 	case !now.Before(m.beat) && (!m.ending || len(m.lanes) > 0):
 		m.beat = now.Add(m.f.lease / 3)
 		m.call(func() error {
-			return lane.Heartbeat(ctx, h.st, store.Member{ID: h.id, Host: m.name, Notes: m.notes()}, m.f.lease)
+			notes := m.notes()
+			has, kept, err := lane.Keep(ctx, h.st, h.id, m.f.lease, m.known...)
+			if err != nil || kept && has == notes {
+				return err
+			}
+			return m.join(ctx, h, notes)
 		})
 	case m.then != nil && m.then():
 	case len(m.todo) > 0:
@@ -447,6 +453,16 @@ func (m *simMember) remove(name string) {
 	m.stop(name)
 }
 
+// join is Engine.join.
+func (m *simMember) join(ctx context.Context, h *simHost, notes string) error {
+	m.known = append(m.known[:min(len(m.known), 2)], notes)
+	err := lane.Join(ctx, h.st, store.Member{ID: h.id, Host: m.name, Notes: notes}, m.f.lease)
+	if err == nil {
+		m.known = []string{notes}
+	}
+	return err
+}
+
 // leave is the end of Engine.Run, with Engine.handAll: where a call fails the lanes
 // are just given up.
 func (m *simMember) leave() {
@@ -454,7 +470,7 @@ func (m *simMember) leave() {
 	ctx, h := context.Background(), m.h
 	m.todo = append(m.todo, func() {
 		m.call(func() error {
-			err := lane.Join(ctx, h.st, store.Member{ID: h.id, Host: m.name, Notes: m.notes()}, m.f.lease)
+			err := m.join(ctx, h, m.notes())
 			var v view
 			if err == nil && m.h == h {
 				v, _, err = look(ctx, &fleetView{h.st, m}, h.id, view{}, true, m.now(), nil)

@@ -380,7 +380,8 @@ func (s *sim) acquire(h *simHost) {
 	h.acquiring = true
 	defer func() { h.acquiring = false }()
 	ctx := context.Background()
-	if lane.Heartbeat(ctx, h.st, store.Member{ID: h.id}, 5*time.Second) != nil {
+	_, kept, err := lane.Keep(ctx, h.st, h.id, 5*time.Second, "")
+	if err != nil || !kept && lane.Join(ctx, h.st, store.Member{ID: h.id}, 5*time.Second) != nil {
 		return
 	}
 	var rows []store.Lane

@@ -122,15 +122,9 @@ func (e *Engine) assign(ctx, work context.Context, v view, logParts int, f *flee
 		e.news() // who had the lanes before will not tell what they cost any more
 	}
 	e.mu.Unlock()
-	if len(d.back) > 0 {
-		back := make([]lane.Given, len(d.back))
-		for i, l := range d.back {
-			back[i] = lane.Given{ID: l.LaneID, Epoch: l.Epoch}
-		}
-		if err := lane.HandOver(ctx, e.store, e.id, back...); err != nil && ctx.Err() == nil {
-			d.again(time.Now().Add(startAgain))
-			e.logger.Error("lanes were not given back", "lanes", len(back), "first", d.back[0].String(), "error", err)
-		}
+	if err := e.giveBack(ctx, d.back); err != nil && ctx.Err() == nil {
+		d.again(time.Now().Add(startAgain))
+		e.logger.Error("lanes were not given back", "lanes", len(d.back), "first", d.back[0].String(), "error", err)
 	}
 	for ids := range slices.Chunk(d.start, acquireAtOnce) {
 		if err := e.start(ctx, work, ids, &d, logParts, share); err != nil && ctx.Err() == nil {
@@ -312,12 +306,12 @@ func (e *Engine) start(ctx, work context.Context, ids []store.LaneID, d *decisio
 	if err != nil {
 		return err
 	}
-	var back []lane.Given
+	var back []store.Lane
 	e.mu.Lock()
 	for _, row := range acquired {
 		a := e.procs[row.Processor]
 		if a == nil || a.gone || e.assigned != nil && !e.assigned.has(row.LaneID) && !d.lent[row.LaneID] {
-			back = append(back, lane.Given{ID: row.LaneID, Epoch: row.Epoch})
+			back = append(back, row)
 			continue
 		}
 		lent := e.assigned != nil && !e.assigned.has(row.LaneID)
@@ -331,10 +325,20 @@ func (e *Engine) start(ctx, work context.Context, ids []store.LaneID, d *decisio
 		e.news() // who had the lanes before will not tell what they cost any more
 	}
 	e.mu.Unlock()
-	if len(back) == 0 {
-		return nil
+	return e.giveBack(ctx, back)
+}
+
+// giveBack releases lanes of this process that are not worked here.
+func (e *Engine) giveBack(ctx context.Context, rows []store.Lane) error {
+	var errs []error
+	for some := range slices.Chunk(rows, handOverAtOnce) {
+		given := make([]lane.Given, len(some))
+		for i, l := range some {
+			given[i] = lane.Given{ID: l.LaneID, Epoch: l.Epoch}
+		}
+		errs = append(errs, lane.HandOver(ctx, e.store, e.id, given...))
 	}
-	return lane.HandOver(ctx, e.store, e.id, back...)
+	return errors.Join(errs...)
 }
 
 // work works a lane that was acquired, in a goroutine of its own. Class is what

@@ -145,18 +145,20 @@ func Drop(ctx context.Context, s store.Store, processor string) error {
 // forgotten is how long a member that died is listed.
 const forgotten = time.Hour
 
-// Heartbeat extends the lease of a member, and so of all its lanes at once. Only
-// where there is more to tell, of a member that is new or has other notes, or
-// whose lease has ended, does it [Join].
-func Heartbeat(ctx context.Context, s store.Store, m store.Member, ttl time.Duration) error {
-	if ok, err := s.Extend(ctx, m.ID, m.Notes, ttl); ok || err != nil {
-		return err
+// Keep extends the lease of a member, and so of all its lanes at once, and waits for nobody.
+// The store has one of the notes that are known, the likeliest first: it returns which. Else, of
+// a member that is new, or whose lease has ended, nothing changes: it must [Join].
+func Keep(ctx context.Context, s store.Store, id string, ttl time.Duration, known ...string) (notes string, kept bool, err error) {
+	for _, notes := range known {
+		if kept, err := s.Extend(ctx, id, notes, ttl); kept || err != nil {
+			return notes, kept, err
+		}
 	}
-	return Join(ctx, s, m, ttl)
+	return "", false, nil
 }
 
-// Join makes a member, or says of one that is there what is new, and begins its
-// lease anew. Since when it is there is told by the store's clock too: m.Since is
+// Join makes a member, or says of one that is there what is new, and lets its lease end
+// ttl from now at the earliest. Since when it is there is told by the store's clock too: m.Since is
 // not looked at. It forgets members that died long ago.
 func Join(ctx context.Context, s store.Store, m store.Member, ttl time.Duration) error {
 	return s.Update(ctx, func(tx store.Tx) error {
@@ -168,7 +170,7 @@ func Join(ctx context.Context, s store.Store, m store.Member, ttl time.Duration)
 		for _, x := range members {
 			if x.ID == m.ID {
 				m.Since = x.Since
-				if x.Until.After(m.Until) { // extended while this one waited
+				if x.Until.After(m.Until) { // extended beside this
 					m.Until = x.Until
 				}
 				continue

@@ -17,7 +17,13 @@ func TestMemberSince(t *testing.T) {
 		began := time.Now()
 		beat := func(clock time.Time, notes string) {
 			t.Helper()
-			r.must(lane.Heartbeat(t.Context(), r.s, store.Member{ID: "m", Since: clock, Notes: notes}, time.Minute))
+			has, kept, err := lane.Keep(t.Context(), r.s, "m", time.Minute, "x", notes)
+			r.must(err)
+			if !kept {
+				r.must(lane.Join(t.Context(), r.s, store.Member{ID: "m", Since: clock, Notes: notes}, time.Minute))
+			} else if has != notes {
+				t.Errorf("the store has the notes %q, want %q", has, notes)
+			}
 			r.must(r.s.View(t.Context(), func(tx store.Tx) error {
 				members, err := tx.Members()
 				if len(members) != 1 || !members[0].Since.Equal(began) || members[0].Notes != notes || !members[0].Until.Equal(time.Now().Add(time.Minute)) {

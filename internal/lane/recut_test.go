@@ -70,7 +70,7 @@ func (r *rig) change(id store.LaneID, f func(*store.Lane)) {
 // own lets a member that is alive own lanes.
 func (r *rig) own(who string, ids ...store.LaneID) {
 	r.Helper()
-	r.must(lane.Heartbeat(r.Context(), r.s, store.Member{ID: who}, time.Hour))
+	r.must(lane.Join(r.Context(), r.s, store.Member{ID: who}, time.Hour))
 	for _, x := range ids {
 		_, err := lane.Acquire(r.Context(), r.s, x, who)
 		r.must(err)
