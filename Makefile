@@ -10,7 +10,7 @@ NAME  ?=
 ARGS  ?=
 # How long each fuzz target runs; how many package tests run at once: more than
 # there are cores, because those with servers mostly wait.
-FUZZTIME ?= 2s
+FUZZTIME ?= 1s
 PROCS    ?= 3
 
 GOFMT = "$$($(GO) env GOROOT)/bin/gofmt"
@@ -50,13 +50,13 @@ RACE_AT_ONCE = -vet=off -p $(PROCS) -parallel 4 -timeout 25m
 race: cgo ## all tests under the race detector
 ifeq ($(PKG),./...)
 	$(GO) test $(RACE) -vet=off -timeout 15m ./internal/chaos # by itself: its processes would leave the others no time
-	all=$$($(GO) list ./...) && $(GO) test $(RACE) $(RACE_AT_ONCE) ./internal/engine ./postgres ./kafka $$(echo "$$all" | grep -v '/internal/chaos$$') # the longest first
+	all=$$($(GO) list ./...) && $(GO) test $(RACE) $(RACE_AT_ONCE) ./internal/engine ./postgres ./kafka $$(echo "$$all" | grep -vE '/(internal/chaos|examples/.*)$$') # the longest first; examples has its own
 else
 	$(GO) test $(RACE) $(RACE_AT_ONCE) $(PKG)
 endif
 
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZTIME (2s)
+fuzz: ## each fuzz target for FUZZTIME (1s)
 	@GO="$(GO)" FUZZTIME="$(FUZZTIME)" PKG="$(PKG)" scripts/fuzz.sh
 
 # The simulation and the examples are tests of their packages. Here they run
@@ -65,7 +65,7 @@ fuzz: ## each fuzz target for FUZZTIME (2s)
 # time goes to its collection. The package's other long tests are in full only here:
 # under the race detector they have fewer seeds, or less time.
 .PHONY: sim
-SIM_SEEDS ?= 2000
+SIM_SEEDS ?= 1000
 ENGINE_LONG = FleetThatIsSteadyKeepsItsLanes|FleetAddRemoveUnderLoad|RollingRestartMovesTwice|StreamChaos
 sim: export GOGC = 800
 sim: ## the deterministic simulation on SIM_SEEDS seeds, and its checker on planted bugs

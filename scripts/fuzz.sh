@@ -2,12 +2,12 @@
 # Runs every fuzz target of the module for a short time each. The targets are
 # found, not listed: a new one is fuzzed from its first commit on.
 #
-#   FUZZTIME  how long each target runs, as in go test -fuzztime; default 2s
+#   FUZZTIME  how long each target runs, as in go test -fuzztime; default 1s
 #   PKG       packages to look in; default ./...
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-fuzztime=${FUZZTIME:-2s}
+fuzztime=${FUZZTIME:-1s}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 

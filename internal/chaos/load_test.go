@@ -19,7 +19,7 @@ import (
 
 const (
 	clients = 6 // of an appending process
-	pauseMs = 110
+	pauseMs = 200
 )
 
 // load appends from several clients until SIGTERM.
