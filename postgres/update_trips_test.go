@@ -56,6 +56,25 @@ func TestManyLanesAreFewRoundTrips(t *testing.T) {
 		{"detach", 8, func() error { return lane.Detach(ctx, db, "p", "t") }},
 		{"let it merge", 8, func() error { return lane.Unpin(ctx, db, "p", "t") }},
 		{"merge, after a look", 10, func() error { _, err := lane.TryMerge(ctx, db, tenant, epoch); return err }},
+		{"write many, in parts", 3 + 600/writesAtOnce + 4, func() error {
+			if err := db.Update(ctx, func(tx store.Tx) error {
+				for i := range 600 {
+					if err := tx.PutMember(store.Member{ID: fmt.Sprint(i)}); err != nil {
+						return err
+					}
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+			return db.View(ctx, func(tx store.Tx) error {
+				all, err := tx.Members()
+				if len(all) != 601 {
+					t.Errorf("%d members, want 601", len(all))
+				}
+				return err
+			})
+		}},
 		{"leave", 10, func() error { return lane.Leave(ctx, db, "me") }},
 	} {
 		p.roundTrips()

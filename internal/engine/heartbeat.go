@@ -52,7 +52,12 @@ func (e *Engine) heartbeats(ctx context.Context) {
 		default:
 			telling, joined = true, time.Now()
 			wg.Go(func() {
-				if err := e.join(ctx); err != nil {
+				switch err := e.join(ctx); {
+				case err == nil || ctx.Err() != nil:
+				case kept:
+					e.logger.Error("the others were not told what is new of this process; it tries again", "error", err)
+					e.outdated(err)
+				default:
 					e.unbeaten(ctx, err)
 				}
 				told <- struct{}{}

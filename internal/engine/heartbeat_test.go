@@ -31,19 +31,26 @@ func (s *crowdedStore) Update(ctx context.Context, f func(store.Tx) error) error
 	return errors.New("no answer")
 }
 
+// crowded runs an engine on a crowdedStore, which lets everything through yet.
+func crowded(t *testing.T, lease time.Duration) (*rig, *crowdedStore, *Engine) {
+	t.Helper()
+	r := newRig(t)
+	s := &crowdedStore{Store: r.st}
+	e, err := New(Config{Log: r.log, Store: s, Name: "me", Lease: lease})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.run(e))
+	time.Sleep(2 * time.Second)
+	return r, s, e
+}
+
 // TestHeartbeatWaitsForNoUpdate: a process whose news wait for longer than its lease, because
 // the Updates of others come first, keeps the lease, and the last news are told as soon as they
 // can be: also where there were others meanwhile, and where the store took some without an answer.
 func TestHeartbeatWaitsForNoUpdate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
-		s := &crowdedStore{Store: r.st}
-		e, err := New(Config{Log: r.log, Store: s, Name: "me", Lease: 30 * time.Second})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.run(e)()
-		time.Sleep(2 * time.Second)
+		r, s, e := crowded(t, 30*time.Second)
 		pool := func() string {
 			t.Helper()
 			var n memberNotes
@@ -121,14 +128,7 @@ func TestHeartbeatWaitsForNoUpdate(t *testing.T) {
 // TestToldWhenItIs: what waits until the others know something is not let go before.
 func TestToldWhenItIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
-		s := &crowdedStore{Store: r.st}
-		e, err := New(Config{Log: r.log, Store: s, Name: "me", Lease: 3 * time.Second})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.run(e)()
-		time.Sleep(2 * time.Second)
+		_, s, e := crowded(t, 3*time.Second)
 		s.busy.Store(true)
 		e.mu.Lock()
 		e.cfg.Pool = "a"

@@ -41,3 +41,20 @@ func TestMemberSince(t *testing.T) {
 		beat(time.Now(), "b")
 	})
 }
+
+// TestJoinShortensNoLease: it may be extended beside, by who knows a later time.
+func TestJoinShortensNoLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1)
+		r.must(lane.Join(t.Context(), r.s, store.Member{ID: "m"}, time.Hour))
+		until := time.Now().Add(time.Hour)
+		r.must(lane.Join(t.Context(), r.s, store.Member{ID: "m", Notes: "new"}, time.Minute))
+		r.must(r.s.View(t.Context(), func(tx store.Tx) error {
+			members, err := tx.Members()
+			if len(members) != 1 || members[0].Notes != "new" || !members[0].Until.Equal(until) {
+				t.Errorf("the members are %+v, want one until %v", members, until)
+			}
+			return err
+		}))
+	})
+}
